@@ -1,0 +1,1 @@
+"""How tokens get made: caches whose lengths are arrays, sampling, speculative rounds."""

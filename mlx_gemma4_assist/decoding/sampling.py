@@ -1,0 +1,126 @@
+"""From logits to tokens, on the device: temperature, top-k, top-p, min-p, and noise that depends on the position only.
+
+Filters come in transformers' order: temperature, top-k, top-p, min-p (mlx-lm divides by the temperature last).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from ..errors import InputError
+
+# One stream of noise for each purpose; all are keyed by seed, row and position.
+CHOOSE, DRAFT, ACCEPT, RESIDUAL = range(4)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens with at least this probability; 1 (or 0, as in mlx-lm) keeps all.
+        min_p: keep tokens at least this fraction as likely as the likeliest; 0 keeps all.
+        draft_temperature: of the assistant; 0 drafts its likeliest token. The output is exact whatever it is.
+        suppress_tokens: ids that are never drawn.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    draft_temperature: float = 0.0
+    suppress_tokens: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        ranges = (
+            ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "0 or more"),
+            ("top_k", self.top_k, self.top_k >= 0 and self.top_k == int(self.top_k), "0 or a positive integer"),
+            ("top_p", self.top_p, 0 <= self.top_p <= 1, "0 to 1"),
+            ("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1"),
+            ("draft_temperature", self.draft_temperature, 0 <= self.draft_temperature < float("inf"), "0 or more"),
+        )
+        for name, found, right, expected in ranges:
+            if not right:
+                raise InputError(f"{name} is {found}, expected {expected}")
+        if any(token < 0 for token in self.suppress_tokens):
+            raise InputError(f"suppress_tokens are {self.suppress_tokens}, expected token ids")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+def suppress(logits: mx.array, sampling: Sampling) -> mx.array:
+    """logits (..., V) with the suppressed ids at -inf."""
+    if not sampling.suppress_tokens:
+        return logits
+    ids = mx.array(sampling.suppress_tokens, dtype=mx.int32)
+    index = mx.broadcast_to(ids, (*logits.shape[:-1], len(sampling.suppress_tokens)))
+    return mx.put_along_axis(logits, index, mx.array(-mx.inf, logits.dtype), axis=-1)
+
+
+def log_probabilities(logits: mx.array, temperature: float, sampling: Sampling) -> mx.array:
+    """logits: (..., V) -> log-probabilities (..., V) float32 after the filters; what they drop is at -inf."""
+    x = logits.astype(mx.float32) / temperature
+    if 0 < sampling.top_k < x.shape[-1]:
+        x = mx.where(x < mx.min(mx.topk(x, sampling.top_k, axis=-1), axis=-1, keepdims=True), -mx.inf, x)
+    if 0 < sampling.top_p < 1:
+        x = _nucleus(x, sampling.top_p)
+    if sampling.min_p > 0:
+        x = mx.where(x < mx.max(x, axis=-1, keepdims=True) + mx.log(mx.array(sampling.min_p)), -mx.inf, x)
+    return x - mx.logsumexp(x, axis=-1, keepdims=True)
+
+
+def _nucleus(x: mx.array, top_p: float) -> mx.array:
+    """Holtzman et al. 2020: drop what comes after the first tokens that together reach ``top_p``."""
+    falling = -mx.sort(-x, axis=-1)
+    probabilities = mx.softmax(falling, axis=-1, precise=True)
+    before = mx.cumsum(probabilities, axis=-1) - probabilities
+    smallest = mx.min(mx.where(before < top_p, falling, mx.inf), axis=-1, keepdims=True)
+    return mx.where(x < smallest, -mx.inf, x)
+
+
+def row_keys(seed: int, rows: int) -> mx.array:
+    """A random key for each row, (rows, 2) uint32; a row's key does not depend on how many rows there are."""
+    base = mx.random.split(mx.random.key(seed))[0]
+    return mx.stack([mx.random.split(base ^ mx.array([0, row], mx.uint32))[0] for row in range(rows)])
+
+
+def noise(draw: Callable[[mx.array], mx.array], keys: mx.array, positions: mx.array, purpose: int) -> mx.array:
+    """Independent noise for each position of each row, the same whichever round or batch asks for it.
+
+    Args:
+        draw: a random key (2,) uint32 -> an array of any shape.
+        keys: (B, 2) uint32, from :func:`row_keys`.
+        positions: (B, L) int32.
+        purpose: one of the module's streams.
+
+    Returns:
+        (B, L, ...) of what ``draw`` gives.
+    """
+    B, L = positions.shape
+    stream = keys ^ mx.array([0x9E3779B9 * (purpose + 1) % 2**32, 0], mx.uint32)
+    counters = positions.astype(mx.uint32)
+    each = [[draw(mx.stack([stream[b, 0], stream[b, 1] ^ counters[b, i]])) for i in range(L)] for b in range(B)]
+    return mx.stack([mx.stack(row) for row in each])
+
+
+def uniform(keys: mx.array, positions: mx.array, purpose: int) -> mx.array:
+    """(B, L) float32 in [0, 1)."""
+    return noise(lambda key: mx.random.uniform(key=key), keys, positions, purpose)
+
+
+def choose(log_p: mx.array, keys: mx.array, positions: mx.array, purpose: int) -> mx.array:
+    """Draw from log-probabilities (B, L, V) by the Gumbel maximum: (B, L) int32.
+
+    The noise belongs to the position, so that a token drawn at a position does not depend on how many were drawn at once.
+    """
+    vocabulary = log_p.shape[-1]
+    gumbel = noise(lambda key: mx.random.gumbel((vocabulary,), key=key), keys, positions, purpose)
+    return mx.argmax(log_p + gumbel, axis=-1).astype(mx.int32)

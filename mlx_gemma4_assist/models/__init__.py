@@ -1,0 +1,1 @@
+"""The networks: what a forward computes. Nothing here knows how tokens are chosen."""

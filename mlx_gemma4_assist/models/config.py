@@ -1,0 +1,289 @@
+"""Configurations: Hugging Face's names and defaults, and a validation that says what is wrong.
+
+Two spellings of the same facts exist in the wild and both are read. Published checkpoints carry ``global_head_dim`` and
+``num_global_key_value_heads``; transformers from 5.23 on writes ``per_layer_config: {"3": {"head_dim": 512}}`` instead.
+Here both become one head dim and one number of KV heads per layer type.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..errors import InputError
+
+FULL = "full_attention"
+SLIDING = "sliding_attention"
+LAYER_TYPES = (SLIDING, FULL)
+
+TARGET_MODEL_TYPES = {
+    "gemma4": "the multimodal E2B, E4B, 26B-A4B and 31B",
+    "gemma4_text": "their text part",
+    "gemma4_unified": "the multimodal 12B",
+    "gemma4_unified_text": "its text part",
+}
+ASSISTANT_MODEL_TYPES = ("gemma4_assistant", "gemma4_unified_assistant")
+
+
+def _default_rope_parameters() -> dict[str, dict[str, Any]]:
+    return {
+        SLIDING: {"rope_type": "default", "rope_theta": 10_000.0},
+        FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1_000_000.0},
+    }
+
+
+def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(cls) if f.init}
+    return {name: value for name, value in values.items() if name in names}
+
+
+@dataclass(frozen=True)
+class Gemma4TextConfig:
+    """The decoder of a target or of an assistant (transformers' ``Gemma4TextConfig``, ``Gemma4UnifiedTextConfig``).
+
+    Raises:
+        InputError: an architecture that Gemma 4 does not have, with the value found and the value expected.
+    """
+
+    model_type: str = "gemma4_text"
+    vocab_size: int = 262_144
+    hidden_size: int = 2304
+    intermediate_size: int = 9216
+    num_hidden_layers: int = 30
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+    head_dim: int = 256
+    global_head_dim: int = 512
+    num_global_key_value_heads: int | None = None
+    hidden_activation: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 131_072
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = True
+    rope_parameters: dict[str, dict[str, Any]] = field(default_factory=_default_rope_parameters)
+    attention_bias: bool = False
+    sliding_window: int = 512
+    layer_types: tuple[str, ...] = ()
+    final_logit_softcapping: float | None = None
+    use_bidirectional_attention: str | None = None
+    vocab_size_per_layer_input: int = 262_144
+    hidden_size_per_layer_input: int = 256
+    attention_k_eq_v: bool = False
+    num_kv_shared_layers: int = 0
+    enable_moe_block: bool = False
+    use_double_wide_mlp: bool = False
+    num_experts: int | None = None
+    top_k_experts: int | None = None
+    moe_intermediate_size: int | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Gemma4TextConfig":
+        """Read a ``config.json`` (or its ``text_config``); unknown fields are left aside."""
+        known = _known(cls, {name: value for name, value in values.items() if value is not None})
+        known.update(_from_per_layer_config(values))
+        if known.get("model_type") == "gemma4_unified_text":
+            known = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0} | known
+            known.setdefault("sliding_window", 1024)
+            known.setdefault("max_position_embeddings", 262_144)
+        if "layer_types" in known:
+            known["layer_types"] = tuple(known["layer_types"])
+        try:
+            return cls(**known)
+        except TypeError as error:
+            raise InputError(f"config.json has a field of a wrong type: {error}") from None
+
+    def __post_init__(self):
+        if not self.layer_types:  # five sliding layers, then a full one; the last layer is full in any case
+            pattern = [FULL if (i + 1) % 6 == 0 else SLIDING for i in range(self.num_hidden_layers)]
+            object.__setattr__(self, "layer_types", tuple(pattern[:-1]) + (FULL,))
+        self._validate()
+
+    def _validate(self) -> None:
+        def expect(right: bool, name: str, found: Any, expected: Any) -> None:
+            if not right:
+                raise InputError(f"config.json: {name} is {found!r}, expected {expected}")
+
+        positive = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        for name in (*positive, "num_key_value_heads", "head_dim", "global_head_dim", "sliding_window"):
+            value = getattr(self, name)
+            expect(isinstance(value, int) and value > 0, name, value, "a positive integer")
+        expect(
+            len(self.layer_types) == self.num_hidden_layers,
+            "the length of layer_types",
+            len(self.layer_types),
+            f"num_hidden_layers, {self.num_hidden_layers}",
+        )
+        unknown = sorted(set(self.layer_types) - set(LAYER_TYPES))
+        expect(not unknown, "layer_types", unknown, f"only {SLIDING} and {FULL}")
+        expect(
+            0 <= self.num_kv_shared_layers <= self.num_hidden_layers,
+            "num_kv_shared_layers",
+            self.num_kv_shared_layers,
+            f"0 to num_hidden_layers, {self.num_hidden_layers}",
+        )
+        for kind in set(self.layer_types):
+            heads = self.kv_heads(kind)
+            right = self.num_attention_heads % heads == 0
+            expect(right, f"KV heads of {kind}", heads, f"a divisor of num_attention_heads, {self.num_attention_heads}")
+            expect(kind in self.rope_parameters, "rope_parameters", sorted(self.rope_parameters), f"an entry for {kind}")
+            rope_type = self.rope_parameters[kind].get("rope_type", "default")
+            expect(rope_type in ("default", "proportional"), f"rope_type of {kind}", rope_type, "default or proportional")
+        expect(
+            self.hidden_activation == "gelu_pytorch_tanh", "hidden_activation", self.hidden_activation, "gelu_pytorch_tanh"
+        )
+        expect(not self.attention_bias, "attention_bias", self.attention_bias, "false")
+        expect(self.use_bidirectional_attention != "all", "use_bidirectional_attention", "all", "null or vision: a decoder")
+        if self.enable_moe_block:
+            for name in ("num_experts", "top_k_experts", "moe_intermediate_size"):
+                value = getattr(self, name)
+                expect(isinstance(value, int) and value > 0, name, value, "a positive integer, since enable_moe_block is set")
+            expect(self.top_k_experts <= self.num_experts, "top_k_experts", self.top_k_experts, f"at most {self.num_experts}")
+
+    @property
+    def num_kv_layers(self) -> int:
+        """How many layers own keys and values; the later ones read those of the last owner of their type."""
+        return self.num_hidden_layers - self.num_kv_shared_layers
+
+    def head_dim_of(self, layer_type: str) -> int:
+        return self.global_head_dim if layer_type == FULL else self.head_dim
+
+    def kv_heads(self, layer_type: str) -> int:
+        """KV heads of a layer type; full layers have a number of their own only where keys serve as values."""
+        if layer_type == FULL and self.attention_k_eq_v and self.num_global_key_value_heads is not None:
+            return self.num_global_key_value_heads
+        return self.num_key_value_heads
+
+    def last_kv_layer(self, layer_type: str) -> int:
+        """Index of the last layer of a type that owns keys and values: the one whose cache is shared."""
+        owners = [i for i in range(self.num_kv_layers) if self.layer_types[i] == layer_type]
+        if not owners:
+            raise InputError(f"config.json: no layer of type {layer_type} owns keys and values to share")
+        return owners[-1]
+
+
+def _from_per_layer_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Head dim and KV heads of the full layers from ``per_layer_config``, whose keys are layer numbers."""
+    overrides = values.get("per_layer_config")
+    if not overrides:
+        return {}
+    layer_types = values.get("layer_types") or ()
+    found: dict[str, set] = {"head_dim": set(), "num_key_value_heads": set()}
+    for index, override in overrides.items():
+        if not str(index).isdecimal() or int(index) >= len(layer_types):
+            raise InputError(f"config.json: per_layer_config names layer {index!r}, expected 0 to {len(layer_types) - 1}")
+        unknown = sorted(set(override) - set(found))
+        if unknown or layer_types[int(index)] != FULL:
+            raise InputError(
+                f"config.json: per_layer_config[{index!r}] is {dict(override)!r}, expected head_dim or num_key_value_heads "
+                f"of a {FULL} layer"
+            )
+        for name, value in override.items():
+            found[name].add(value)
+    several = {name: sorted(found_values) for name, found_values in found.items() if len(found_values) > 1}
+    if several:
+        raise InputError(f"config.json: per_layer_config differs between {FULL} layers: {several}, expected one value")
+    spelled = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}
+    # A layer type that the dictionary leaves out has the general head dim.
+    return {"global_head_dim": values.get("head_dim", 256)} | {
+        spelled[name]: found_values.pop() for name, found_values in found.items() if found_values
+    }
+
+
+@dataclass(frozen=True)
+class Gemma4AssistantConfig:
+    """A drafter (transformers' ``Gemma4AssistantConfig``, ``Gemma4UnifiedAssistantConfig``).
+
+    Raises:
+        InputError: as transformers' ``validate_architecture``, with the value found and the value expected.
+    """
+
+    text_config: Gemma4TextConfig
+    model_type: str = "gemma4_assistant"
+    backbone_hidden_size: int = 1536
+    use_ordered_embeddings: bool = False
+    num_centroids: int = 2048
+    centroid_intermediate_top_k: int = 32
+    tie_word_embeddings: bool = True
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Gemma4AssistantConfig":
+        """Read an assistant's ``config.json``."""
+        text = dict(values.get("text_config") or {})
+        if not text:
+            raise InputError("config.json of the assistant has no text_config")
+        text.setdefault("hidden_size_per_layer_input", 0)
+        text.setdefault("vocab_size_per_layer_input", 0)
+        if not text.get("num_kv_shared_layers"):
+            text["num_kv_shared_layers"] = text.get("num_hidden_layers", Gemma4TextConfig.num_hidden_layers)
+        known = _known(cls, {name: value for name, value in values.items() if value is not None})
+        return cls(**known | {"text_config": Gemma4TextConfig.from_dict(text)})
+
+    def __post_init__(self):
+        text = self.text_config
+        expected: Iterable[tuple[str, Any, Any]] = (
+            ("hidden_size_per_layer_input", text.hidden_size_per_layer_input, 0),
+            ("vocab_size_per_layer_input", text.vocab_size_per_layer_input, 0),
+            ("enable_moe_block", text.enable_moe_block, False),
+            ("use_double_wide_mlp", text.use_double_wide_mlp, False),
+            ("num_kv_shared_layers", text.num_kv_shared_layers, text.num_hidden_layers),
+            ("tie_word_embeddings", self.tie_word_embeddings, True),
+        )
+        for name, found, right in expected:
+            if found != right:
+                raise InputError(f"config.json of the assistant: {name} is {found!r}, expected {right!r}")
+        if self.use_ordered_embeddings:
+            if text.vocab_size % self.num_centroids:
+                raise InputError(
+                    f"config.json of the assistant: num_centroids is {self.num_centroids}, expected a divisor of "
+                    f"vocab_size, {text.vocab_size}"
+                )
+            if not 0 < self.centroid_intermediate_top_k <= self.num_centroids:
+                raise InputError(
+                    f"config.json of the assistant: centroid_intermediate_top_k is {self.centroid_intermediate_top_k}, "
+                    f"expected 1 to num_centroids, {self.num_centroids}"
+                )
+
+
+def read_target_config(values: Mapping[str, Any]) -> Gemma4TextConfig:
+    """The text configuration of any published target, from its ``config.json``."""
+    model_type = values.get("model_type")
+    if model_type in ASSISTANT_MODEL_TYPES:
+        raise InputError(f"this is an assistant (model_type {model_type}), not a target: give it as the assistant model")
+    if model_type not in TARGET_MODEL_TYPES:
+        raise InputError(f"not a Gemma 4: model_type is {model_type!r}, expected one of {', '.join(TARGET_MODEL_TYPES)}")
+    if model_type.endswith("_text"):
+        return Gemma4TextConfig.from_dict(values)
+    text = values.get("text_config")
+    if not text:
+        raise InputError(f"config.json of model_type {model_type} has no text_config")
+    return Gemma4TextConfig.from_dict({"model_type": f"{model_type}_text"} | dict(text))
+
+
+def read_assistant_config(values: Mapping[str, Any]) -> Gemma4AssistantConfig:
+    """The configuration of any published assistant, from its ``config.json``."""
+    model_type = values.get("model_type")
+    if model_type not in ASSISTANT_MODEL_TYPES:
+        expected = " or ".join(ASSISTANT_MODEL_TYPES)
+        raise InputError(f"not a Gemma 4 assistant: model_type is {model_type!r}, expected {expected}")
+    return Gemma4AssistantConfig.from_dict(values)
+
+
+def check_pair(target: Gemma4TextConfig, assistant: Gemma4AssistantConfig) -> None:
+    """Refuse an assistant that was made for another target.
+
+    Raises:
+        InputError: the first difference found, with both values.
+    """
+    text = assistant.text_config
+    pairs: list[tuple[str, Any, Any]] = [
+        ("backbone_hidden_size", assistant.backbone_hidden_size, target.hidden_size),
+        ("vocab_size", text.vocab_size, target.vocab_size),
+        ("sliding_window", text.sliding_window, target.sliding_window),
+    ]
+    for kind in sorted(set(text.layer_types)):
+        target.last_kv_layer(kind)
+        pairs.append((f"head dim of {kind}", text.head_dim_of(kind), target.head_dim_of(kind)))
+        pairs.append((f"KV heads of {kind}", text.kv_heads(kind), target.kv_heads(kind)))
+    for name, found, needed in pairs:
+        if found != needed:
+            raise InputError(
+                f"the assistant does not belong to this target: its {name} is {found}, the target's is {needed}"
+            )

@@ -1,0 +1,50 @@
+"""The routed experts of 26B-A4B, which run beside the layer's dense MLP."""
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.models.switch_layers import SwitchGLU
+
+from .config import Gemma4TextConfig
+from .layers import geglu
+
+
+class GeGLU(nn.Module):
+    """The activation that mlx-lm's ``SwitchGLU`` calls: (up, gate) -> product."""
+
+    def __call__(self, x: mx.array, gate: mx.array) -> mx.array:
+        return geglu(gate, x)
+
+
+class Router(nn.Module):
+    """transformers' ``Gemma4TextRouter``: norm, learned scale, projection, softmax over the best experts."""
+
+    def __init__(self, config: Gemma4TextConfig):
+        super().__init__()
+        self.top_k = config.top_k_experts
+        self.eps = config.rms_norm_eps
+        self.root_size = config.hidden_size**-0.5
+        self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.scale = mx.ones((config.hidden_size,))
+        self.per_expert_scale = mx.ones((config.num_experts,))
+
+    def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """x: (B, L, H) -> experts (B, L, top_k) uint32 and their weights (B, L, top_k)."""
+        scores = self.proj(mx.fast.rms_norm(x, self.scale * self.root_size, self.eps))
+        experts = mx.argpartition(scores, kth=-self.top_k, axis=-1)[..., -self.top_k :]
+        # A softmax over all experts, renormalised over the best, is a softmax over the best.
+        weights = mx.softmax(mx.take_along_axis(scores, experts, axis=-1), axis=-1, precise=True)
+        return experts, weights * self.per_expert_scale[experts]
+
+
+class Experts(nn.Module):
+    """transformers' ``Gemma4TextExperts``, its weights stored as mlx-lm stores them."""
+
+    def __init__(self, config: Gemma4TextConfig):
+        super().__init__()
+        self.switch_glu = SwitchGLU(
+            config.hidden_size, config.moe_intermediate_size, config.num_experts, activation=GeGLU(), bias=False
+        )
+
+    def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
+        """x: (B, L, H); experts, weights: (B, L, top_k) -> (B, L, H)."""
+        return (self.switch_glu(x, experts) * weights[..., None]).sum(-2)
