@@ -3,6 +3,7 @@
 Filters come in transformers' order: temperature, top-k, top-p, min-p (mlx-lm divides by the temperature last).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,11 +40,11 @@ class Sampling:
 
     def __post_init__(self):
         ranges = (
-            ("temperature", self.temperature, 0 <= self.temperature < float("inf"), "0 or more"),
+            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more"),
             ("top_k", self.top_k, self.top_k >= 0 and self.top_k == int(self.top_k), "0 or a positive integer"),
             ("top_p", self.top_p, 0 <= self.top_p <= 1, "0 to 1"),
             ("min_p", self.min_p, 0 <= self.min_p <= 1, "0 to 1"),
-            ("draft_temperature", self.draft_temperature, 0 <= self.draft_temperature < float("inf"), "0 or more"),
+            ("draft_temperature", self.draft_temperature, 0 <= self.draft_temperature < math.inf, "0 or more"),
         )
         for name, found, right, expected in ranges:
             if not right:
@@ -112,7 +113,9 @@ def noise(draw: Callable[[mx.array], mx.array], keys: mx.array, positions: mx.ar
 
 
 def uniform(keys: mx.array, positions: mx.array, purpose: int) -> mx.array:
-    """(B, L) float32 in [0, 1)."""
+    """(B, L) float32 in [0, 1); L may be 0."""
+    if positions.shape[1] == 0:
+        return mx.zeros(positions.shape)
     return noise(lambda key: mx.random.uniform(key=key), keys, positions, purpose)
 
 

@@ -259,7 +259,7 @@ def rounds(engine: Engine, cache: KVCache, tokens: list[int], plan: Plan) -> Ite
     flight: deque[Round] = deque()
     done = 0  # tokens that every row has emitted, as far as the host has read
     bound = max(cache.lengths)
-    while True:
+    while done < plan.budget:
         while len(flight) <= plan.ahead and (left := plan.budget - done - len(flight)) > 0:
             can_draft = engine.assistant is not None and (done > 0 or len(flight) > 0)
             count = min(plan.draft_length.choose(), left - 1) if can_draft else 0
@@ -270,8 +270,6 @@ def rounds(engine: Engine, cache: KVCache, tokens: list[int], plan: Plan) -> Ite
             cache.written = max(cache.written, bound)
             mx.async_eval(emitted, state)
             flight.append(emitted)
-        if not flight:
-            return
         result = read(flight.popleft())
         plan.draft_length.observe(result.drafted, result.accepted)
         for row, (emitted_row, held) in enumerate(zip(result.tokens, cache.tokens, strict=True)):

@@ -2,7 +2,6 @@
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.switch_layers import SwitchGLU
 
 from .config import Gemma4TextConfig
 from .layers import geglu
@@ -41,6 +40,9 @@ class Experts(nn.Module):
 
     def __init__(self, config: Gemma4TextConfig):
         super().__init__()
+        # Imported late: it takes a second, and only 26B-A4B has experts.
+        from mlx_lm.models.switch_layers import SwitchGLU
+
         self.switch_glu = SwitchGLU(
             config.hidden_size, config.moe_intermediate_size, config.num_experts, activation=GeGLU(), bias=False
         )

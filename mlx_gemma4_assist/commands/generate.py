@@ -1,0 +1,164 @@
+"""``generate``: one prompt, its text as it is made, and what it took."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from . import options
+from .loading import EMBEDDED, load_pair, note
+from .run import INTERRUPTED
+
+if TYPE_CHECKING:
+    from ..generate import GenerationResponse
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; - reads standard input.")] = None,
+    messages: Annotated[
+        Path | None, typer.Option("--messages", help="A JSON file with a list of chat messages instead of a prompt.")
+    ] = None,
+    system_prompt: Annotated[str | None, typer.Option("--system-prompt", help="Goes before the prompt.")] = None,
+    model: options.Model = EMBEDDED,
+    assistant_model: options.AssistantModel = None,
+    max_tokens: options.MaxTokens = 256,
+    temp: options.Temp = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    min_p: options.MinP = 0.0,
+    seed: options.Seed = None,
+    num_assistant_tokens: options.NumAssistantTokens = None,
+    draft_temperature: options.DraftTemperature = 0.0,
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; may be repeated.")] = None,
+    ignore_chat_template: Annotated[
+        bool, typer.Option("--ignore-chat-template", help="The prompt is raw text to continue, not a message.")
+    ] = False,
+    prefill_step_size: options.PrefillStepSize = 2048,
+    dtype: options.Dtype = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
+) -> int:
+    """Answer a prompt, with drafts from the assistant.
+
+    Text goes to standard output as it is made, statistics to standard error after it.
+    """
+    content = _content(prompt, messages, system_prompt, ignore_chat_template)
+    target, processor, assistant = load_pair(model, assistant_model, dtype)
+    if model == EMBEDDED:
+        note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
+    from ..generate import stream_generate
+
+    responses = stream_generate(
+        target,
+        processor,
+        content,
+        assistant,
+        max_tokens=max_tokens,
+        temperature=temp,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        draft_temperature=draft_temperature,
+        seed=seed,
+        num_assistant_tokens=num_assistant_tokens,
+        stop=stop or (),
+        chat=not ignore_chat_template,
+        prefill_step_size=prefill_step_size,
+        prompt_progress_callback=_progress,
+    )
+    made: list[GenerationResponse] = []
+    interrupted = False
+    try:
+        for response in responses:
+            made.append(response)
+            if not as_json:
+                print(response.text, end="", flush=True)
+    except KeyboardInterrupt:
+        interrupted = True
+    if as_json:
+        print(json.dumps(_summary(made, interrupted), ensure_ascii=False))
+    elif made:
+        print()
+        note(statistics(made[-1]))
+    return INTERRUPTED if interrupted else 0
+
+
+def _content(
+    prompt: str | None, messages: Path | None, system_prompt: str | None, ignore_chat_template: bool
+) -> str | list[dict[str, Any]]:
+    if (prompt is None) == (messages is None):
+        raise InputError("give either --prompt or --messages")
+    if ignore_chat_template and (messages is not None or system_prompt is not None):
+        raise InputError("--ignore-chat-template takes raw text, without --messages and --system-prompt")
+    if messages is not None:
+        conversation = _read_messages(messages)
+    else:
+        text = sys.stdin.read() if prompt == "-" else prompt
+        if system_prompt is None:
+            return text
+        if not text.strip():
+            raise InputError("the prompt is empty")
+        conversation = [{"role": "user", "content": text}]
+    return conversation if system_prompt is None else [{"role": "system", "content": system_prompt}, *conversation]
+
+
+def _read_messages(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, list) or not all(isinstance(message, dict) for message in content):
+        raise InputError(f"{path} holds no list of messages, each with role and content")
+    return content
+
+
+def _progress(done: int, total: int) -> None:
+    """How far a long prompt is; only a terminal is shown it."""
+    if sys.stderr.isatty() and total > 512:
+        end = "\r\033[K" if done == total else ""
+        print(f"\rPrompt: {done:,} of {total:,} tokens{end}", end="", file=sys.stderr, flush=True)
+
+
+def statistics(last: "GenerationResponse") -> str:
+    """A line each for the prompt, the generation, the drafts and the memory."""
+    stats = last.stats
+    lines = [
+        f"Prompt: {last.prompt_tokens} tokens, {last.prompt_tps:.1f} tokens per second",
+        f"Generation: {last.generation_tokens} tokens, {last.generation_tps:.1f} tokens per second",
+    ]
+    if stats.drafted:
+        places = ", ".join(f"{a / d:.0%}" for a, d in zip(stats.accepted_at, stats.drafted_at, strict=True))
+        lines.append(
+            f"Drafts: {stats.accepted} of {stats.drafted} accepted ({places} at place 1 to {len(stats.drafted_at)}), "
+            f"{last.generation_tokens / stats.rounds:.2f} tokens per round"
+        )
+    lines.append(f"Peak memory: {last.peak_memory:.3f} GB")
+    return "\n".join(lines)
+
+
+def _summary(made: "list[GenerationResponse]", interrupted: bool) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "text": "".join(response.text for response in made),
+        "tokens": [response.token for response in made],
+        "finish_reason": "interrupted" if interrupted else made[-1].finish_reason,
+    }
+    if made:
+        last = made[-1]
+        stats = last.stats
+        summary |= {
+            "prompt_tokens": last.prompt_tokens,
+            "prompt_tps": last.prompt_tps,
+            "generation_tokens": last.generation_tokens,
+            "generation_tps": last.generation_tps,
+            "peak_memory": last.peak_memory,
+            "rounds": stats.rounds,
+            "drafted": stats.drafted,
+            "accepted": stats.accepted,
+            "accepted_at": stats.accepted_at,
+            "drafted_at": stats.drafted_at,
+        }
+    return summary

@@ -1,0 +1,69 @@
+"""Running a command: one clear line for bad input, no traceback."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import typer
+
+from ..errors import InputError
+
+# typer carries a copy of click of its own; its errors are reached through the one that typer exports.
+UsageError = typer.BadParameter.__base__
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+HELP = "Gemma 4 with its assistant, on Apple silicon: exact speculative decoding."
+
+
+def run_one(command: Callable[..., Any]) -> NoReturn:
+    """Run a single command, as ``python -m mlx_gemma4_assist.NAME`` does."""
+    app = _app()
+    app.command()(command)
+    _run(app, f"python -m mlx_gemma4_assist.{command.__name__}")
+
+
+def run_all(commands: Mapping[str, Callable[..., Any]]) -> NoReturn:
+    """Run one of several commands by its name."""
+    app = _app()
+    app.callback()(_no_options)
+    for name, command in commands.items():
+        app.command(name)(command)
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
+    _run(app, "python -m mlx_gemma4_assist")
+
+
+def _app() -> typer.Typer:
+    return typer.Typer(
+        add_completion=False,
+        help=HELP,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def _no_options() -> None:
+    """Keeps commands under their names even when there is only one."""
+
+
+def _run(app: typer.Typer, name: str) -> NoReturn:
+    sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character gets a question mark
+    try:
+        code = app(standalone_mode=False, prog_name=name)
+    except InputError as error:
+        code = _complain(str(error))
+    except UsageError as error:
+        code = _complain(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:  # whoever was reading, as in "| head", has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT

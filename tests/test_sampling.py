@@ -1,0 +1,204 @@
+"""Filters against a naive loop; speculative sampling by exact enumeration and by chi-square."""
+
+import itertools
+from math import erfc
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_gemma4_assist.decoding import speculative
+from mlx_gemma4_assist.decoding.sampling import CHOOSE, Sampling, choose, log_probabilities, row_keys, suppress, uniform
+from mlx_gemma4_assist.decoding.speculative import Drafts, RoundState, accept, accept_matching, accept_sampled
+from mlx_gemma4_assist.errors import InputError
+
+VOCABULARY = 5
+CHI_SQUARE_P = 1e-4
+
+
+def naive_probabilities(logits: np.ndarray, temperature: float, sampling: Sampling) -> np.ndarray:
+    """One row of logits through transformers' warpers, written as their documentation says."""
+    x = logits.astype(np.float64) / temperature
+    keep = np.ones_like(x, bool)
+    if sampling.top_k:
+        keep &= x >= np.sort(x)[-min(sampling.top_k, len(x))]
+    p = np.where(keep, np.exp(x - x.max()), 0)
+    p /= p.sum()
+    if 0 < sampling.top_p < 1:
+        total = 0.0
+        for token in np.argsort(-p):
+            keep[token] &= total < sampling.top_p
+            total += p[token]
+        p = np.where(keep, p, 0)
+        p /= p.sum()
+    p = np.where(p >= sampling.min_p * p.max(), p, 0)
+    return p / p.sum()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"top_k": 7},
+        {"top_p": 0.8},
+        {"min_p": 0.1},
+        {"top_k": 20, "top_p": 0.9, "min_p": 0.02},
+        {"top_k": 1},
+        {"top_p": 1e-6},
+        {"top_k": 1000},
+    ],
+)
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_filters_agree_with_a_naive_loop(settings, temperature):
+    sampling = Sampling(temperature=temperature, **settings)
+    logits = np.random.default_rng(0).normal(size=(2, 3, 50)).astype(np.float32) * 3
+    found = np.exp(np.array(log_probabilities(mx.array(logits), temperature, sampling)))
+    for row in itertools.product(range(2), range(3)):
+        np.testing.assert_allclose(found[row], naive_probabilities(logits[row], temperature, sampling), atol=1e-6)
+
+
+def test_suppressed_tokens_are_never_drawn():
+    sampling = Sampling(temperature=1.0, suppress_tokens=(1, 3))
+    p = mx.exp(log_probabilities(suppress(mx.zeros((2, 4, 5)), sampling), 1.0, sampling))
+    np.testing.assert_allclose(np.array(p)[1, 2], [1 / 3, 0, 1 / 3, 0, 1 / 3], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 1.1}, {"min_p": -0.1}]
+)
+def test_nonsense_is_refused(settings):
+    with pytest.raises(InputError, match=next(iter(settings))):
+        Sampling(**settings)
+
+
+def test_noise_belongs_to_row_and_position():
+    positions = mx.array([[4, 5, 6], [9, 10, 11]])
+    whole = uniform(row_keys(7, 2), positions, CHOOSE)
+    parts = mx.concatenate([uniform(row_keys(7, 2), positions[:, i : i + 1], CHOOSE) for i in range(3)], axis=1)
+    assert mx.array_equal(whole, parts)
+    assert mx.array_equal(uniform(row_keys(7, 1), positions[:1], CHOOSE), whole[:1])
+    many = np.array(uniform(row_keys(0, 3), mx.broadcast_to(mx.arange(300), (3, 300)), CHOOSE)).ravel()
+    assert len(set(many.tolist())) == many.size
+    assert abs(many.mean() - 0.5) < 0.03
+
+
+class Tables:
+    """A target and a drafter over five tokens whose distributions depend on all tokens before."""
+
+    def __init__(self, seed: int):
+        rng = np.random.default_rng(seed)
+        shape = (VOCABULARY,) * 3
+        # Some tokens are impossible for one side only: the corners of the rule.
+        self.p = [self._table(rng, shape[:n] + (VOCABULARY,)) for n in range(3)]
+        self.q = [self._table(rng, shape[:n] + (VOCABULARY,)) for n in range(2)]
+
+    @staticmethod
+    def _table(rng, shape):
+        p = rng.gamma(0.7, size=shape) * (rng.random(shape) > 0.2) + 1e-9 * (np.arange(shape[-1]) == 0)
+        return p / p.sum(-1, keepdims=True)
+
+    def joint(self) -> np.ndarray:
+        """P of the first three tokens, from the target alone."""
+        return self.p[0][:, None, None] * self.p[1][:, :, None] * self.p[2]
+
+
+def enumerated_joint(tables: Tables, monkeypatch, drawn_from=None) -> np.ndarray:
+    """P of the first three tokens through ``accept_sampled``, over all drafts, decisions and residual draws."""
+    joint = np.zeros((VOCABULARY,) * 3)
+    drawn_from = tables.q if drawn_from is None else drawn_from
+    for first, second in itertools.product(range(VOCABULARY), repeat=2):
+        weight = drawn_from[0][first] * drawn_from[1][first, second]
+        if weight == 0:
+            continue
+        p = np.stack([tables.p[0], tables.p[1][first], tables.p[2][first, second]])
+        q = np.stack([tables.q[0], tables.q[1][first]])
+        stands = [min(1.0, p[i, t] / q[i, t]) for i, t in enumerate((first, second))]
+        for decisions in itertools.product((True, False), repeat=2):
+            chances = [s if d else 1 - s for s, d in zip(stands, decisions, strict=True)]
+            if np.prod(chances) == 0:
+                continue
+            # Any number on the right side of the threshold stands for the whole side.
+            u = [s / 2 if d else (1 + s) / 2 for s, d in zip(stands, decisions, strict=True)]
+            monkeypatch.setattr(speculative, "uniform", lambda *_, u=u: mx.array([u], mx.float32))
+            for drawn in range(VOCABULARY):
+                seen = []
+
+                def scripted(log_p, *_, drawn=drawn, seen=seen):
+                    seen.append(np.exp(np.array(log_p, np.float64))[0, 0])
+                    return mx.array([[drawn]], mx.int32)
+
+                monkeypatch.setattr(speculative, "choose", scripted)
+                drafts = Drafts(mx.array([[first, second]]), mx.log(mx.array(q[None].astype(np.float32))))
+                log_p = mx.log(mx.array(p[None].astype(np.float32)))
+                result = accept_sampled(drafts, log_p, row_keys(0, 1), mx.array([[1, 2, 3]]))
+                residual = seen[0] / seen[0].sum()
+                tokens = result.tokens[0, : result.accepted.item() + 1].tolist()
+                rest = np.zeros_like(joint)
+                at = tuple(tokens)
+                later = tables.joint()[at] / max(tables.joint()[at].sum(), 1e-300)
+                rest[at] = later if len(at) < 3 else 1.0
+                joint += weight * np.prod(chances) * residual[drawn] * rest
+    return joint
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_drafts_over_five_tokens_enumerated(seed, monkeypatch):
+    """Whatever is drafted, decided and drawn, weighted by its probability, adds up to the target's distribution."""
+    tables = Tables(seed)
+    np.testing.assert_allclose(enumerated_joint(tables, monkeypatch), tables.joint(), atol=2e-6)
+
+
+def test_enumeration_sees_an_inexact_rule(monkeypatch):
+    """transformers takes the argmax as draft and accepts it by p / q of the full q: not exact, and found out here."""
+    tables = Tables(0)
+    argmax = [np.eye(VOCABULARY)[q.argmax(-1)] for q in tables.q]
+    error = np.abs(enumerated_joint(tables, monkeypatch, drawn_from=argmax) - tables.joint()).max()
+    assert error > 0.01
+
+
+def chi_square_p(counts: np.ndarray, expected: np.ndarray) -> float:
+    """The p-value of counts under expected frequencies, rare cells put together (Wilson-Hilferty for the tail)."""
+    rare = expected < 5
+    counts = np.append(counts[~rare], counts[rare].sum())
+    expected = np.append(expected[~rare], expected[rare].sum())
+    counts, expected = counts[expected > 0], expected[expected > 0]
+    statistic, freedom = ((counts - expected) ** 2 / expected).sum(), len(counts) - 1
+    z = ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / np.sqrt(2 / (9 * freedom))
+    return erfc(z / np.sqrt(2)) / 2
+
+
+@pytest.mark.parametrize("draft_temperature", [0, 0.5, 1])
+def test_real_noise_gives_the_targets_distribution(draft_temperature):
+    """Chi-square over 2,000 rows of real drawing and accepting, two drafts over five tokens."""
+    rows = 2000
+    rng = np.random.default_rng(3)
+    p_logits = rng.normal(size=(3, VOCABULARY)).astype(np.float32) * 1.5
+    q_logits = p_logits[:2] + rng.normal(size=(2, VOCABULARY)).astype(np.float32) * 0.7
+    sampling = Sampling(temperature=1.0, draft_temperature=draft_temperature)
+    keys = row_keys(11, rows)
+    if draft_temperature == 0:
+        drafts = Drafts(mx.broadcast_to(mx.argmax(mx.array(q_logits), -1).astype(mx.int32), (rows, 2)), None)
+    else:
+        log_q = mx.broadcast_to(log_probabilities(mx.array(q_logits), draft_temperature, sampling), (rows, 2, VOCABULARY))
+        positions = mx.broadcast_to(mx.array([5, 6]), (rows, 2))
+        drafts = Drafts(choose(log_q, keys, positions, speculative.DRAFT), log_q)
+    state = RoundState(mx.full((rows,), 4, mx.int32), mx.zeros((rows, 1), mx.int32), mx.zeros((rows, 1, 1)), keys, ())
+    result = accept(sampling, state, drafts, mx.broadcast_to(mx.array(p_logits), (rows, 3, VOCABULARY)))
+    tokens, accepted = np.array(result.tokens), np.array(result.accepted)
+    p = np.exp(np.array(log_probabilities(mx.array(p_logits), 1.0, sampling), np.float64))
+    for place in range(3):  # each token that is emitted, given that the ones before it were drafts that stood
+        emitted = accepted >= place
+        reached = emitted.sum()
+        counts = np.bincount(tokens[emitted, place], minlength=VOCABULARY)
+        assert reached > 100
+        assert chi_square_p(counts, p[place] * reached) > CHI_SQUARE_P
+    assert 0 < accepted.sum() < 2 * rows
+
+
+def test_matching_accepts_the_longest_prefix():
+    drafts = mx.array([[1, 2, 3], [1, 9, 3], [9, 2, 3]])
+    choices = mx.array([[1, 2, 3, 4]] * 3)
+    assert accept_matching(drafts, choices).accepted.tolist() == [3, 1, 0]
+    nothing = accept_matching(mx.zeros((2, 0), mx.int32), mx.array([[5], [6]]))
+    assert nothing.accepted.tolist() == [0, 0]
+    assert nothing.tokens.tolist() == [[5], [6]]
