@@ -48,12 +48,6 @@ def compact(buffers, window):
     return moved
 
 
-def milliseconds(function):
-    start = time.perf_counter()
-    result = function()
-    return result, 1e3 * (time.perf_counter() - start)
-
-
 def measure(name, dtype):
     heads, kv_heads, dim, window = SHAPES[name]
     queries = mx.random.normal((1, heads, BLOCK, dim)).astype(dtype)
@@ -66,18 +60,17 @@ def measure(name, dtype):
     for step in range(REPEATS):
         position = mx.array([step * BLOCK])
         for f in sizes:
-
-            def run(f=f):
-                out, buffers[f] = f(queries, new, buffers[f], position)
-                mx.eval(out, buffers[f])
-
-            times[f].append(milliseconds(run)[1])
-        moving, spent = milliseconds(lambda: compact(moving, window))
-        times[compact].append(spent)
+            start = time.perf_counter()
+            out, buffers[f] = f(queries, new, buffers[f], position)
+            mx.eval(out, buffers[f])
+            times[f].append(1e3 * (time.perf_counter() - start))
+        start = time.perf_counter()
+        moving = compact(moving, window)
+        times[compact].append(1e3 * (time.perf_counter() - start))
     medians = {f: statistics.median(t[5:]) for f, t in times.items()}
     whole = medians[linear] + medians[compact] * BLOCK / ROOM
     print(
-        f"{name:4s} {str(dtype):22s} ring {medians[ring]:.3f}  ring by rows {medians[ring_by_rows]:.3f}  "
+        f"{name:4s} {dtype!s:22s} ring {medians[ring]:.3f}  ring by rows {medians[ring_by_rows]:.3f}  "
         f"linear {whole:.3f} (of which compaction {medians[compact]:.3f} / {ROOM // BLOCK})"
     )
 

@@ -141,7 +141,8 @@ def stream_generate(
         assistant_model: from ``load_assistant``; None decodes plainly.
         max_tokens: the most tokens to generate.
         temperature: 0 is greedy.
-        top_p, top_k, min_p: filters, in transformers' order: top-k, top-p, min-p after the temperature; 1, 0, 0 keep all.
+        top_p, top_k, min_p: filters, in transformers' order: top-k, top-p, min-p after the temperature; 1, 0 and 0
+            keep all.
         draft_temperature: how the assistant's drafts are drawn when sampling; 0 takes its likeliest token.
         seed: makes sampling repeatable; None draws a fresh one.
         num_assistant_tokens: drafts per round, 3 unless told; 0 decodes plainly.
@@ -168,7 +169,9 @@ def stream_generate(
             raise InputError(f"{name} is {value}, expected a positive integer")
     tokens = processor.encode(prompt, chat=chat)
     budget = min(max_tokens, _room(model, tokens))
-    cache = prompt_cache if prompt_cache is not None else make_prompt_cache(model, assistant_model, num_assistant_tokens)
+    cache = (
+        prompt_cache if prompt_cache is not None else make_prompt_cache(model, assistant_model, num_assistant_tokens)
+    )
     if cache.layout.config != model.config or cache.layout.slack < _needed_slack(draft_length.longest):
         raise InputError("prompt_cache was made for another model, or for fewer num_assistant_tokens")
 
@@ -249,7 +252,9 @@ def _room(model: Gemma4ForCausalLM, tokens: Sequence[int]) -> int:
     if not tokens:
         raise InputError("the prompt is empty")
     if max(tokens) >= vocabulary:
-        raise InputError(f"the prompt has the token id {max(tokens)}, but the model's vocabulary ends at {vocabulary - 1}")
+        raise InputError(
+            f"the prompt has the token id {max(tokens)}, but the model's vocabulary ends at {vocabulary - 1}"
+        )
     if len(tokens) >= context:
         raise InputError(f"the prompt has {len(tokens)} tokens, but the model's context is {context}")
     return context - len(tokens)

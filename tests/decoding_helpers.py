@@ -83,6 +83,7 @@ _SMALL = {
     "head_dim": 16,
     "global_head_dim": 32,
     "sliding_window": 16,
+    "max_position_embeddings": 512,
 }
 
 

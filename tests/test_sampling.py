@@ -89,8 +89,8 @@ class Tables:
         rng = np.random.default_rng(seed)
         shape = (VOCABULARY,) * 3
         # Some tokens are impossible for one side only: the corners of the rule.
-        self.p = [self._table(rng, shape[:n] + (VOCABULARY,)) for n in range(3)]
-        self.q = [self._table(rng, shape[:n] + (VOCABULARY,)) for n in range(2)]
+        self.p = [self._table(rng, (*shape[:n], VOCABULARY)) for n in range(3)]
+        self.q = [self._table(rng, (*shape[:n], VOCABULARY)) for n in range(2)]
 
     @staticmethod
     def _table(rng, shape):
@@ -179,7 +179,9 @@ def test_real_noise_gives_the_targets_distribution(draft_temperature):
     if draft_temperature == 0:
         drafts = Drafts(mx.broadcast_to(mx.argmax(mx.array(q_logits), -1).astype(mx.int32), (rows, 2)), None)
     else:
-        log_q = mx.broadcast_to(log_probabilities(mx.array(q_logits), draft_temperature, sampling), (rows, 2, VOCABULARY))
+        log_q = mx.broadcast_to(
+            log_probabilities(mx.array(q_logits), draft_temperature, sampling), (rows, 2, VOCABULARY)
+        )
         positions = mx.broadcast_to(mx.array([5, 6]), (rows, 2))
         drafts = Drafts(choose(log_q, keys, positions, speculative.DRAFT), log_q)
     state = RoundState(mx.full((rows,), 4, mx.int32), mx.zeros((rows, 1), mx.int32), mx.zeros((rows, 1, 1)), keys, ())

@@ -192,7 +192,7 @@ ON_THE_HOST = {"processors.py"}  # acceptance on the host is what it is for
 
 
 def host_reads(path: Path) -> list[str]:
-    """Calls that read an array back, by their syntax: ``.item()``, ``.tolist()``, ``eval``, ``int(...)``, ``np.array``."""
+    """Calls that read an array back, by their syntax: ``.item()``, ``.tolist()``, ``eval``, ``int()``, ``np.array``."""
     found = []
     for function in ast.walk(ast.parse(path.read_text())):
         if not isinstance(function, ast.FunctionDef) or (path.name, function.name) in ALLOWED:
@@ -201,7 +201,9 @@ def host_reads(path: Path) -> list[str]:
             if not isinstance(node, ast.Call):
                 continue
             called = node.func
-            name = called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+            name = (
+                called.attr if isinstance(called, ast.Attribute) else called.id if isinstance(called, ast.Name) else ""
+            )
             from_numpy = isinstance(called, ast.Attribute) and ast.unparse(called.value) == "np"
             reads = name in READS or (from_numpy and name in ("array", "asarray"))
             if reads or (isinstance(called, ast.Name) and name in ("int", "float", "bool") and node.args):

@@ -32,7 +32,9 @@ def generate(
     seed: options.Seed = None,
     num_assistant_tokens: options.NumAssistantTokens = None,
     draft_temperature: options.DraftTemperature = 0.0,
-    stop: Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; may be repeated.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="Text that ends the answer; may be repeated.")
+    ] = None,
     ignore_chat_template: Annotated[
         bool, typer.Option("--ignore-chat-template", help="The prompt is raw text to continue, not a message.")
     ] = False,

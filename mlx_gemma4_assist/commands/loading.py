@@ -43,6 +43,8 @@ def load_pair(
     except InputError as error:
         if assistant_model is not None:
             raise
-        raise InputError(f"the assistant {found} of this model: {error} (--assistant-model none goes without)") from None
+        raise InputError(
+            f"the assistant {found} of this model: {error} (--assistant-model none goes without)"
+        ) from None
     check_pair(target.config, assistant.config)
     return target, processor, assistant

@@ -16,7 +16,9 @@ Dtype = Annotated[
 ]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", "-m", help="The most tokens to generate.")]
 Temp = Annotated[float, typer.Option("--temp", help="Sampling temperature; 0 is greedy.")]
-TopP = Annotated[float, typer.Option("--top-p", help="Keep the likeliest tokens that together reach this; 1 keeps all.")]
+TopP = Annotated[
+    float, typer.Option("--top-p", help="Keep the likeliest tokens that together reach this; 1 keeps all.")
+]
 TopK = Annotated[int, typer.Option("--top-k", help="Keep this many of the likeliest tokens; 0 keeps all.")]
 MinP = Annotated[float, typer.Option("--min-p", help="Keep tokens this fraction as likely as the likeliest.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Makes sampling repeatable.")]

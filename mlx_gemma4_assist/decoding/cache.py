@@ -79,12 +79,12 @@ class CacheLayout:
 
 
 def write(buffer: mx.array, new: mx.array, slots: mx.array) -> mx.array:
-    """``buffer`` (B, G, S, D) with ``new`` (B, G, L, D) at ``slots`` (B, L); a pure function, donated when last used."""
+    """``buffer`` (B, G, S, D) with ``new`` (B, G, L, D) at ``slots`` (B, L), as a new array."""
     return mx.put_along_axis(buffer, mx.broadcast_to(slots[:, None, :, None], new.shape), new, axis=2)
 
 
 def ring_positions(slots: int, last: mx.array, ring: int) -> mx.array:
-    """The position that each of the first ``slots`` slots of a ring holds, if ``last`` (B,) was written last: (B, slots).
+    """The position that each of a ring's first slots holds, if ``last`` (B,) was written last: (B, slots) int32.
 
     Negative where nothing has been written yet.
     """
@@ -200,8 +200,8 @@ class KVCache:
 
     Attributes:
         layout: fixed at construction.
-        tokens: for each row, the ids whose keys and values are valid. The last token that was emitted is not among them:
-            its keys are computed by the forward that follows it.
+        tokens: for each row, the ids whose keys and values are valid. The last token that was emitted is not among
+            them: its keys are computed by the forward that follows it.
         buffers: arrays, possibly not yet evaluated.
         written: an upper bound of the positions ever written, which decides how far a row can be rewound.
     """

@@ -23,7 +23,7 @@ def prefill(
     """Append the keys and values of ``tokens`` to a cache of one row.
 
     Only the cache is evaluated: layers that share other layers' keys and values, the last owning layer's attention and
-    MLP, and the head are never run here. The prompt's last token is left to the first round, which runs them for it alone.
+    MLP, and the head are never run here. The prompt's last token is left to the first round, which runs them for it.
     Memory is bounded by one chunk's activations, since each chunk is evaluated before the next is built.
     """
     (held,) = cache.tokens

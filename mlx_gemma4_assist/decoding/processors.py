@@ -40,9 +40,7 @@ class HostAcceptor:
         padded = emitted + [0] * (count + 1 - len(emitted))
         return Round(mx.array([padded], mx.int32), mx.array([len(emitted) - 1], mx.int32))
 
-    def _one(
-        self, sampling: Sampling, state: RoundState, drafts: Drafts, logits: mx.array, i: int
-    ) -> tuple[int, bool]:
+    def _one(self, sampling: Sampling, state: RoundState, drafts: Drafts, logits: mx.array, i: int) -> tuple[int, bool]:
         """The token at place i of the block, and whether it is the draft proposed there."""
         so_far, row = mx.array(self._tokens, mx.int32), logits[:, i]
         for processor in self._processors:

@@ -122,7 +122,7 @@ def uniform(keys: mx.array, positions: mx.array, purpose: int) -> mx.array:
 def choose(log_p: mx.array, keys: mx.array, positions: mx.array, purpose: int) -> mx.array:
     """Draw from log-probabilities (B, L, V) by the Gumbel maximum: (B, L) int32.
 
-    The noise belongs to the position, so that a token drawn at a position does not depend on how many were drawn at once.
+    The noise belongs to the position: what is drawn there does not depend on how many positions are drawn at once.
     """
     vocabulary = log_p.shape[-1]
     gumbel = noise(lambda key: mx.random.gumbel((vocabulary,), key=key), keys, positions, purpose)

@@ -140,9 +140,7 @@ def draft(engine: Engine, state: RoundState, count: int, bound: int) -> Drafts:
     return Drafts(mx.concatenate(tokens, axis=1), None if as_point_mass else mx.concatenate(log_q, axis=1))
 
 
-def verify(
-    engine: Engine, state: RoundState, drafts: mx.array, bound: int
-) -> tuple[mx.array, mx.array, Buffers]:
+def verify(engine: Engine, state: RoundState, drafts: mx.array, bound: int) -> tuple[mx.array, mx.array, Buffers]:
     """One forward over the token and its drafts: hidden states (B, K + 1, H), logits (B, K + 1, V), buffers."""
     tokens = mx.concatenate([state.token, drafts], axis=1)
     block = Block(engine.layout, state.buffers, state.length, tokens.shape[1], bound)
@@ -239,7 +237,7 @@ class Plan:
 
 
 def start(engine: Engine, cache: KVCache, tokens: list[int], seed: int) -> RoundState:
-    """The state before the first round: ``tokens`` holds each row's newest one. It has no hidden state to draft from."""
+    """The state before the first round, from each row's newest token. It has no hidden state to draft from."""
     token = mx.array(tokens, mx.int32)[:, None]
     hidden = mx.zeros_like(engine.target.embed(token))
     return RoundState(mx.array(cache.lengths, mx.int32), token, hidden, row_keys(seed, len(tokens)), cache.buffers)

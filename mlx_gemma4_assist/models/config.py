@@ -93,7 +93,7 @@ class Gemma4TextConfig:
     def __post_init__(self):
         if not self.layer_types:  # five sliding layers, then a full one; the last layer is full in any case
             pattern = [FULL if (i + 1) % 6 == 0 else SLIDING for i in range(self.num_hidden_layers)]
-            object.__setattr__(self, "layer_types", tuple(pattern[:-1]) + (FULL,))
+            object.__setattr__(self, "layer_types", (*pattern[:-1], FULL))
         self._validate()
 
     def _validate(self) -> None:
@@ -123,19 +123,38 @@ class Gemma4TextConfig:
             heads = self.kv_heads(kind)
             right = self.num_attention_heads % heads == 0
             expect(right, f"KV heads of {kind}", heads, f"a divisor of num_attention_heads, {self.num_attention_heads}")
-            expect(kind in self.rope_parameters, "rope_parameters", sorted(self.rope_parameters), f"an entry for {kind}")
+            expect(
+                kind in self.rope_parameters, "rope_parameters", sorted(self.rope_parameters), f"an entry for {kind}"
+            )
             rope_type = self.rope_parameters[kind].get("rope_type", "default")
-            expect(rope_type in ("default", "proportional"), f"rope_type of {kind}", rope_type, "default or proportional")
+            expect(
+                rope_type in ("default", "proportional"), f"rope_type of {kind}", rope_type, "default or proportional"
+            )
         expect(
-            self.hidden_activation == "gelu_pytorch_tanh", "hidden_activation", self.hidden_activation, "gelu_pytorch_tanh"
+            self.hidden_activation == "gelu_pytorch_tanh",
+            "hidden_activation",
+            self.hidden_activation,
+            "gelu_pytorch_tanh",
         )
         expect(not self.attention_bias, "attention_bias", self.attention_bias, "false")
-        expect(self.use_bidirectional_attention != "all", "use_bidirectional_attention", "all", "null or vision: a decoder")
+        expect(
+            self.use_bidirectional_attention != "all", "use_bidirectional_attention", "all", "null or vision: a decoder"
+        )
         if self.enable_moe_block:
             for name in ("num_experts", "top_k_experts", "moe_intermediate_size"):
                 value = getattr(self, name)
-                expect(isinstance(value, int) and value > 0, name, value, "a positive integer, since enable_moe_block is set")
-            expect(self.top_k_experts <= self.num_experts, "top_k_experts", self.top_k_experts, f"at most {self.num_experts}")
+                expect(
+                    isinstance(value, int) and value > 0,
+                    name,
+                    value,
+                    "a positive integer, since enable_moe_block is set",
+                )
+            expect(
+                self.top_k_experts <= self.num_experts,
+                "top_k_experts",
+                self.top_k_experts,
+                f"at most {self.num_experts}",
+            )
 
     @property
     def num_kv_layers(self) -> int:
@@ -168,12 +187,14 @@ def _from_per_layer_config(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, set] = {"head_dim": set(), "num_key_value_heads": set()}
     for index, override in overrides.items():
         if not str(index).isdecimal() or int(index) >= len(layer_types):
-            raise InputError(f"config.json: per_layer_config names layer {index!r}, expected 0 to {len(layer_types) - 1}")
+            raise InputError(
+                f"config.json: per_layer_config names layer {index!r}, expected 0 to {len(layer_types) - 1}"
+            )
         unknown = sorted(set(override) - set(found))
         if unknown or layer_types[int(index)] != FULL:
             raise InputError(
-                f"config.json: per_layer_config[{index!r}] is {dict(override)!r}, expected head_dim or num_key_value_heads "
-                f"of a {FULL} layer"
+                f"config.json: per_layer_config[{index!r}] is {dict(override)!r}, "
+                f"expected head_dim or num_key_value_heads of a {FULL} layer"
             )
         for name, value in override.items():
             found[name].add(value)
@@ -246,9 +267,13 @@ def read_target_config(values: Mapping[str, Any]) -> Gemma4TextConfig:
     """The text configuration of any published target, from its ``config.json``."""
     model_type = values.get("model_type")
     if model_type in ASSISTANT_MODEL_TYPES:
-        raise InputError(f"this is an assistant (model_type {model_type}), not a target: give it as the assistant model")
+        raise InputError(
+            f"this is an assistant (model_type {model_type}), not a target: give it as the assistant model"
+        )
     if model_type not in TARGET_MODEL_TYPES:
-        raise InputError(f"not a Gemma 4: model_type is {model_type!r}, expected one of {', '.join(TARGET_MODEL_TYPES)}")
+        raise InputError(
+            f"not a Gemma 4: model_type is {model_type!r}, expected one of {', '.join(TARGET_MODEL_TYPES)}"
+        )
     if model_type.endswith("_text"):
         return Gemma4TextConfig.from_dict(values)
     text = values.get("text_config")

@@ -106,7 +106,7 @@ class Gemma4AssistantForCausalLM(nn.Module):
         return self.masked_embedding.logits(hidden, self.model.embed_tokens)
 
     def parameter_name(self, name: str) -> str | None:
-        """The parameter that a checkpoint's tensor (or module) belongs to; None for the tied head and rotary buffers."""
+        """The parameter of a checkpoint's tensor (or module); None for the tied head and rotary buffers."""
         return None if name.startswith("lm_head.") or ".rotary_emb." in name else name
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:

@@ -20,7 +20,12 @@ class DecoderLayer(nn.Module):
         self.kind = config.layer_types[layer]
         self.self_attn = Attention(config, layer)
         self.mlp = MLP(config, layer)
-        norms = ["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
+        norms = [
+            "input_layernorm",
+            "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
+        ]
         self.has_experts = config.enable_moe_block
         if self.has_experts:
             self.router = Router(config)
@@ -89,7 +94,7 @@ class Gemma4TextModel(nn.Module):
         return self.embed_tokens(tokens) * self.config.hidden_size**0.5
 
     def per_layer_inputs(self, tokens: mx.array, inputs_embeds: mx.array) -> mx.array:
-        """tokens: (B, L), inputs_embeds: (B, L, H) scaled -> (B, L, layers, P): token identity and context, averaged."""
+        """tokens: (B, L), inputs_embeds: (B, L, H) scaled -> (B, L, layers, P): identity and context combined."""
         shape = (*tokens.shape, self.config.num_hidden_layers, self.per_layer_size)
         identity = (self.embed_tokens_per_layer(tokens) * self.per_layer_size**0.5).reshape(shape)
         context = (self.per_layer_model_projection(inputs_embeds) * self.config.hidden_size**-0.5).reshape(shape)

@@ -44,8 +44,8 @@ class RotaryEmbedding(nn.Module):
     """Rotary embedding of one layer type, with one offset per row.
 
     ``proportional`` (transformers' ``_compute_proportional_rope_parameters``) rotates the first
-    ``partial_rotary_factor`` of the pairs with frequencies spread over the whole head; the others stand still, which is
-    a pair with an infinite period. The table comes from numpy, so that no lazy array is bound to the thread that asks first.
+    ``partial_rotary_factor`` of the pairs with frequencies spread over the whole head; the others stand still: their
+    period is infinite. The table comes from numpy, so that no lazy array is bound to the thread that asks first.
     """
 
     def __init__(self, head_dim: int, parameters: dict[str, Any]):

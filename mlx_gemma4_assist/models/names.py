@@ -36,7 +36,7 @@ def layer_number(name: str) -> int | None:
 
 
 def split_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    """transformers' stacked ``experts.gate_up_proj`` (E, 2I, H) and ``experts.down_proj`` -> mlx-lm's ``switch_glu``."""
+    """transformers' ``experts.gate_up_proj`` (E, 2I, H) and ``experts.down_proj`` -> mlx-lm's ``switch_glu``."""
     out = {}
     for name, value in weights.items():
         base, _, last = name.rpartition(".")
