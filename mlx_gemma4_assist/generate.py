@@ -5,17 +5,19 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import mlx.core as mx
 
 from .decoding.cache import CacheLayout, KVCache, round_up
+from .decoding.compiled import check_compiler, compile_by_default, compiled_steps
 from .decoding.draft_length import DEFAULT_DRAFTS, FixedDraftLength
-from .decoding.prefill import DEFAULT_STEP_SIZE, Progress, prefill
+from .decoding.prefill import DEFAULT_STEP_SIZE, Progress, fill, prefill
 from .decoding.processors import HostAcceptor, LogitsProcessor
 from .decoding.sampling import Sampling
-from .decoding.speculative import Emitted, Engine, Plan, accept, rounds
+from .decoding.speculative import Emitted, Engine, Plan, accept, rounds, speculate
 from .errors import InputError
 from .models.config import check_pair
 from .models.gemma4_assistant import Gemma4AssistantForCausalLM
@@ -125,6 +127,7 @@ def stream_generate(
     stop: str | Sequence[str] = (),
     logits_processors: Sequence[LogitsProcessor] = (),
     chat: bool = True,
+    compile: bool | None = None,
     prefill_step_size: int = DEFAULT_STEP_SIZE,
     prompt_cache: KVCache | None = None,
     prompt_progress_callback: Progress = lambda done, total: None,
@@ -149,6 +152,8 @@ def stream_generate(
         stop: strings that end the text; they are not part of it.
         logits_processors: mlx-lm's ``(tokens, logits) -> logits``, called once per token; rounds then do not overlap.
         chat: whether a text prompt is a user's message for the chat template, or raw text.
+        compile: whether rounds run under ``mx.compile``; None does so on Metal. On the CPU backend that takes a C++
+            compiler, and half a minute the first time on a machine.
         prefill_step_size: tokens of the prompt computed at once, which bounds memory.
         prompt_cache: from ``make_prompt_cache``. What it shares with the prompt's beginning is not computed again;
             afterwards it holds the prompt and all generated tokens but the last, whose keys come with the next call.
@@ -177,15 +182,24 @@ def stream_generate(
 
     acceptor = HostAcceptor(logits_processors, tokens) if logits_processors else accept
     engine = Engine(model, assistant_model, cache.layout, sampling, acceptor)
+    steps = compiled_steps(engine) if _compiles(compile) else None
     plan = Plan(
         budget,
         draft_length,
         ahead=0 if logits_processors else LOOK_AHEAD,
         seed=secrets.randbits(32) if seed is None else seed,
+        step=speculate if steps is None else steps.round,
     )
-
+    prefill_prompt = partial(
+        prefill,
+        model,
+        cache,
+        step_size=prefill_step_size,
+        progress=prompt_progress_callback,
+        fill=fill if steps is None else steps.fill,
+    )
     reporter = _Reporter(processor, StopStrings(stop), tokens, budget)
-    return _run(engine, cache, plan, reporter, prefill_step_size, prompt_progress_callback)
+    return _run(engine, cache, plan, reporter, prefill_prompt)
 
 
 def generate(
@@ -205,6 +219,7 @@ def generate(
     stop: str | Sequence[str] = (),
     logits_processors: Sequence[LogitsProcessor] = (),
     chat: bool = True,
+    compile: bool | None = None,
     prefill_step_size: int = DEFAULT_STEP_SIZE,
     prompt_cache: KVCache | None = None,
     prompt_progress_callback: Progress = lambda done, total: None,
@@ -226,6 +241,7 @@ def generate(
         stop=stop,
         logits_processors=logits_processors,
         chat=chat,
+        compile=compile,
         prefill_step_size=prefill_step_size,
         prompt_cache=prompt_cache,
         prompt_progress_callback=prompt_progress_callback,
@@ -276,13 +292,23 @@ def _reuse(cache: KVCache, tokens: Sequence[int]) -> list[int]:
     return list(tokens[same:])
 
 
+def _compiles(compile: bool | None) -> bool:
+    if compile:
+        check_compiler()
+    return compile_by_default() if compile is None else compile
+
+
 def _run(
-    engine: Engine, cache: KVCache, plan: Plan, reporter: "_Reporter", prefill_step_size: int, progress: Progress
+    engine: Engine,
+    cache: KVCache,
+    plan: Plan,
+    reporter: "_Reporter",
+    prefill_prompt: Callable[[Sequence[int]], None],
 ) -> Iterator[GenerationResponse]:
     rest = _reuse(cache, reporter.prompt)
     reporter.start(len(rest))
     try:
-        prefill(engine.target, cache, rest[:-1], prefill_step_size, progress)
+        prefill_prompt(rest[:-1])
         for emitted in rounds(engine, cache, rest[-1:], plan):
             yield from reporter.report(emitted)
             if reporter.finish_reason is not None:

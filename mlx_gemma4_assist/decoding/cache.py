@@ -225,7 +225,7 @@ class KVCache:
     def reserve(self, positions: int) -> None:
         """Make room for ``positions`` entries per row."""
         if positions > self.size:
-            self.size = round_up(positions, GROWTH)
+            self.size = round_up(positions + positions // 16, GROWTH)  # long buffers are not copied too often
             self.buffers = self.layout.grow(self.buffers, self.size)
 
     def can_rewind(self, row: int, length: int) -> bool:

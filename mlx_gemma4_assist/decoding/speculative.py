@@ -103,12 +103,30 @@ class Engine(NamedTuple):
     accept: "Accept"
 
 
+class Proposal(NamedTuple):
+    """Drafts and what the target says to them: hidden (B, K + 1, H), logits (B, K + 1, V), and the buffers after it."""
+
+    drafts: Drafts
+    hidden: mx.array
+    logits: mx.array
+    buffers: Buffers
+
+
 def speculate(engine: Engine, state: RoundState, count: int, bound: int) -> tuple[Round, RoundState]:
     """One round of ``count`` drafts. ``bound`` is an upper bound of ``length``, known to the host."""
+    return settle(engine, state, propose(engine, state, count, bound))
+
+
+def propose(engine: Engine, state: RoundState, count: int, bound: int) -> Proposal:
+    """The first half of a round: draft and verify."""
     drafts = draft(engine, state, count, bound)
-    hidden, logits, buffers = verify(engine, state, drafts.tokens, bound)
-    emitted = engine.accept(engine.sampling, state, drafts, logits)
-    return emitted, advance(state, emitted, hidden, buffers)
+    return Proposal(drafts, *verify(engine, state, drafts.tokens, bound))
+
+
+def settle(engine: Engine, state: RoundState, proposal: Proposal) -> tuple[Round, RoundState]:
+    """The second half: accept and advance."""
+    emitted = engine.accept(engine.sampling, state, proposal.drafts, proposal.logits)
+    return emitted, advance(state, emitted, proposal.hidden, proposal.buffers)
 
 
 def draft_position(state: RoundState) -> mx.array:
@@ -160,6 +178,7 @@ def accept(sampling: Sampling, state: RoundState, drafts: Drafts, logits: mx.arr
 
 
 Accept = Callable[[Sampling, RoundState, Drafts, mx.array], Round]
+Step = Callable[[Engine, RoundState, int, int], tuple[Round, RoundState]]
 
 
 def accept_matching(drafts: mx.array, choices: mx.array) -> Round:
@@ -228,12 +247,14 @@ class Plan:
         draft_length: how many drafts the next round makes.
         ahead: rounds submitted beyond the one that is read; 0 to wait for each, as acceptance on the host must.
         seed: of all noise.
+        step: :func:`speculate`, or the same compiled.
     """
 
     budget: int
     draft_length: DraftLength
     ahead: int = 1
     seed: int = 0
+    step: Step = speculate
 
 
 def start(engine: Engine, cache: KVCache, tokens: list[int], seed: int) -> RoundState:
@@ -262,7 +283,7 @@ def rounds(engine: Engine, cache: KVCache, tokens: list[int], plan: Plan) -> Ite
             can_draft = engine.assistant is not None and (done > 0 or len(flight) > 0)
             count = min(plan.draft_length.choose(), left - 1) if can_draft else 0
             cache.reserve(bound + count + 1)
-            emitted, state = speculate(engine, state._replace(buffers=cache.buffers), count, bound)
+            emitted, state = plan.step(engine, state._replace(buffers=cache.buffers), count, bound)
             cache.buffers = state.buffers
             bound += count + 1
             cache.written = max(cache.written, bound)

@@ -1,0 +1,1 @@
+"""From a name on the Hub or a folder on disk to a model in memory."""

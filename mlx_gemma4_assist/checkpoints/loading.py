@@ -1,0 +1,107 @@
+"""Loading a target or an assistant: config, weights, data type; evaluated, ready for any thread."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mlx.core as mx
+
+from ..errors import InputError
+from ..json_file import read_json
+from ..models.config import read_assistant_config, read_target_config
+from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
+from ..models.gemma4_text import Gemma4ForCausalLM
+from ..processing.processor import Processor
+from .hub import resolve
+from .quantized import quantize_layers, read_quantization
+from .weights import assign, read_weights
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+
+Model = TypeVar("Model", Gemma4ForCausalLM, Gemma4AssistantForCausalLM)
+PathOrRepo = str | os.PathLike[str]
+
+
+def load(
+    path_or_repo: PathOrRepo, *, dtype: str | mx.Dtype | None = None, revision: str | None = None
+) -> tuple[Gemma4ForCausalLM, Processor]:
+    """A target and its processor. Arguments and errors as for ``load_model``."""
+    folder = resolve(path_or_repo, revision=revision)
+    processor = Processor.from_pretrained(folder)  # first: it fails faster
+    return load_model(folder, dtype=dtype), processor
+
+
+def load_model(
+    path_or_repo: PathOrRepo, *, dtype: str | mx.Dtype | None = None, revision: str | None = None
+) -> Gemma4ForCausalLM:
+    """A target's text network, in memory and in evaluation mode. Towers for pictures and sound are never read.
+
+    Args:
+        path_or_repo: an alias, a folder, or a repo on the Hub: see ``resolve``.
+        dtype: what to compute in. None follows config.json as transformers' ``dtype="auto"`` does: floating-point
+            tensors are cast to its ``dtype`` if they were saved in another; a checkpoint quantized by MLX stays as it
+            is, because its config often still names the type from before the conversion. "float32", "bfloat16" and
+            "float16" (or MLX's own) cast every floating-point parameter, the scales and biases of affine quantization
+            among them, since they decide what a quantized layer computes in.
+        revision: a branch, tag or commit of the repo.
+
+    Raises:
+        InputError: no such checkpoint, not a Gemma 4, damaged or misfitting weights: one sentence that names it.
+    """
+    return _load(resolve(path_or_repo, revision=revision), dtype, read_target_config, Gemma4ForCausalLM)
+
+
+def load_assistant(
+    path_or_repo: PathOrRepo, *, dtype: str | mx.Dtype | None = None, revision: str | None = None
+) -> Gemma4AssistantForCausalLM:
+    """A drafter. Arguments and errors as for ``load_model``."""
+    return _load(resolve(path_or_repo, revision=revision), dtype, read_assistant_config, Gemma4AssistantForCausalLM)
+
+
+def _load(
+    folder: Path,
+    dtype: str | mx.Dtype | None,
+    read_config: Callable[[Mapping[str, Any]], Any],
+    model_class: type[Model],
+) -> Model:
+    config = read_json(folder / "config.json")
+    model = model_class(read_config(config))
+    quantization = read_quantization(config)
+    wanted = _dtype(dtype) if dtype is not None or quantization else _config_dtype(config)
+
+    weights = read_weights(folder, lambda name: model.parameter_name(name) is not None)
+    weights = model.sanitize(weights)
+    if quantization:
+        quantize_layers(model, quantization, weights, model.parameter_name)
+    if wanted is not None:
+        weights = {name: _cast(array, wanted) for name, array in weights.items()}
+    assign(model, weights, folder)
+    # Layer by layer, and held by nobody else, what was read is freed as soon as it is cast or split.
+    del weights
+    # Evaluated, because a lazy array is bound to the stream of the thread that first asks for it.
+    for part in (*model.model.layers, model):
+        mx.eval(part.parameters())
+    model.eval()
+    return model
+
+
+def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
+    return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
+
+
+def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:
+    if dtype is None or dtype in DTYPES.values():
+        return dtype
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}, expected {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _config_dtype(config: Mapping[str, Any]) -> mx.Dtype | None:
+    """``dtype``, or ``torch_dtype`` as older checkpoints spell it, of the whole or of the text part."""
+    parts = (config, config.get("text_config") or {})
+    named = next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), None)
+    if named is not None and named not in DTYPES:
+        raise InputError(f"config.json: dtype is {named!r}, expected {', '.join(DTYPES)}")
+    return None if named is None else DTYPES[named]

@@ -1,0 +1,128 @@
+"""Reading safetensors: one file or several shards, checked before MLX sees them, and read only when evaluated."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+from safetensors import SafetensorError, safe_open
+
+from ..errors import InputError, first_line
+from ..json_file import read_json
+
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
+_OTHER_FORMATS = ("*.gguf", "pytorch_model*.bin", "*.pt", "*.pth", "*.litertlm", "*.npz")
+_NAMES_SHOWN = 4
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint.
+
+    With ``model.safetensors.index.json`` they are the shards it lists; without it ``model.safetensors``, else
+    ``model*.safetensors``, else every safetensors file.
+
+    Raises:
+        InputError: none is there, or a shard is missing, with its name.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise InputError(f"{index} has no weight_map from tensor names to file names")
+        return _existing(folder, sorted(set(weight_map.values())), f"{index.name} lists")
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    found = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    if not found:
+        others = sorted(path.name for pattern in _OTHER_FORMATS for path in folder.glob(pattern))
+        instead = f"; {', '.join(others[:_NAMES_SHOWN])} cannot be read" if others else ""
+        raise InputError(f"{folder} has no safetensors files{instead}")
+    shards = [match for match in (_SHARD.fullmatch(path.name) for path in found) if match]
+    expected = {
+        f"{shard['stem']}-{number:05d}-of-{shard['total']}.safetensors"
+        for shard in shards
+        for number in range(1, int(shard["total"]) + 1)
+    }
+    return _existing(folder, sorted(expected | {path.name for path in found}), "the other shards count")
+
+
+def _existing(folder: Path, names: list[str], source: str) -> list[Path]:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} lacks {_listed(missing)}, which {source}")
+    return [folder / name for name in names]
+
+
+def read_weights(folder: Path, wanted: Callable[[str], bool]) -> dict[str, mx.array]:
+    """The tensors of a checkpoint whose names are wanted, as lazy arrays: MLX reads each one when it is evaluated.
+
+    Raises:
+        InputError: a missing shard, a truncated or corrupt file, a tensor in two files; with the file's name.
+    """
+    weights: dict[str, mx.array] = {}
+    source: dict[str, Path] = {}
+    for path in weight_files(folder):
+        names = _checked_names(path)
+        twice = sorted(names & source.keys())
+        if twice:
+            raise InputError(f"{_listed(twice)} is in {source[twice[0]].name} and again in {path.name} of {folder}")
+        source |= dict.fromkeys(names, path)
+        try:
+            arrays = mx.load(str(path), format="safetensors")
+        except RuntimeError as error:  # a data type that MLX does not have
+            raise InputError(f"MLX cannot read {path}: {first_line(error)}") from None
+        weights |= {name: array for name, array in arrays.items() if wanted(name)}
+    return weights
+
+
+def _checked_names(path: Path) -> set[str]:
+    """The tensors of a file, once its header agrees with its size (MLX reads past what a header gets wrong)."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return set(file.keys())
+    except SafetensorError as error:
+        with path.open("rb") as file:
+            start = file.read(11)
+        if start == b"version htt":
+            raise InputError(f"{path} is a Git LFS pointer, not the weights themselves: run `git lfs pull`") from None
+        raise InputError(f"{path} is damaged, perhaps by an incomplete download: {first_line(error)}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {first_line(error)}") from None
+
+
+def assign(model: nn.Module, weights: Mapping[str, mx.array], folder: Path) -> None:
+    """Put weights in the place of a model's parameters, every one and no other, without evaluating them.
+
+    Raises:
+        InputError: a tensor is missing, unexpected, of another shape, or integer where floating-point belongs (or the
+            reverse); with its name and both shapes or types.
+    """
+    parameters = dict(tree_flatten(model.parameters()))
+    missing = sorted(parameters.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - parameters.keys())
+    misshapen = [
+        f"{name} is {weights[name].shape}, expected {parameter.shape}"
+        for name, parameter in parameters.items()
+        if name in weights and weights[name].shape != parameter.shape
+    ]
+    mistyped = [
+        f"{name} is {weights[name].dtype}, expected {parameter.dtype}"
+        for name, parameter in parameters.items()
+        if name in weights and _is_floating(weights[name]) != _is_floating(parameter)
+    ]
+    findings = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen, "mistyped": mistyped}
+    problems = [f"{kind} {_listed(names)}" for kind, names in findings.items() if names]
+    if problems:
+        raise InputError(f"the tensors of {folder} do not fit its config.json: {'; '.join(problems)}")
+    model.update(tree_unflatten(list(weights.items())))
+
+
+def _is_floating(array: mx.array) -> bool:
+    return mx.issubdtype(array.dtype, mx.floating)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

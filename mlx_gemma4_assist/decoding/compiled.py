@@ -1,0 +1,131 @@
+"""Rounds and prompt chunks under ``mx.compile``: traced once per draft length and bucket, then run without Python.
+
+A round is compiled whole; where acceptance needs the host, all that comes before. Attention over a linear buffer ends
+at a multiple of ``COMPILED_BUCKET``, which is when a run traces anew: seldom enough for tracing to cost nothing, close
+enough for the padding to cost nothing (figures in the README).
+"""
+
+import shutil
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+
+import mlx.core as mx
+
+from ..errors import InputError
+from .cache import Buffers, CacheLayout, round_up
+from .prefill import Chunk, fill
+from .speculative import (
+    Drafts,
+    Engine,
+    Proposal,
+    Round,
+    RoundState,
+    Target,
+    accept,
+    propose,
+    settle,
+    speculate,
+)
+
+COMPILED_BUCKET = 256
+KEPT = 8  # settings per target: sampling options are constants of a trace
+
+
+def compile_by_default() -> bool:
+    """On where compiling happens in the process, which is Metal; chosen from MLX's source, not measured there.
+
+    On the CPU backend MLX runs a C++ compiler for every fused kernel at its first use.
+    """
+    return mx.default_device() == mx.Device(mx.gpu)
+
+
+def check_compiler() -> None:
+    """Refuse to compile on the CPU backend without a C++ compiler.
+
+    Raises:
+        InputError: there is none on the path.
+    """
+    if not compile_by_default() and shutil.which("g++") is None:
+        raise InputError("compile needs the C++ compiler g++ on this backend, and there is none on the path")
+
+
+class CompiledSteps:
+    """The steps of a run, compiled; they serve all runs with the same networks, layout and sampling.
+
+    The networks are held weakly, since these steps are kept for as long as the networks live. What is compiled has
+    their weights as constants: a network must not be changed after its first run.
+    """
+
+    def __init__(self, engine: Engine):
+        self._engine = engine._replace(
+            target=weakref.proxy(engine.target),
+            assistant=None if engine.assistant is None else weakref.proxy(engine.assistant),
+            accept=accept,
+        )
+        self._compiled: dict[tuple[Callable, int, int], Callable] = {}
+
+    def round(self, engine: Engine, state: RoundState, count: int, bound: int) -> tuple[Round, RoundState]:
+        """``speculative.speculate``, compiled; ``engine`` is the run's own, whose acceptance may be on the host."""
+        padded = round_up(bound + count + 1, COMPILED_BUCKET) - (count + 1)
+        if engine.accept is accept:
+            emitted, after = self._get(_whole, count, padded)(tuple(state))
+            return Round(*emitted), RoundState(*after)
+        drafts, log_q, hidden, logits, buffers = self._get(_proposal, count, padded)(tuple(state))
+        return settle(engine, state, Proposal(Drafts(drafts, log_q), hidden, logits, buffers))
+
+    def fill(self, target: Target, layout: CacheLayout, chunk: Chunk) -> Buffers:
+        """``prefill.fill``, compiled."""
+        run = self._get(_fill, chunk.tokens.shape[1], chunk.bound)
+        return run((chunk.tokens, chunk.length, chunk.buffers))
+
+    def _get(self, build: Callable, count: int, bound: int) -> Callable:
+        key = build, count, bound
+        if key not in self._compiled:
+            self._compiled[key] = mx.compile(build(self._engine, count, bound))
+        return self._compiled[key]
+
+
+def _whole(engine: Engine, count: int, bound: int) -> Callable:
+    def run(state):
+        emitted, after = speculate(engine, RoundState(*state), count, bound)
+        return tuple(emitted), tuple(after)
+
+    return run
+
+
+def _proposal(engine: Engine, count: int, bound: int) -> Callable:
+    def run(state):
+        drafts, hidden, logits, buffers = propose(engine, RoundState(*state), count, bound)
+        return drafts.tokens, drafts.log_q, hidden, logits, buffers
+
+    return run
+
+
+def _fill(engine: Engine, count: int, bound: int) -> Callable:
+    def run(arrays):
+        tokens, length, buffers = arrays
+        return fill(engine.target, engine.layout, Chunk(tokens, length, buffers, bound))
+
+    return run
+
+
+_kept: dict[int, OrderedDict[tuple, CompiledSteps]] = {}
+
+
+def compiled_steps(engine: Engine) -> CompiledSteps:
+    """The steps for an engine, kept from the last time that it was asked for while its networks live."""
+    target = id(engine.target)
+    if target not in _kept:
+        _kept[target] = OrderedDict()
+        weakref.finalize(engine.target, _kept.pop, target, None)
+    settings = _kept[target]
+    key = id(engine.assistant), engine.layout.slack, engine.layout.dtype, engine.sampling
+    if key not in settings:
+        settings[key] = CompiledSteps(engine)
+        if engine.assistant is not None:
+            weakref.finalize(engine.assistant, settings.pop, key, None)
+    settings.move_to_end(key)
+    while len(settings) > KEPT:
+        settings.popitem(last=False)
+    return settings[key]
