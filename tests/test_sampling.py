@@ -9,7 +9,14 @@ import pytest
 
 from mlx_gemma4_assist.decoding import speculative
 from mlx_gemma4_assist.decoding.sampling import CHOOSE, Sampling, choose, log_probabilities, row_keys, suppress, uniform
-from mlx_gemma4_assist.decoding.speculative import Drafts, RoundState, accept, accept_matching, accept_sampled
+from mlx_gemma4_assist.decoding.speculative import (
+    Drafts,
+    RoundState,
+    accept,
+    accept_block,
+    accept_matching,
+    accept_tokens,
+)
 from mlx_gemma4_assist.errors import InputError
 
 VOCABULARY = 5
@@ -102,23 +109,41 @@ class Tables:
         return self.p[0][:, None, None] * self.p[1][:, :, None] * self.p[2]
 
 
-def enumerated_joint(tables: Tables, monkeypatch, drawn_from=None) -> np.ndarray:
-    """P of the first three tokens through ``accept_sampled``, over all drafts, decisions and residual draws."""
-    joint = np.zeros((VOCABULARY,) * 3)
+def token_thresholds(p: np.ndarray, q: np.ndarray, drafts: tuple[int, int]) -> list[float]:
+    """Leviathan et al.: below which number each draft stands."""
+    return [min(1.0, p[i, t] / q[i, t]) for i, t in enumerate(drafts)]
+
+
+def block_thresholds(p: np.ndarray, q: np.ndarray, drafts: tuple[int, int]) -> list[float]:
+    """Sun et al., algorithm 2, as written there for two drafts."""
+    first = min(p[0, drafts[0]] / q[0, drafts[0]], 1)
+    both = min(first * p[1, drafts[1]] / q[1, drafts[1]], 1)
+    excess = np.maximum(first * p[1] - q[1], 0).sum()
+    return [excess / (excess + 1 - first) if excess + 1 - first > 0 else 1.0, both]
+
+
+RULES = {"tokens": (accept_tokens, token_thresholds), "block": (accept_block, block_thresholds)}
+
+
+def enumerated_joint(tables: Tables, rule: str, monkeypatch, drawn_from=None) -> tuple[np.ndarray, float]:
+    """P of the first three tokens over all drafts, decisions and residual draws; and how many drafts stand."""
+    accept_drafts, thresholds = RULES[rule]
+    joint, stood = np.zeros((VOCABULARY,) * 3), 0.0
     drawn_from = tables.q if drawn_from is None else drawn_from
-    for first, second in itertools.product(range(VOCABULARY), repeat=2):
+    for drafted in itertools.product(range(VOCABULARY), repeat=2):
+        first, second = drafted
         weight = drawn_from[0][first] * drawn_from[1][first, second]
         if weight == 0:
             continue
         p = np.stack([tables.p[0], tables.p[1][first], tables.p[2][first, second]])
         q = np.stack([tables.q[0], tables.q[1][first]])
-        stands = [min(1.0, p[i, t] / q[i, t]) for i, t in enumerate((first, second))]
+        limits = thresholds(p, q, drafted)
         for decisions in itertools.product((True, False), repeat=2):
-            chances = [s if d else 1 - s for s, d in zip(stands, decisions, strict=True)]
-            if np.prod(chances) == 0:
+            chance = np.prod([s if d else 1 - s for s, d in zip(limits, decisions, strict=True)])
+            if chance < 1e-12:
                 continue
             # Any number on the right side of the threshold stands for the whole side.
-            u = [s / 2 if d else (1 + s) / 2 for s, d in zip(stands, decisions, strict=True)]
+            u = [s / 2 if d else (1 + s) / 2 for s, d in zip(limits, decisions, strict=True)]
             monkeypatch.setattr(speculative, "uniform", lambda *_, u=u: mx.array([u], mx.float32))
             for drawn in range(VOCABULARY):
                 seen = []
@@ -128,32 +153,40 @@ def enumerated_joint(tables: Tables, monkeypatch, drawn_from=None) -> np.ndarray
                     return mx.array([[drawn]], mx.int32)
 
                 monkeypatch.setattr(speculative, "choose", scripted)
-                drafts = Drafts(mx.array([[first, second]]), mx.log(mx.array(q[None].astype(np.float32))))
+                drafts = Drafts(mx.array([drafted]), mx.log(mx.array(q[None].astype(np.float32))))
                 log_p = mx.log(mx.array(p[None].astype(np.float32)))
-                result = accept_sampled(drafts, log_p, row_keys(0, 1), mx.array([[1, 2, 3]]))
+                result = accept_drafts(drafts, log_p, row_keys(0, 1), mx.array([[1, 2, 3]]))
                 residual = seen[0] / seen[0].sum()
-                tokens = result.tokens[0, : result.accepted.item() + 1].tolist()
-                rest = np.zeros_like(joint)
-                at = tuple(tokens)
+                at = tuple(result.tokens[0, : result.accepted.item() + 1].tolist())
+                stood += weight * chance * residual[drawn] * result.accepted.item()
+                # What a shorter round leaves open, the next one fills by the target's distribution.
                 later = tables.joint()[at] / max(tables.joint()[at].sum(), 1e-300)
-                rest[at] = later if len(at) < 3 else 1.0
-                joint += weight * np.prod(chances) * residual[drawn] * rest
-    return joint
+                joint[at] += weight * chance * residual[drawn] * later
+    return joint, stood
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("seed", range(3))
+def test_two_drafts_over_five_tokens_enumerated(seed, rule, monkeypatch):
+    """Whatever is drafted, decided and drawn, weighted by its probability, adds up to the target's distribution."""
+    tables = Tables(seed)
+    joint, _ = enumerated_joint(tables, rule, monkeypatch)
+    np.testing.assert_allclose(joint, tables.joint(), atol=2e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_two_drafts_over_five_tokens_enumerated(seed, monkeypatch):
-    """Whatever is drafted, decided and drawn, weighted by its probability, adds up to the target's distribution."""
-    tables = Tables(seed)
-    np.testing.assert_allclose(enumerated_joint(tables, monkeypatch), tables.joint(), atol=2e-6)
+def test_block_verification_accepts_no_less(seed, monkeypatch):
+    stood = [enumerated_joint(Tables(seed), rule, monkeypatch)[1] for rule in ("block", "tokens")]
+    assert stood[0] >= stood[1] - 1e-6
+    assert 0 < stood[1] < 2
 
 
 def test_enumeration_sees_an_inexact_rule(monkeypatch):
     """transformers takes the argmax as draft and accepts it by p / q of the full q: not exact, and found out here."""
     tables = Tables(0)
     argmax = [np.eye(VOCABULARY)[q.argmax(-1)] for q in tables.q]
-    error = np.abs(enumerated_joint(tables, monkeypatch, drawn_from=argmax) - tables.joint()).max()
-    assert error > 0.01
+    joint, _ = enumerated_joint(tables, "tokens", monkeypatch, drawn_from=argmax)
+    assert np.abs(joint - tables.joint()).max() > 0.01
 
 
 def chi_square_p(counts: np.ndarray, expected: np.ndarray) -> float:
@@ -167,14 +200,14 @@ def chi_square_p(counts: np.ndarray, expected: np.ndarray) -> float:
     return erfc(z / np.sqrt(2)) / 2
 
 
-@pytest.mark.parametrize("draft_temperature", [0, 0.5, 1])
-def test_real_noise_gives_the_targets_distribution(draft_temperature):
+@pytest.mark.parametrize(("draft_temperature", "block"), [(0, True), (0.5, True), (1, True), (1, False)])
+def test_real_noise_gives_the_targets_distribution(draft_temperature, block):
     """Chi-square over 2,000 rows of real drawing and accepting, two drafts over five tokens."""
     rows = 2000
     rng = np.random.default_rng(3)
     p_logits = rng.normal(size=(3, VOCABULARY)).astype(np.float32) * 1.5
     q_logits = p_logits[:2] + rng.normal(size=(2, VOCABULARY)).astype(np.float32) * 0.7
-    sampling = Sampling(temperature=1.0, draft_temperature=draft_temperature)
+    sampling = Sampling(temperature=1.0, draft_temperature=draft_temperature, block_verification=block)
     keys = row_keys(11, rows)
     if draft_temperature == 0:
         drafts = Drafts(mx.broadcast_to(mx.argmax(mx.array(q_logits), -1).astype(mx.int32), (rows, 2)), None)
@@ -188,7 +221,8 @@ def test_real_noise_gives_the_targets_distribution(draft_temperature):
     result = accept(sampling, state, drafts, mx.broadcast_to(mx.array(p_logits), (rows, 3, VOCABULARY)))
     tokens, accepted = np.array(result.tokens), np.array(result.accepted)
     p = np.exp(np.array(log_probabilities(mx.array(p_logits), 1.0, sampling), np.float64))
-    for place in range(3):  # each token that is emitted, given that the ones before it were drafts that stood
+    # A token that is emitted, given that the ones before it were drafts that stood; a block is decided as a whole.
+    for place in range(1 if block and draft_temperature else 3):
         emitted = accepted >= place
         reached = emitted.sum()
         counts = np.bincount(tokens[emitted, place], minlength=VOCABULARY)

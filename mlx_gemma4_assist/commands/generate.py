@@ -40,6 +40,7 @@ def generate(
     ] = False,
     prefill_step_size: options.PrefillStepSize = 2048,
     dtype: options.Dtype = None,
+    compile: options.Compile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
 ) -> int:
     """Answer a prompt, with drafts from the assistant.
@@ -50,7 +51,12 @@ def generate(
     target, processor, assistant = load_pair(model, assistant_model, dtype)
     if model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
+    from ..decoding.compiled import check_compiler, compile_by_default
     from ..generate import stream_generate
+
+    if compile and not compile_by_default():
+        check_compiler()
+        note("Compiling with g++: the first time on a machine takes half a minute before the first token.")
 
     responses = stream_generate(
         target,
@@ -67,6 +73,7 @@ def generate(
         num_assistant_tokens=num_assistant_tokens,
         stop=stop or (),
         chat=not ignore_chat_template,
+        compile=compile,
         prefill_step_size=prefill_step_size,
         prompt_progress_callback=_progress,
     )

@@ -29,3 +29,9 @@ DraftTemperature = Annotated[
     float, typer.Option("--draft-temperature", help="How drafts are drawn when sampling; 0 takes the likeliest.")
 ]
 PrefillStepSize = Annotated[int, typer.Option("--prefill-step-size", help="Tokens of the prompt computed at once.")]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile", help="Run rounds under mx.compile; on a CPU that takes g++. Default: on Metal."
+    ),
+]

@@ -26,6 +26,8 @@ class Sampling:
         min_p: keep tokens at least this fraction as likely as the likeliest; 0 keeps all.
         draft_temperature: of the assistant; 0 drafts its likeliest token. The output is exact whatever it is.
         suppress_tokens: ids that are never drawn.
+        block_verification: how drafts that are no point masses are accepted: as a block (Sun et al. 2024) or one by
+            one (Leviathan et al. 2023). Both are exact.
 
     Raises:
         InputError: a value out of its range.
@@ -37,6 +39,7 @@ class Sampling:
     min_p: float = 0.0
     draft_temperature: float = 0.0
     suppress_tokens: tuple[int, ...] = ()
+    block_verification: bool = True
 
     def __post_init__(self):
         ranges = (

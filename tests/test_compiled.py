@@ -1,0 +1,67 @@
+"""Compiled rounds give what eager ones give; without a compiler they are refused on the CPU backend."""
+
+import gc
+import shutil
+
+import mlx.core as mx
+import pytest
+from decoding_helpers import random_pair
+from test_generate import PROMPT, sampled
+
+from mlx_gemma4_assist import InputError
+from mlx_gemma4_assist.decoding import compiled
+
+needs_compiler = pytest.mark.skipif(
+    not compiled.compile_by_default() and shutil.which("g++") is None, reason="the CPU backend compiles with g++"
+)
+
+
+def only_even(tokens: mx.array, logits: mx.array) -> mx.array:
+    return mx.where(mx.arange(64) % 2 == 0, logits, -mx.inf)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_assistant_tokens": 0},
+        {"draft_temperature": 0.7},
+        {"logits_processors": [only_even]},
+        {"max_tokens": 280, "num_assistant_tokens": 2},  # past the first bucket
+        {"prompt": PROMPT * 5, "prefill_step_size": 40},
+    ],
+    ids=lambda options: "-".join(options) or "default",
+)
+def test_compiled_equals_eager(options):
+    pair = random_pair(1)
+    eager = [r.token for r in sampled(pair, pair[1], **options)]
+    for _ in range(2):  # the second time everything has been traced
+        assert [r.token for r in sampled(pair, pair[1], compile=True, **options)] == eager
+
+
+@needs_compiler
+def test_compiled_rounds_go_with_their_networks():
+    pair = random_pair(2)
+    sampled(pair, None, max_tokens=2, compile=True)
+    assert id(pair[0]) in compiled._kept
+    gone = id(pair[0])
+    del pair
+    gc.collect()
+    assert gone not in compiled._kept
+
+
+@needs_compiler
+def test_only_so_many_settings_are_kept():
+    pair = random_pair(2)
+    for k in range(compiled.KEPT + 2):
+        sampled(pair, None, max_tokens=1, top_k=k, compile=True)
+    assert len(compiled._kept[id(pair[0])]) == compiled.KEPT
+
+
+def test_no_compiler(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiled, "compile_by_default", lambda: False)
+    with pytest.raises(InputError, match=r"C\+\+ compiler"):
+        sampled(random_pair(2), None, compile=True)
+    assert sampled(random_pair(2), None, max_tokens=2)  # eager decoding needs none
