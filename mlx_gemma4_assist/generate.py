@@ -11,8 +11,9 @@ from functools import partial
 
 import mlx.core as mx
 
+from .compiler import compiles_in_process
 from .decoding.cache import CacheLayout, KVCache, round_up
-from .decoding.compiled import check_compiler, compile_by_default, compiled_steps
+from .decoding.compiled import check_compiler, compiled_steps
 from .decoding.draft_length import DEFAULT_DRAFTS, FixedDraftLength
 from .decoding.prefill import DEFAULT_STEP_SIZE, Progress, fill, prefill
 from .decoding.processors import HostAcceptor, LogitsProcessor
@@ -295,7 +296,7 @@ def _reuse(cache: KVCache, tokens: Sequence[int]) -> list[int]:
 def _compiles(compile: bool | None) -> bool:
     if compile:
         check_compiler()
-    return compile_by_default() if compile is None else compile
+    return compiles_in_process() if compile is None else compile
 
 
 def _run(

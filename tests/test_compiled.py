@@ -1,19 +1,17 @@
 """Compiled rounds give what eager ones give; without a compiler they are refused on the CPU backend."""
 
 import gc
-import shutil
 
 import mlx.core as mx
 import pytest
 from decoding_helpers import random_pair
 from test_generate import PROMPT, sampled
 
-from mlx_gemma4_assist import InputError
+from mlx_gemma4_assist import InputError, compiler
+from mlx_gemma4_assist.compiler import can_compile
 from mlx_gemma4_assist.decoding import compiled
 
-needs_compiler = pytest.mark.skipif(
-    not compiled.compile_by_default() and shutil.which("g++") is None, reason="the CPU backend compiles with g++"
-)
+needs_compiler = pytest.mark.skipif(not can_compile(), reason="the CPU backend compiles with g++")
 
 
 def only_even(tokens: mx.array, logits: mx.array) -> mx.array:
@@ -60,8 +58,8 @@ def test_only_so_many_settings_are_kept():
 
 
 def test_no_compiler(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr(compiled, "compile_by_default", lambda: False)
+    for module in (compiled, compiler):
+        monkeypatch.setattr(module, "can_compile", lambda: False)
     with pytest.raises(InputError, match=r"C\+\+ compiler"):
         sampled(random_pair(2), None, compile=True)
     assert sampled(random_pair(2), None, max_tokens=2)  # eager decoding needs none

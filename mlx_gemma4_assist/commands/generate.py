@@ -51,10 +51,11 @@ def generate(
     target, processor, assistant = load_pair(model, assistant_model, dtype)
     if model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
-    from ..decoding.compiled import check_compiler, compile_by_default
+    from ..compiler import compiles_in_process
+    from ..decoding.compiled import check_compiler
     from ..generate import stream_generate
 
-    if compile and not compile_by_default():
+    if compile and not compiles_in_process():
         check_compiler()
         note("Compiling with g++: the first time on a machine takes half a minute before the first token.")
 

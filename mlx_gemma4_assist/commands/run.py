@@ -38,6 +38,7 @@ def run_all(commands: Mapping[str, Callable[..., Any]]) -> NoReturn:
 def _app() -> typer.Typer:
     return typer.Typer(
         add_completion=False,
+        rich_markup_mode=None,  # plain help wraps where tables cut names off
         help=HELP,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -78,17 +78,13 @@ class CacheLayout:
         )
 
 
-def write(buffer: mx.array, new: mx.array, slots: mx.array) -> mx.array:
-    """``buffer`` (B, G, S, D) with ``new`` (B, G, L, D) at ``slots`` (B, L), as a new array."""
-    return mx.put_along_axis(buffer, mx.broadcast_to(slots[:, None, :, None], new.shape), new, axis=2)
-
-
 def ring_positions(slots: int, last: mx.array, ring: int) -> mx.array:
     """The position that each of a ring's first slots holds, if ``last`` (B,) was written last: (B, slots) int32.
 
     Negative where nothing has been written yet.
     """
-    return last[:, None] - (last[:, None] - mx.arange(slots)) % ring
+    last = last[:, None]
+    return last - (last - mx.arange(slots)) % ring
 
 
 class Block:
@@ -112,6 +108,8 @@ class Block:
         self.offset = length
         self._buffers = list(buffers)
         self._count = count
+        self._positions = length[:, None] + mx.arange(count) if count > 1 else length[:, None]
+        self._places: dict[tuple[int, ...], mx.array] = {}
         # A long block would overwrite keys that its own first queries need: it attends before it writes to the ring.
         self._before = min(bound, layout.ring) if count > layout.slack else None
         self._seen = bound + count if exact else round_up(bound + count, BUCKET)
@@ -121,10 +119,6 @@ class Block:
     def buffers(self) -> Buffers:
         return tuple(self._buffers)
 
-    @property
-    def _positions(self) -> mx.array:
-        return self.offset[:, None] + mx.arange(self._count)
-
     def _full_mask(self, exact: bool) -> mx.array | str:
         if exact:
             return "causal"
@@ -132,14 +126,15 @@ class Block:
 
     def _sliding_mask(self, fresh: bool) -> mx.array | str:
         ring, window = self.layout.ring, self.layout.window
+        queries = self._positions[:, None, :, None]
         if self._before is None:
-            keys = ring_positions(min(self._seen, ring), self.offset + self._count - 1, ring)
-        elif fresh and self._count <= window:
+            keys = ring_positions(min(self._seen, ring), self.offset + (self._count - 1), ring)[:, None, None, :]
+            seen = (keys >= 0) & (keys > queries - window)
+            return seen & (keys <= queries) if self._count > 1 else seen
+        if fresh and self._count <= window:
             return "causal"
-        else:
-            old = ring_positions(self._before, self.offset - 1, ring)
-            keys = mx.concatenate([old, self._positions], axis=1)
-        keys, queries = keys[:, None, None, :], self._positions[:, None, :, None]
+        old = ring_positions(self._before, self.offset - 1, ring)
+        keys = mx.concatenate([old, self._positions], axis=1)[:, None, None, :]
         return (keys >= 0) & (keys <= queries) & (keys > queries - window)
 
     def update(self, layer: int, keys: mx.array, values: mx.array) -> KeysValues:
@@ -151,21 +146,34 @@ class Block:
         return seen_keys, seen_values
 
     def _store_full(self, buffer: mx.array, new: mx.array) -> tuple[mx.array, mx.array]:
-        if new.shape[0] == 1:  # contiguous: cheaper than a scatter
-            buffer = mx.slice_update(buffer, new, self.offset, axes=(2,))
-        else:
-            buffer = write(buffer, new, self._positions)
+        buffer = self._write(buffer, new, ring=False)
         return buffer, buffer[:, :, : self._seen]
 
     def _store_sliding(self, buffer: mx.array, new: mx.array) -> tuple[mx.array, mx.array]:
         ring = self.layout.ring
         if self._before is None:
-            buffer = write(buffer, new, self._positions % ring)
+            buffer = self._write(buffer, new, ring=True)
             return buffer, buffer[:, :, : min(self._seen, ring)]
         seen = mx.concatenate([buffer[:, :, : self._before], new], axis=2) if self._before else new
         kept = min(self._count, ring)
-        buffer = write(buffer, new[:, :, -kept:], self._positions[:, -kept:] % ring)
+        buffer = self._write(buffer, new[:, :, -kept:], ring=True)
         return buffer, seen
+
+    def _write(self, buffer: mx.array, new: mx.array, ring: bool) -> mx.array:
+        """``buffer`` (B, G, S, D) with the block's last (B, G, L, D), as a new array.
+
+        One row's new slots lie side by side, unless they wrap in a ring; a contiguous update is cheaper than a scatter.
+        """
+        B, _, L, _ = new.shape
+        contiguous = B == 1 and (L == 1 or not ring)
+        key = (ring, contiguous, *(() if contiguous else new.shape))
+        if key not in self._places:  # the same for keys and values, and for all layers of a shape
+            slots = self._positions[:, -L:] % self.layout.ring if ring else self._positions
+            self._places[key] = slots[0, :1] if contiguous else mx.broadcast_to(slots[:, None, :, None], new.shape)
+        place = self._places[key]
+        if contiguous:
+            return mx.slice_update(buffer, new, place, axes=(2,))
+        return mx.put_along_axis(buffer, place, new, axis=2)
 
 
 def shared_kv_states(

@@ -5,13 +5,13 @@ at a multiple of ``COMPILED_BUCKET``, which is when a run traces anew: seldom en
 enough for the padding to cost nothing (figures in the README).
 """
 
-import shutil
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 
 import mlx.core as mx
 
+from ..compiler import can_compile
 from ..errors import InputError
 from .cache import Buffers, CacheLayout, round_up
 from .prefill import Chunk, fill
@@ -32,21 +32,13 @@ COMPILED_BUCKET = 256
 KEPT = 8  # settings per target: sampling options are constants of a trace
 
 
-def compile_by_default() -> bool:
-    """On where compiling happens in the process, which is Metal; chosen from MLX's source, not measured there.
-
-    On the CPU backend MLX runs a C++ compiler for every fused kernel at its first use.
-    """
-    return mx.default_device() == mx.Device(mx.gpu)
-
-
 def check_compiler() -> None:
     """Refuse to compile on the CPU backend without a C++ compiler.
 
     Raises:
         InputError: there is none on the path.
     """
-    if not compile_by_default() and shutil.which("g++") is None:
+    if not can_compile():
         raise InputError("compile needs the C++ compiler g++ on this backend, and there is none on the path")
 
 

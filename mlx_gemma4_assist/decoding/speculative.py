@@ -188,6 +188,8 @@ def accept_matching(drafts: mx.array, choices: mx.array) -> Round:
     Exact for greedy decoding, and for sampling with drafts that are point masses: a draft d stands with probability
     p(d), and what replaces it, given that it is not d, is distributed as the residual max(p - q, 0).
     """
+    if drafts.shape[1] == 0:
+        return Round(choices, mx.zeros((choices.shape[0],), mx.int32))
     matches = (choices[:, :-1] == drafts).astype(mx.int32)
     return Round(choices, mx.cumprod(matches, axis=1).sum(axis=1).astype(mx.int32))
 
@@ -248,6 +250,8 @@ def _with_residual(
 
 def advance(state: RoundState, emitted: Round, hidden: mx.array, buffers: Buffers) -> RoundState:
     """The state after a round, of the same dtypes: the newest token, and the hidden state of the one before it."""
+    if emitted.tokens.shape[1] == 1:
+        return state._replace(length=state.length + 1, token=emitted.tokens, hidden=hidden, buffers=buffers)
     at = emitted.accepted[:, None]
     return state._replace(
         length=state.length + emitted.accepted + 1,

@@ -1,8 +1,8 @@
 """Configurations: Hugging Face's names and defaults, and a validation that says what is wrong.
 
 Two spellings of the same facts exist in the wild and both are read. Published checkpoints carry ``global_head_dim`` and
-``num_global_key_value_heads``; transformers from 5.23 on writes ``per_layer_config: {"3": {"head_dim": 512}}`` instead.
-Here both become one head dim and one number of KV heads per layer type.
+``num_global_key_value_heads``; transformers 5.22 and later write ``per_layer_config: {"3": {"head_dim": 512}}``. Here
+both become one head dim and one number of KV heads per layer type.
 """
 
 from collections.abc import Iterable, Mapping

@@ -140,7 +140,8 @@ class Gemma4ForCausalLM(nn.Module):
         """hidden: (B, L, H) after the final norm -> (B, L, V), soft-capped."""
         tied = self.config.tie_word_embeddings
         head = self.model.embed_tokens.as_linear if tied else self.lm_head
-        return softcap(head(hidden), self.config.final_logit_softcapping)
+        cap = self.config.final_logit_softcapping
+        return head(hidden) if cap is None else softcap(head(hidden), cap)
 
     def parameter_name(self, name: str) -> str | None:
         """The parameter that a checkpoint's tensor (or module) belongs to, None for what this network does not have.

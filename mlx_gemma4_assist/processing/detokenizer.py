@@ -1,12 +1,9 @@
 """Token ids to text, one at a time."""
 
-import re
 from functools import cached_property
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
-
-_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class TokenKinds:
@@ -19,9 +16,11 @@ class TokenKinds:
     def special(self) -> frozenset[int]:
         return frozenset(i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special)
 
-    def is_byte(self, token: int) -> bool:
-        """One byte of a character that the vocabulary does not have."""
-        return _BYTE.fullmatch(self.tokenizer.id_to_token(token) or "") is not None
+    @cached_property
+    def bytes(self) -> frozenset[int]:
+        """The tokens that are one byte of a character that the vocabulary does not have."""
+        found = (self.tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+        return frozenset(token for token in found if token is not None)
 
     def is_known(self, token: int) -> bool:
         """False for an id beyond the tokenizer's vocabulary, which models pad; it has no text."""
@@ -50,7 +49,7 @@ class Detokenizer:
         if not self._kinds.is_known(token) or (self._skip and token in self._kinds.special):
             return ""
         self._run.append(token)
-        if self._kinds.is_byte(token):
+        if token in self._kinds.bytes:
             return ""
         text = self._stream.step(self._kinds.tokenizer, self._run) or ""
         self._run = []

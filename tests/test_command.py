@@ -1,0 +1,154 @@
+"""The generate command as a user runs it: the embedded pair, bad input, interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = (sys.executable, "-m", "mlx_gemma4_assist.generate")
+ROOT = Path(__file__).parent.parent
+PROMPT = "It was a fine morning, and"
+GOLDEN = ROOT / "tests" / "goldens" / "e2b"
+
+
+def command(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        **options,
+    )
+
+
+def test_the_embedded_pair_answers():
+    done = command("--prompt", PROMPT, "--max-tokens", "40")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.strip()) > 10
+    assert "accepted" in done.stderr
+    assert "tokens per round" in done.stderr
+    assert "Peak memory" in done.stderr
+    assert "RuntimeWarning" not in done.stderr
+
+
+def test_json_and_the_assistant_change_nothing():
+    arguments = ("--prompt", PROMPT, "--ignore-chat-template", "--max-tokens", "60", "--json")
+    assisted = json.loads(command(*arguments).stdout)
+    plain = json.loads(command(*arguments, "--assistant-model", "none").stdout)
+    assert assisted["tokens"] == plain["tokens"]
+    assert assisted["text"] == plain["text"]
+    assert len(assisted["tokens"]) == assisted["generation_tokens"]
+    assert assisted["accepted"] == sum(assisted["accepted_at"]) > 0
+    assert assisted["rounds"] < plain["rounds"]
+    assert plain["drafted"] == 0
+
+
+def test_standard_input_messages_and_stop(tmp_path):
+    arguments = ("--max-tokens", "30", "--json")
+    by_option = json.loads(command("--prompt", PROMPT, *arguments).stdout)
+    by_stdin = json.loads(command("--prompt", "-", *arguments, input=PROMPT).stdout)
+    (tmp_path / "messages.json").write_text(json.dumps([{"role": "user", "content": PROMPT}]))
+    by_messages = json.loads(command("--messages", str(tmp_path / "messages.json"), *arguments).stdout)
+    assert by_option["tokens"] == by_stdin["tokens"] == by_messages["tokens"]
+    stop = by_option["text"][3:6]
+    stopped = json.loads(command("--prompt", PROMPT, *arguments, "--stop", stop).stdout)
+    assert stopped["text"] == by_option["text"][: by_option["text"].find(stop)]
+    assert stopped["finish_reason"] == "stop"
+
+
+def test_a_seed_repeats():
+    arguments = ("--prompt", PROMPT, "--temp", "1", "--top-k", "50", "--max-tokens", "30", "--json")
+    texts = [json.loads(command(*arguments, "--seed", seed).stdout)["text"] for seed in ("1", "1", "2")]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def corrupted(folder: Path, cut: int) -> str:
+    folder.mkdir()
+    for file in (ROOT / "mlx_gemma4_assist" / "assets" / "tiny").iterdir():
+        content = file.read_bytes()
+        (folder / file.name).write_bytes(content[:cut] if file.suffix == ".safetensors" else content)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--prompt or --messages"),
+        (("--prompt", ""), "prompt is empty"),
+        (("--prompt", "x" * 30_000), "the model's context is"),
+        (("--prompt", "a", "--temp", "-1"), "temperature is -1"),
+        (("--prompt", "a", "--max-tokens", "0"), "max_tokens is 0"),
+        (("--prompt", "a", "--max-tokens", "many"), "--max-tokens"),
+        (("--prompt", "a", "--num-assistant-tokens", "-2"), "num_assistant_tokens is -2"),
+        (("--prompt", "a", "--no-such-option"), "--no-such-option"),
+        (("--prompt", "a", "--model", "./no/such/folder"), "no/such/folder"),
+        (("--prompt", "a", "--model", "google/gemma-4-E2B-it"), "google/gemma-4-E2B-it"),
+        (("--prompt", "a", "--model", str(GOLDEN)), "has no"),
+        (("--prompt", "a", "--model", str(GOLDEN / "assistant"), "--assistant-model", "none"), "tokenizer.json"),
+        (("--prompt", "a", "--assistant-model", str(GOLDEN / "assistant")), "does not belong to this target"),
+        (("--prompt", "a", "--assistant-model", str(GOLDEN / "target")), "not a Gemma 4 assistant"),
+        (("--prompt", "a", "--assistant-model", "none", "--num-assistant-tokens", "2"), "no assistant"),
+        (("--messages", str(ROOT / "pyproject.toml")), "not valid JSON"),
+        (("--prompt", "a", "--dtype", "float8"), "float8"),
+    ],
+)
+def test_bad_input_gets_one_line(arguments, message):
+    done = command(*arguments)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("The embedded")]
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("cut", [4, 100, 1_000_000])
+def test_truncated_weights(tmp_path, cut):
+    done = command("--prompt", "a", "--model", corrupted(tmp_path / "cut", cut), "--assistant-model", "none")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "model.safetensors" in done.stderr
+
+
+def test_interrupted(tmp_path):
+    """Ctrl-C keeps what was printed and prints the statistics."""
+    started = subprocess.Popen(
+        [*COMMAND, "--prompt", PROMPT, "--ignore-chat-template", "--max-tokens", "4000", "--temp", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    first = started.stdout.read(20)
+    time.sleep(0.2)
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert len(first) == 20
+    assert "Generation:" in errors
+    assert "Traceback" not in errors
+
+
+def test_help_is_quick_and_needs_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "mlx_gemma4_assist.generate", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert "--num-assistant-tokens" in done.stdout
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert not imported & {"transformers", "mlx_lm", "torch", "huggingface_hub"}
+
+
+def test_public_names():
+    """``generate`` is the function, also after its submodule was imported."""
+    import mlx_gemma4_assist.generate
+
+    assert callable(mlx_gemma4_assist.generate)
+    assert [name for name in mlx_gemma4_assist.__all__ if not hasattr(mlx_gemma4_assist, name)] == []
