@@ -108,11 +108,10 @@ def noise(draw: Callable[[mx.array], mx.array], keys: mx.array, positions: mx.ar
     Returns:
         (B, L, ...) of what ``draw`` gives.
     """
-    B, L = positions.shape
     stream = keys ^ mx.array([0x9E3779B9 * (purpose + 1) % 2**32, 0], mx.uint32)
-    counters = positions.astype(mx.uint32)
-    each = [[draw(mx.stack([stream[b, 0], stream[b, 1] ^ counters[b, i]])) for i in range(L)] for b in range(B)]
-    return mx.stack([mx.stack(row) for row in each])
+    counters = stream[:, 1:] ^ positions.astype(mx.uint32)
+    each = mx.stack([mx.broadcast_to(stream[:, :1], counters.shape), counters], axis=-1)
+    return mx.vmap(mx.vmap(draw))(each)
 
 
 def uniform(keys: mx.array, positions: mx.array, purpose: int) -> mx.array:
