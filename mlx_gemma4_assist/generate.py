@@ -20,6 +20,7 @@ from .decoding.processors import HostAcceptor, LogitsProcessor
 from .decoding.sampling import Sampling
 from .decoding.speculative import Emitted, Engine, Plan, accept, rounds, speculate
 from .errors import InputError
+from .metal import wired_limit
 from .models.config import check_pair
 from .models.gemma4_assistant import Gemma4AssistantForCausalLM
 from .models.gemma4_text import Gemma4ForCausalLM
@@ -309,11 +310,12 @@ def _run(
     rest = _reuse(cache, reporter.prompt)
     reporter.start(len(rest))
     try:
-        prefill_prompt(rest[:-1])
-        for emitted in rounds(engine, cache, rest[-1:], plan):
-            yield from reporter.report(emitted)
-            if reporter.finish_reason is not None:
-                return
+        with wired_limit():
+            prefill_prompt(rest[:-1])
+            for emitted in rounds(engine, cache, rest[-1:], plan):
+                yield from reporter.report(emitted)
+                if reporter.finish_reason is not None:
+                    return
     finally:
         # Drafts behind a stop, tokens that nobody asked for and rounds in flight fall away.
         if reporter.generated:

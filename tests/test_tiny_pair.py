@@ -81,7 +81,7 @@ def test_a_message_is_answered(tiny):
 
 def test_the_first_draft_is_accepted_half_the_time(tiny, passages, report):
     target, processor, assistant = tiny
-    tokens, drafted, accepted = batch(target, assistant, prompts(processor, passages, 24), 64, DRAFTS, GREEDY)
+    tokens, drafted, accepted = batch(target, assistant, prompts(processor, passages, 12), 64, DRAFTS, GREEDY)
     given = accepted / np.array([drafted[0], *accepted[:-1]])
     report(
         f"embedded pair, greedy, held-out prompts, {DRAFTS} drafts: accepted at place 1 to {DRAFTS} "
@@ -97,16 +97,19 @@ def test_the_first_draft_is_accepted_half_the_time(tiny, passages, report):
 def quantized_copy(source: Path, folder: Path, model: nn.Module) -> Path:
     """A 4-bit checkpoint of an embedded network, written as MLX's own converters write it."""
     shutil.copytree(source, folder)
-    nn.quantize(model, group_size=64, bits=4)
+    nn.quantize(model, group_size=32, bits=4)
     mx.save_safetensors(str(folder / "model.safetensors"), dict(tree_flatten(model.parameters())))
     config = json.loads((folder / "config.json").read_text())
-    config["quantization"] = {"group_size": 64, "bits": 4, "mode": "affine"}
+    config["quantization"] = {"group_size": 32, "bits": 4, "mode": "affine"}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
 def test_quantized_pair_accepts_as_the_float_one(tiny, passages, tmp_path, report):
-    """4-bit target with 4-bit assistant, centroid head included: acceptance per draft within 10 points."""
+    """4-bit target with 4-bit assistant, centroid head included: acceptance per draft within 10 points.
+
+    Greedy on continuations and answers, and sampled, where text does not loop and flatter either side.
+    """
     target_folder = quantized_copy(ASSETS / "tiny", tmp_path / "target", load("tiny")[0])
     assistant_folder = quantized_copy(
         ASSETS / "tiny-assistant", tmp_path / "assistant", load_assistant("tiny-assistant")
@@ -114,20 +117,21 @@ def test_quantized_pair_accepts_as_the_float_one(tiny, passages, tmp_path, repor
     small = load(target_folder)[0], load_assistant(assistant_folder)
     assert isinstance(small[1].masked_embedding.centroids, nn.QuantizedLinear)
     assert isinstance(small[1].model.embed_tokens, nn.QuantizedEmbedding)
-    starts = prompts(tiny[1], passages, 24)
-    rates = []
-    for target, assistant in ((tiny[0], tiny[2]), small):
-        _, drafted, accepted = batch(target, assistant, starts, 64, DRAFTS, GREEDY)
-        rates.append(accepted.sum() / drafted.sum())
-    report(f"embedded pair, greedy, {DRAFTS} drafts: accepted {rates[0]:.1%} in float32, {rates[1]:.1%} in 4 bits")
-    assert abs(rates[0] - rates[1]) <= 0.10
+    starts = prompts(tiny[1], passages, 8) + [tiny[1].encode(text[:100]) for text in passages[20:28]]
+    for name, sampling in (("greedy", GREEDY), ("temperature 0.8", Sampling(temperature=0.8))):
+        rates = []
+        for target, assistant in ((tiny[0], tiny[2]), small):
+            _, drafted, accepted = batch(target, assistant, starts, 40, DRAFTS, sampling)
+            rates.append(accepted.sum() / drafted.sum())
+        report(f"embedded pair, {name}, {DRAFTS} drafts: accepted {rates[0]:.1%} in float32, {rates[1]:.1%} in 4 bits")
+        assert abs(rates[0] - rates[1]) <= 0.10
 
 
 @pytest.mark.parametrize("draft_temperature", [0, 0.5, 1])
 def test_sampled_text_follows_the_target(tiny, passages, draft_temperature):
-    """Chi-square over 600 rows: the joint distribution of the first three tokens among the target's four likeliest."""
+    """Chi-square over 400 rows: the joint distribution of the first three tokens among the target's four likeliest."""
     target, processor, assistant = tiny
-    rows, width = 600, 4
+    rows, width = 400, 4
     sampling = Sampling(temperature=1.0, top_k=width, draft_temperature=draft_temperature)
     prompt = processor.encode(passages[3], chat=False)[:30]
     layout = layout_for(target, 2)
@@ -148,7 +152,7 @@ def test_sampled_text_follows_the_target(tiny, passages, draft_temperature):
     order = sorted(expected)
     observed = np.array([counts.get(key, 0) for key in order])
     assert chi_square_p(observed, rows * np.array([expected[key] for key in order])) > CHI_SQUARE_P
-    assert accepted > 100  # drafts did take part
+    assert accepted > 60  # drafts did take part
 
 
 def exact_joint(target, layout, prompt, sampling, places):
@@ -170,7 +174,7 @@ def exact_joint(target, layout, prompt, sampling, places):
 def test_acceptance_by_draft_temperature(tiny, passages, report):
     """The table behind the default: argmax drafts against sampled ones, token by token and as a block."""
     target, processor, assistant = tiny
-    starts = prompts(processor, passages, 24)
+    starts = prompts(processor, passages, 12)
     lines = ["embedded pair, held-out prompts, 3 drafts: drafts accepted per round by draft temperature"]
     lines.append("temperature   argmax      0.35       0.7        1.0     (one by one / as a block)")
     table = {}
@@ -183,7 +187,7 @@ def test_acceptance_by_draft_temperature(tiny, passages, report):
                 sampling = Sampling(
                     temperature=temperature, draft_temperature=draft_temperature, block_verification=block
                 )
-                _, drafted, accepted = batch(target, assistant, starts, 40, DRAFTS, sampling, seed=5)
+                _, drafted, accepted = batch(target, assistant, starts, 32, DRAFTS, sampling, seed=5)
                 table[temperature, draft_temperature, block] = accepted.sum() / drafted[0]
             one, blocks = (table.get((temperature, draft_temperature, b)) for b in (False, True))
             cells.append(f"{one:.2f}" if blocks is None else f"{one:.2f}/{blocks:.2f}")
