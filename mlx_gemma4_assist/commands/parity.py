@@ -1,0 +1,240 @@
+"""``parity``: is assisted output the target's own? Progress to standard error, the findings to standard output."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from . import options
+from .loading import EMBEDDED, load_pair, note
+
+if TYPE_CHECKING:
+    from ..frequencies import Frequencies
+    from ..parity import Divergence, Pair, TextComparison
+
+IDENTICAL, NEAR_TIES, DIFFERENT = "identical", "near ties only (gap below {:.3g})", "DIFFERENT"
+SAMPLED_PROMPTS = 4
+
+
+def parity(
+    model: options.Model = EMBEDDED,
+    assistant_model: options.AssistantModel = None,
+    num_prompts: Annotated[int, typer.Option("--num-prompts", "-n", help="The most prompts to compare.")] = 8,
+    max_tokens: options.MaxTokens = 128,
+    num_assistant_tokens: Annotated[int, typer.Option("--num-assistant-tokens", help="Drafts per round.")] = 3,
+    num_samples: Annotated[
+        int, typer.Option("--num-samples", help="Short sampled runs per draft temperature; 0 tests no frequencies.")
+    ] = 200,
+    prompt_file: Annotated[
+        Path | None, typer.Option("--prompt-file", help="Prompts of your own, separated by empty lines.")
+    ] = None,
+    ignore_chat_template: Annotated[
+        bool, typer.Option("--ignore-chat-template", help="The prompts of --prompt-file are raw text to continue.")
+    ] = False,
+    dtype: options.Dtype = None,
+    compile: options.Compile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> int:
+    """Check that assisted output is plain decoding's own.
+
+    Exit code 1 if they differ by more than rounding. Greedy and seeded texts are compared token for token. In bfloat16
+    and float16 they may part where the two best logits are close: forwards over one and over several tokens round
+    differently there. In float32 they may not. Sampling is tested on the frequencies of first tokens too.
+    """
+    least_values = (
+        ("--num-prompts", num_prompts, 1),
+        ("--num-samples", num_samples, 0),
+        ("--num-assistant-tokens", num_assistant_tokens, 1),
+    )
+    for name, value, least in least_values:
+        if value < least:
+            raise InputError(f"{name} is {value}, expected {least} or more")
+    texts, chat = _prompts(model, prompt_file, ignore_chat_template)
+    target, processor, assistant = load_pair(model, assistant_model, dtype)
+    if assistant is None:
+        raise InputError("there is no assistant to compare with; --assistant-model names one")
+    from ..parity import Pair
+
+    pair = Pair(target, processor, assistant, compile)
+    prompts = [processor.encode(text, chat=chat) for text in texts[:num_prompts]]
+    compared = _compare(pair, prompts, max_tokens, num_assistant_tokens)
+    frequencies = _frequencies(pair, prompts, num_samples, num_assistant_tokens)
+    verdict, failed = _verdict([text for texts in compared.values() for text in texts], frequencies)
+    if as_json:
+        print(json.dumps(_summary(pair, compared, frequencies, verdict), ensure_ascii=False))
+    else:
+        print("\n".join([*_report(pair, compared, frequencies), verdict]))
+    return 1 if failed else 0
+
+
+def _prompts(model: str, file: Path | None, raw: bool) -> tuple[list[str], bool]:
+    """Texts, and whether they are messages for the chat template."""
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{file} is not UTF-8") from None
+    elif raw:
+        raise InputError("--ignore-chat-template belongs to --prompt-file")
+    elif model == EMBEDDED:
+        return _passages(), False
+    else:
+        from ..parity import PROMPTS
+
+        return list(PROMPTS), True
+    texts = [part.strip() for part in text.replace("\r\n", "\n").split("\n\n") if part.strip()]
+    if not texts:
+        raise InputError(f"{file} has no prompts")
+    return texts, not raw
+
+
+def _passages() -> list[str]:
+    """For the embedded pair, which was trained on novels: unseen text, cut off where much may follow."""
+    file = resources.files("mlx_gemma4_assist") / "assets" / EMBEDDED / "heldout.txt"
+    passages = (text.split() for text in file.read_text(encoding="utf-8").split("\n\n"))
+    return [" ".join(words[: len(words) * 3 // 4]) for words in passages]
+
+
+def _compare(
+    pair: "Pair", prompts: Sequence[Sequence[int]], max_tokens: int, num_assistant_tokens: int
+) -> "dict[str, list[TextComparison]]":
+    from ..parity import compare_texts
+
+    compared: dict[str, list[TextComparison]] = {"greedy": [], "sampled": []}
+    for way, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+        for number, prompt in enumerate(prompts, start=1):
+            text = compare_texts(
+                pair,
+                prompt,
+                max_tokens=max_tokens,
+                num_assistant_tokens=num_assistant_tokens,
+                temperature=temperature,
+                seed=number,
+            )
+            compared[way].append(text)
+            note(f"{way} {number} of {len(prompts)}: {_text_line(text)}")
+    return compared
+
+
+def _frequencies(
+    pair: "Pair", prompts: Sequence[Sequence[int]], samples: int, num_assistant_tokens: int
+) -> "list[Frequencies]":
+    from ..frequencies import first_tokens
+
+    def progress(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{done} of {total} runs" + ("\r\033[K" if done == total else ""), end="", file=sys.stderr)
+
+    found: list[Frequencies] = []
+    for draft_temperature in (0.0, 1.0) if samples else ():
+        here = first_tokens(
+            pair,
+            sorted(prompts, key=len)[:SAMPLED_PROMPTS],
+            samples=samples,
+            draft_temperature=draft_temperature,
+            num_assistant_tokens=num_assistant_tokens,
+            progress=progress,
+        )
+        found += here
+        for frequencies in here:
+            note(_frequencies_line(frequencies))
+    return found
+
+
+def _verdict(texts: "Sequence[TextComparison]", frequencies: "Sequence[Frequencies]") -> tuple[str, bool]:
+    """The last line, and whether the test has failed."""
+    from ..parity import Verdict
+
+    worst = max(finding.verdict for finding in (*texts, *frequencies))
+    if worst is Verdict.IDENTICAL:
+        return IDENTICAL, False
+    if worst is Verdict.DIFFERENT:
+        return DIFFERENT, True
+    return NEAR_TIES.format(max(text.divergence.tolerance for text in texts if text.divergence)), False
+
+
+def _text_line(text: "TextComparison") -> str:
+    stats = text.stats
+    drafts = f"{stats.accepted} of {stats.drafted} drafts accepted"
+    parting = text.divergence
+    if parting is None:
+        return f"{text.compared} tokens identical, {drafts}"
+    return (
+        f"parts after {text.compared} tokens: {parting.plain} plain, {parting.assisted} assisted, "
+        f"gap {parting.gap:.3g} ({'below' if parting.near_tie else 'not below'} {parting.tolerance:.3g}), {drafts}"
+    )
+
+
+def _frequencies_line(found: "Frequencies") -> str:
+    return (
+        f"draft temperature {found.draft_temperature:g}, token {found.place} of {found.samples} runs "
+        f"({found.from_draft} drafted): chi-square p = {found.p_value:.2g}"
+    )
+
+
+def _report(
+    pair: "Pair", compared: "dict[str, list[TextComparison]]", frequencies: "Sequence[Frequencies]"
+) -> list[str]:
+    from ..frequencies import P_THRESHOLD
+
+    lines = [f"computed in {str(pair.dtype).removeprefix('mlx.core.')}"]
+    for way, texts in compared.items():
+        parted = [text for text in texts if text.divergence]
+        drafted = sum(text.stats.drafted for text in texts)
+        accepted = sum(text.stats.accepted for text in texts)
+        lines.append(
+            f"{way}: {len(texts) - len(parted)} of {len(texts)} texts identical, "
+            f"{sum(text.compared for text in texts)} tokens compared, {accepted} of {drafted} drafts accepted"
+        )
+        lines += [f"  {_text_line(text)}" for text in parted]
+    lines += [f"{_frequencies_line(found)} (wrong below {P_THRESHOLD:g})" for found in frequencies]
+    return lines
+
+
+def _plain(parting: "Divergence") -> dict[str, Any]:
+    """Without the infinite gap of a text that ended early, which JSON does not have."""
+    values = asdict(parting)
+    return values | {"gap": values["gap"] if isfinite(values["gap"]) else None}
+
+
+def _summary(
+    pair: "Pair", compared: "dict[str, list[TextComparison]]", frequencies: "Sequence[Frequencies]", verdict: str
+) -> dict[str, Any]:
+    return {
+        "verdict": verdict,
+        "dtype": str(pair.dtype).removeprefix("mlx.core."),
+        **{
+            way: [
+                {
+                    "prompt_tokens": text.prompt_tokens,
+                    "compared": text.compared,
+                    "divergence": text.divergence and _plain(text.divergence),
+                    "drafted": text.stats.drafted,
+                    "accepted": text.stats.accepted,
+                }
+                for text in texts
+            ]
+            for way, texts in compared.items()
+        },
+        "frequencies": [
+            {
+                "draft_temperature": found.draft_temperature,
+                "place": found.place,
+                "samples": found.samples,
+                "from_draft": found.from_draft,
+                "favourites": found.favourites,
+                "favourites_expected": sum(found.probabilities),
+                "p_value": found.p_value,
+            }
+            for found in frequencies
+        ],
+    }
