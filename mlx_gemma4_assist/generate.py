@@ -14,7 +14,7 @@ import mlx.core as mx
 from .compiler import compiles_in_process
 from .decoding.cache import CacheLayout, KVCache, round_up
 from .decoding.compiled import check_compiler, compiled_steps
-from .decoding.draft_length import DEFAULT_DRAFTS, FixedDraftLength
+from .decoding.draft_length import AUTO_LONGEST, DEFAULT_DRAFTS, AutoDraftLength, DraftLength, FixedDraftLength
 from .decoding.prefill import DEFAULT_STEP_SIZE, Progress, fill, prefill
 from .decoding.processors import HostAcceptor, LogitsProcessor
 from .decoding.sampling import Sampling
@@ -107,7 +107,7 @@ def make_prompt_cache(
         model: the target.
         assistant_model, num_assistant_tokens: as those calls will have them; more drafts need more slack.
     """
-    drafts = _draft_length(assistant_model, num_assistant_tokens).longest
+    drafts = _longest(assistant_model, num_assistant_tokens)
     dtype = model.embed(mx.array([[0]])).dtype
     return KVCache(CacheLayout(model.config, round_up(_needed_slack(drafts), SLACK_STEP), dtype))
 
@@ -150,7 +150,8 @@ def stream_generate(
             keep all.
         draft_temperature: how the assistant's drafts are drawn when sampling; 0 takes its likeliest token.
         seed: makes sampling repeatable; None draws a fresh one.
-        num_assistant_tokens: drafts per round, 3 unless told; 0 decodes plainly.
+        num_assistant_tokens: drafts per round; 0 decodes plainly. None learns from the rounds how many are worth their
+            time, none included; only with a seed and a ``draft_temperature`` it is 3, for the text to be repeatable.
         stop: strings that end the text; they are not part of it.
         logits_processors: mlx-lm's ``(tokens, logits) -> logits``, called once per token; rounds then do not overlap.
         chat: whether a text prompt is a user's message for the chat template, or raw text.
@@ -170,7 +171,7 @@ def stream_generate(
     sampling = Sampling(temperature, top_k, top_p, min_p, draft_temperature, processor.suppress_tokens)
     if sampling.greedy and draft_temperature > 0:
         raise InputError("draft_temperature needs a temperature above 0: greedy decoding drafts greedily")
-    draft_length = _draft_length(assistant_model, num_assistant_tokens)
+    draft_length = _draft_length(assistant_model, num_assistant_tokens, seed is not None and draft_temperature > 0)
     for name, value in (("max_tokens", max_tokens), ("prefill_step_size", prefill_step_size)):
         if value < 1:
             raise InputError(f"{name} is {value}, expected a positive integer")
@@ -251,12 +252,24 @@ def generate(
     return "".join(response.text for response in responses)
 
 
-def _draft_length(assistant: Gemma4AssistantForCausalLM | None, num_assistant_tokens: int | None) -> FixedDraftLength:
+def _longest(assistant: Gemma4AssistantForCausalLM | None, num_assistant_tokens: int | None) -> int:
+    """The most drafts that a round may have."""
     if assistant is None:
         if num_assistant_tokens:
             raise InputError(f"num_assistant_tokens is {num_assistant_tokens}, but there is no assistant model")
-        return FixedDraftLength(0)
-    return FixedDraftLength(DEFAULT_DRAFTS if num_assistant_tokens is None else num_assistant_tokens)
+        return 0
+    return AUTO_LONGEST if num_assistant_tokens is None else FixedDraftLength(num_assistant_tokens).longest
+
+
+def _draft_length(
+    assistant: Gemma4AssistantForCausalLM | None, num_assistant_tokens: int | None, repeatable: bool
+) -> DraftLength:
+    """What chooses the drafts of each round. Drafts that are drawn change the text, so their number must not be learned
+    from times where the text is to be repeatable."""
+    longest = _longest(assistant, num_assistant_tokens)
+    if assistant is None or num_assistant_tokens is not None:
+        return FixedDraftLength(longest)
+    return FixedDraftLength(DEFAULT_DRAFTS) if repeatable else AutoDraftLength(longest)
 
 
 def _needed_slack(drafts: int) -> int:

@@ -2,16 +2,19 @@
 
 import pytest
 
-_tables: list[str] = []
+TABLE = "measured"
 
 
 @pytest.fixture
-def report():
-    """Call it with a table's text; it appears in the summary of every run."""
-    return _tables.append
+def report(request):
+    """Call it with a table's text; it appears in the summary of every run, whichever process ran the test."""
+    return lambda text: request.node.user_properties.append((TABLE, text))
 
 
 def pytest_terminal_summary(terminalreporter):
-    for table in _tables:
-        terminalreporter.write_sep("-", "measured")
-        terminalreporter.write_line(table)
+    for outcome in ("passed", "failed"):
+        for test in terminalreporter.getreports(outcome):
+            for name, text in test.user_properties:
+                if name == TABLE and test.when == "call":
+                    terminalreporter.write_sep("-", TABLE)
+                    terminalreporter.write_line(text)

@@ -39,7 +39,7 @@ def test_the_embedded_pair_answers():
 
 def test_json_and_the_assistant_change_nothing():
     arguments = ("--prompt", PROMPT, "--ignore-chat-template", "--max-tokens", "60", "--json")
-    assisted = json.loads(command(*arguments).stdout)
+    assisted = json.loads(command(*arguments, "--num-assistant-tokens", "3").stdout)
     plain = json.loads(command(*arguments, "--assistant-model", "none").stdout)
     assert assisted["tokens"] == plain["tokens"]
     assert assisted["text"] == plain["text"]

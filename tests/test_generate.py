@@ -62,7 +62,9 @@ def assistant(request, pair, plain):
 
 
 def sampled(pair, assistant, **options):
-    options = {"processor": LetterProcessor(), "max_tokens": BUDGET, "temperature": 1.0, "seed": SEED} | options
+    drafts = {"num_assistant_tokens": 3} if assistant is not None else {}
+    defaults = {"processor": LetterProcessor(), "max_tokens": BUDGET, "temperature": 1.0, "seed": SEED} | drafts
+    options = defaults | options
     processor = options.pop("processor")
     prompt = options.pop("prompt", PROMPT)
     return list(stream_generate(pair[0], processor, prompt, assistant, **options))
@@ -228,6 +230,17 @@ def test_nonsense_is_refused_before_any_work(pair, options, message):
     prompt = options.pop("prompt", PROMPT)
     with pytest.raises(InputError, match=message):
         stream_generate(pair[0], LetterProcessor(), prompt, pair[1], **options)
+
+
+def test_a_learned_number_of_drafts_changes_nothing(pair, plain, assistant):
+    made = sampled(pair, assistant, num_assistant_tokens=None)
+    assert [r.token for r in made] == plain[:BUDGET]
+
+
+def test_a_seed_repeats_drawn_drafts_without_a_number(pair):
+    """What is learned from times must not show in the text."""
+    texts = [[r.token for r in sampled(pair, pair[1], draft_temperature=1.0, num_assistant_tokens=None)] for _ in "ab"]
+    assert texts[0] == texts[1]
 
 
 def test_drafts_without_an_assistant_are_refused(pair):

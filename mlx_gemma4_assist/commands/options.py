@@ -23,7 +23,8 @@ TopK = Annotated[int, typer.Option("--top-k", help="Keep this many of the likeli
 MinP = Annotated[float, typer.Option("--min-p", help="Keep tokens this fraction as likely as the likeliest.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Makes sampling repeatable.")]
 NumAssistantTokens = Annotated[
-    int | None, typer.Option("--num-assistant-tokens", help="Drafts per round, 3 unless told; 0 decodes plainly.")
+    int | None,
+    typer.Option("--num-assistant-tokens", help="Drafts per round; 0 decodes plainly. Learned unless told."),
 ]
 DraftTemperature = Annotated[
     float, typer.Option("--draft-temperature", help="How drafts are drawn when sampling; 0 takes the likeliest.")

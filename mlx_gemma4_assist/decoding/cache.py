@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from ..models.config import FULL, SLIDING, Gemma4TextConfig
-from ..models.layers import KeysValues
+from ..models.layers import Band, KeysValues, Mask
 
 Buffers = tuple[KeysValues, ...]
 
 GROWTH = 256  # slots by which a linear buffer grows
+BAND = 512  # queries of a prompt that attend together in a full layer, which bounds the memory for scores
 BUCKET = 64  # attention over a linear buffer stops at a multiple of this
 
 
@@ -119,12 +120,16 @@ class Block:
     def buffers(self) -> Buffers:
         return tuple(self._buffers)
 
-    def _full_mask(self, exact: bool) -> mx.array | str:
+    def _full_mask(self, exact: bool) -> Mask:
         if exact:
-            return "causal"
+            starts = range(0, self._count, BAND)
+            ends = [min(start + BAND, self._count) for start in starts]
+            before = self._seen - self._count
+            bands = [Band((q0, q1), (0, before + q1), "causal") for q0, q1 in zip(starts, ends, strict=True)]
+            return bands if len(bands) > 1 else "causal"
         return mx.arange(self._seen) <= self._positions[:, None, :, None]
 
-    def _sliding_mask(self, fresh: bool) -> mx.array | str:
+    def _sliding_mask(self, fresh: bool) -> Mask:
         ring, window = self.layout.ring, self.layout.window
         queries = self._positions[:, None, :, None]
         if self._before is None:
@@ -135,7 +140,14 @@ class Block:
             return "causal"
         old = ring_positions(self._before, self.offset - 1, ring)
         keys = mx.concatenate([old, self._positions], axis=1)[:, None, None, :]
-        return (keys >= 0) & (keys <= queries) & (keys > queries - window)
+        bands = []
+        for q0 in range(0, self._count, window):
+            q1 = min(q0 + window, self._count)
+            # A window after the block's beginning, queries see nothing from before it.
+            k0, k1 = (self._before + q0 - window + 1 if q0 >= window else 0), self._before + q1
+            key, query = keys[..., k0:k1], queries[:, :, q0:q1]
+            bands.append(Band((q0, q1), (k0, k1), (key >= 0) & (key <= query) & (key > query - window)))
+        return bands
 
     def update(self, layer: int, keys: mx.array, values: mx.array) -> KeysValues:
         """Store a block's (B, G, L, D) keys and values; return those to attend to, (B, G, S, D)."""

@@ -1,23 +1,77 @@
-"""How many drafts the next round makes. Pure Python: it sees numbers only."""
+"""How many drafts the next round makes. Pure Python: it sees counts and times only.
 
+A round with k drafts emits ``1 + a1 + a1 a2 + ... + a1...ak`` tokens on average, where ``ai`` is the chance that
+draft i stands once the drafts before it stood (Leviathan et al. 2023, equation 1, there with one chance for all), and
+it takes a time ``ck``. ``AutoDraftLength`` learns both from the rounds themselves and takes the k of the most tokens
+per second; k = 0, plain decoding, is a candidate like any other. What is not known well enough is found out by
+probes, whose cost is bounded.
+
+Both curves are learned by the same rule, ``DriftingCurve``: a moving average for a whole curve at once. The costs are
+learned as logarithms, so that a machine that slows down moves all of them by one amount, also those of lengths that
+have not been tried for long; the chances as logits, so that a text that is easier to guess moves all of them.
+"""
+
+from dataclasses import dataclass
+from math import exp, isfinite, log, sqrt
 from typing import Protocol
 
 from ..errors import InputError
 
 DEFAULT_DRAFTS = 3
 MAX_DRAFTS = 32
+AUTO_LONGEST = 8
+
+# Costs. Before anything is known, a draft adds SLOPE plain steps; published curves lie between 0.14 and 0.65.
+SLOPE = 0.3
+SLOPE_SPREAD = 0.8  # deviation of the slope's logarithm
+COST_BEND = 0.06  # how far a step of the curve may leave a straight line
+COST_LEVEL = 1.0  # how far the machine's speed may move: a factor of e
+COST_FORGETTING = 1e-4  # per round
+COST_NOISE = 0.1  # deviation of one time, until it is known
+LEAST_NOISE = 0.02
+NOISE_RATE = 0.03  # of the moving average of the noise
+OUTLIER = 3.0  # deviations beyond which a surprise counts no more than that,
+MOST_SURPRISE = 0.4  # nor more than a factor of 1.5: while little is known deviations are large
+LEAST_STEP = 1.02  # a draft makes a round dearer by at least 2 %
+
+# Acceptance.
+ACCEPTANCE = 0.6  # before anything is known: one draft is worth it on most machines, many are not
+ACCEPTANCE_LEVEL = 1.5  # deviations in logits: of all positions together,
+ACCEPTANCE_BEND = 0.39  # and from one position to the next
+ACCEPTANCE_FORGETTING = 2.5e-3  # per round
+
+FORGET_EVERY = 8  # rounds; forgetting is slow, so that it need not be done in each
+
+# Probes.
+COST_HOPE = 2.0  # deviations
+OPENING = 4  # plain rounds before anything else: what all costs are relative to
+PROBE_SHARE = 0.02  # of all time goes into probes while they win,
+PROBE_BACK_OFF = 0.7  # each lost one lowers the share by this factor,
+MOST_LOSSES = 4  # down to a quarter: the text may change
+PROBE_FEE = 0.05  # plain steps that a probe costs at least, so that near ties are not probed all the time
+MOST_SAVINGS = 1.0  # plain steps
+
+# What is remembered counts as much as so many rounds.
+REMEMBERED = 50  # when it is averaged with what follows
+REPLAYED_TIMES = 20  # when a session starts
+REPLAYED_DRAFTS = 6  # the same for acceptance, which belongs to a text more than to a machine
+SESSION_NOISE = 0.03  # how much costs differ from session to session
 
 
 class DraftLength(Protocol):
-    """Chooses a draft length from what earlier rounds gave."""
+    """Chooses a draft length from what earlier rounds gave.
+
+    With rounds submitted ahead, ``choose`` for a round comes before ``observe`` of the round in front of it. A round
+    may be given fewer drafts than were chosen, and may never be observed.
+    """
 
     longest: int
 
     def choose(self) -> int:
         """Drafts for the next round, 0 to ``longest``."""
 
-    def observe(self, drafted: int, accepted: list[int]) -> None:
-        """A round was read: of ``drafted`` drafts each row accepted so many."""
+    def observe(self, drafted: int, accepted: list[int], seconds: float | None = None) -> None:
+        """A round was read: of ``drafted`` drafts each row accepted so many; it took ``seconds``, None if unknown."""
 
 
 class FixedDraftLength:
@@ -35,5 +89,285 @@ class FixedDraftLength:
     def choose(self) -> int:
         return self.longest
 
-    def observe(self, drafted: int, accepted: list[int]) -> None:
+    def observe(self, drafted: int, accepted: list[int], seconds: float | None = None) -> None:
         """A fixed length learns nothing."""
+
+
+class DriftingCurve:
+    """A moving average that forgets, for all points of a curve at once: a Kalman filter of a few numbers.
+
+    A plain moving average per point would know nothing of points that are not observed. Here ``covariance`` says how
+    points move together: observing one moves the others along by as much as they are bound to it.
+
+    Args:
+        mean: the points, before anything is known.
+        covariance: how far off they may be, and how much in common.
+        forgetting: the share of ``covariance`` by which uncertainty returns to it, each time ``forget`` is called.
+    """
+
+    def __init__(self, mean: list[float], covariance: list[list[float]], forgetting: float):
+        self.mean = mean
+        self._covariance = covariance
+        self._kept = 1 - forgetting
+        self._regained = [[forgetting * value for value in row] for row in covariance]
+
+    def observe(self, at: int, surprise: float, variance: float) -> None:
+        """Point ``at`` was seen ``surprise`` above its mean, by a look with a noise of this variance."""
+        column = self._covariance[at]
+        total = column[at] + variance
+        shares = [value / total for value in column]
+        self.mean = [mean + surprise * share for mean, share in zip(self.mean, shares, strict=True)]
+        self._covariance = [
+            [value - share * other for value, other in zip(row, column, strict=True)]
+            for row, share in zip(self._covariance, shares, strict=True)
+        ]
+
+    def forget(self) -> None:
+        """Time passes: the means stay, but are trusted less."""
+        kept = self._kept
+        self._covariance = [
+            [kept * value + regained for value, regained in zip(row, regained_row, strict=True)]
+            for row, regained_row in zip(self._covariance, self._regained, strict=True)
+        ]
+
+    def move(self, amount: float, variance: float) -> None:
+        """All points together move by ``amount``, and become uncertain by ``variance``."""
+        self.mean = [mean + amount for mean in self.mean]
+        self._covariance = [[value + variance for value in row] for row in self._covariance]
+
+    def variance(self, at: int) -> float:
+        return self._covariance[at][at]
+
+    def deviation_between(self, a: int, b: int) -> float:
+        """How uncertain the difference of two points is."""
+        rows = self._covariance
+        return sqrt(max(0.0, rows[a][a] + rows[b][b] - 2 * rows[a][b]))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What ``AutoDraftLength`` knows of a pair on a machine, to begin with next time.
+
+    Attributes:
+        costs: of a round with 0, 1, ... drafts, in plain steps; the first is 1.
+        timed: how many rounds of each length were timed.
+        stood: how many drafts stood at the first, second, ... position of a round,
+        reached: of how many that followed only drafts that stood.
+
+    Raises:
+        ValueError: what cannot have been learned.
+    """
+
+    costs: tuple[float, ...]
+    timed: tuple[int, ...]
+    stood: tuple[int, ...]
+    reached: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not (2 <= len(self.costs) == len(self.timed) == len(self.stood) + 1 == len(self.reached) + 1):
+            raise ValueError("the lengths do not fit each other")
+        if len(self.stood) > MAX_DRAFTS:
+            raise ValueError(f"more than {MAX_DRAFTS} drafts")
+        if any(type(cost) not in (int, float) or not isfinite(cost) or not 0.1 < cost < 1000 for cost in self.costs):
+            raise ValueError("a cost is not a sensible number")
+        if any(type(count) is not int or not 0 <= count < 10**9 for count in self.timed + self.stood + self.reached):
+            raise ValueError("a count is not a natural number")
+        if any(stood > reached for stood, reached in zip(self.stood, self.reached, strict=True)):
+            raise ValueError("more drafts stood than were made")
+
+
+class AutoDraftLength:
+    """The number of drafts with the most expected tokens per second.
+
+    Deterministic: the same rounds give the same choices. One instance may serve many runs of a pair.
+
+    Args:
+        longest: the most drafts of a round.
+        learned: what an earlier session knew; its costs count for more than its acceptance.
+
+    Raises:
+        InputError: a number of drafts that no round can have.
+    """
+
+    def __init__(self, longest: int = AUTO_LONGEST, learned: Learned | None = None):
+        if not 1 <= longest <= MAX_DRAFTS:
+            raise InputError(f"the longest draft is {longest}, expected 1 to {MAX_DRAFTS}")
+        self.longest = longest
+        self._acceptance = _unknown_acceptance(longest)
+        self._costs = _unknown_costs(longest)
+        self._noise = COST_NOISE**2  # variance of the logarithm of a time
+        self._timings = 0
+        self._timed = [0] * (longest + 1)
+        self._stood, self._reached = [0] * longest, [0] * longest
+
+        self._opening = OPENING
+        self._tried = {0}
+        self._untimed = 0  # rounds to come whose times mean nothing
+        self._rounds = 0
+        self._savings = 0.0  # what probes may cost, in plain steps
+        self._losses = 0  # probes lost in a row
+        self._probe: int | None = None  # the length that is being probed
+        self._probe_age = 0
+        if learned is not None:
+            self._recall(learned)
+        self._weigh()
+
+    def choose(self) -> int:
+        if self._opening:
+            self._opening -= 1
+            return 0
+        drafts = self._best
+        if self._probe is None and self._savings >= PROBE_FEE:
+            drafts = self._worth_a_probe()
+            if drafts != self._best:
+                self._probe, self._probe_age = drafts, 0
+        if drafts not in self._tried:
+            # It may have to be compiled, which delays the reading of the round before too.
+            self._tried.add(drafts)
+            self._untimed = 2
+        return drafts
+
+    def observe(self, drafted: int, accepted: list[int], seconds: float | None = None) -> None:
+        emitted = 1 + sum(accepted) / len(accepted)
+        self._settle_probe(drafted, emitted)
+        self._rounds += 1
+        if self._rounds % FORGET_EVERY == 0:
+            self._acceptance.forget()
+            self._costs.forget()
+        self._learn_acceptance(drafted, accepted)
+        if self._untimed:
+            self._untimed -= 1
+        elif seconds is not None and seconds > 0:
+            self._learn_cost(drafted, seconds)
+        self._weigh()
+
+    def learned(self) -> Learned:
+        """What to begin with next time."""
+        return Learned(tuple(self._cost), tuple(self._timed), tuple(self._stood), tuple(self._reached))
+
+    def _weigh(self) -> None:
+        """Costs in plain steps, expected tokens, and the best length, from both curves as they are now."""
+        plain = self._costs.mean[0]
+        self._cost, self._tokens = [1.0], [1.0]
+        all_stand = 1.0
+        for logit, log_cost in zip(self._acceptance.mean, self._costs.mean[1:], strict=True):
+            # More drafts never cost less: what noise says to the contrary is ironed out.
+            self._cost.append(max(exp(log_cost - plain), self._cost[-1] * LEAST_STEP))
+            all_stand *= _chance(logit)
+            self._tokens.append(self._tokens[-1] + all_stand)
+        values = [tokens / cost for tokens, cost in zip(self._tokens, self._cost, strict=True)]
+        self._value = max(values)  # tokens per plain step
+        self._best = values.index(self._value)
+
+    def _worth_a_probe(self) -> int:
+        """The cheapest length that the savings can pay and that may be better than the best; the best if there is none.
+
+        A length may be better by what is uncertain about it, and only that: acceptance at positions which rounds of the
+        best length do not reach, and its cost relative to theirs.
+        """
+        cheapest, price = self._best, self._savings
+        all_stand, hoped = 1.0, 1.0
+        for drafts in range(self.longest + 1):
+            if drafts > 0:
+                logit = self._acceptance.mean[drafts - 1]
+                if drafts > self._best:
+                    logit += sqrt(self._acceptance.variance(drafts - 1))
+                all_stand *= _chance(logit) if self._best else 1.0
+                hoped += all_stand
+            loss = self._cost[drafts] - self._tokens[drafts] / self._value
+            if drafts == self._best or loss > price:
+                continue
+            hoped_cost = self._cost[drafts] * exp(-COST_HOPE * self._costs.deviation_between(drafts, self._best))
+            if hoped / hoped_cost > self._value:
+                cheapest, price = drafts, loss
+        return cheapest
+
+    def _settle_probe(self, drafted: int, emitted: float) -> None:
+        """Charge a probe with the time that it lost against the best length, in plain steps, and save for the next.
+
+        A probe that gained pays for another at once; lost ones make the next ever rarer.
+        """
+        if self._probe is not None:
+            self._probe_age += 1
+            if drafted == self._probe:
+                gain = emitted / self._value - self._cost[drafted]
+                self._savings += gain - PROBE_FEE
+                self._losses = 0 if gain > 0 else min(self._losses + 1, MOST_LOSSES)
+                self._probe = None
+            elif self._probe_age > 2:  # the run ended before, or the round was given another number
+                self._probe = None
+        share = PROBE_SHARE * PROBE_BACK_OFF**self._losses
+        self._savings = min(self._savings + share * self._cost[drafted], MOST_SAVINGS)
+
+    def _learn_acceptance(self, drafted: int, accepted: list[int]) -> None:
+        for at in range(drafted):
+            reached = sum(count >= at for count in accepted)
+            if not reached:
+                break
+            stood = sum(count > at for count in accepted)
+            self._reached[at] += reached
+            self._stood[at] += stood
+            _observe_drafts(self._acceptance, at, stood / reached, reached)
+
+    def _learn_cost(self, drafted: int, seconds: float) -> None:
+        surprise = log(seconds) - self._costs.mean[drafted]
+        if self._timings == 0:  # costs are in plain steps yet
+            self._costs.move(surprise, 0)
+            surprise = 0.0
+        limit = OUTLIER * sqrt(self._costs.variance(drafted) + self._noise)
+        if surprise < -limit:  # nothing makes a round too short: the machine is faster than it seemed
+            self._costs.move(surprise + limit, 0)
+        surprise = max(-limit, min(surprise, limit, MOST_SURPRISE))
+        self._timings += 1
+        noise = max(surprise**2 - self._costs.variance(drafted), LEAST_NOISE**2)
+        self._costs.observe(drafted, surprise, self._noise)
+        self._noise += max(NOISE_RATE, 1 / (self._timings + 2)) * (noise - self._noise)
+        self._timed[drafted] += 1
+
+    def _recall(self, learned: Learned) -> None:
+        """Replay what was learned as if a few rounds had shown it. The machine's speed of that time does not count."""
+        for drafts, (cost, timed) in enumerate(zip(learned.costs, learned.timed, strict=True)):
+            if timed and drafts <= self.longest:
+                variance = SESSION_NOISE**2 + COST_NOISE**2 / min(timed, REPLAYED_TIMES)
+                self._costs.observe(drafts, log(cost) - self._costs.mean[drafts], variance)
+                self._timed[drafts] = min(timed, REMEMBERED)
+        self._costs.move(0, COST_LEVEL**2)
+        if learned.timed[0]:
+            self._opening = 0
+        for at, (stood, reached) in enumerate(zip(learned.stood, learned.reached, strict=True)):
+            if reached and at < self.longest:
+                _observe_drafts(self._acceptance, at, stood / reached, min(reached, REPLAYED_DRAFTS))
+                self._reached[at] = min(reached, REMEMBERED)
+                self._stood[at] = round(stood / reached * self._reached[at])
+
+
+def _chance(logit: float) -> float:
+    return 1 / (1 + exp(-logit))
+
+
+def _observe_drafts(acceptance: DriftingCurve, at: int, rate: float, drafts: int) -> None:
+    """Of so many drafts at a position this share stood: one step of logistic regression, by the filter's rule.
+
+    Near 0 and 1 single drafts say little about a logit; the bound keeps one draft from moving it too far.
+    """
+    chance = _chance(acceptance.mean[at])
+    spread = max(chance * (1 - chance), 0.02)
+    acceptance.observe(at, (rate - chance) / spread, 1 / (drafts * spread))
+
+
+def _unknown_acceptance(longest: int) -> DriftingCurve:
+    """One chance for all positions, uncertain; from one to the next it may change a little."""
+    places = range(longest)
+    covariance = [[ACCEPTANCE_LEVEL**2 + ACCEPTANCE_BEND**2 * min(i, j) for j in places] for i in places]
+    mean = [log(ACCEPTANCE / (1 - ACCEPTANCE))] * longest
+    return DriftingCurve(mean, covariance, ACCEPTANCE_FORGETTING * FORGET_EVERY)
+
+
+def _unknown_costs(longest: int) -> DriftingCurve:
+    """``log(1 + SLOPE k)``: neither the machine's speed nor the slope are known, and the line may bend."""
+    lengths = range(longest + 1)
+    by_slope = [SLOPE_SPREAD * SLOPE * k / (1 + SLOPE * k) for k in lengths]  # how far a deviation of the slope moves k
+    covariance = [
+        [COST_LEVEL**2 + by_slope[i] * by_slope[j] + COST_BEND**2 * min(i, j) for j in lengths] for i in lengths
+    ]
+    return DriftingCurve([log(1 + SLOPE * k) for k in lengths], covariance, COST_FORGETTING * FORGET_EVERY)

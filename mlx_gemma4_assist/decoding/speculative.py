@@ -24,6 +24,7 @@ import mlx.core as mx
 from ..models.layers import BlockCache, KeysValues
 from .cache import Block, Buffers, CacheLayout, KVCache, shared_kv_states
 from .draft_length import DraftLength
+from .round_clock import RoundClock
 from .sampling import ACCEPT, CHOOSE, DRAFT, RESIDUAL, Sampling, choose, log_probabilities, row_keys, suppress, uniform
 
 
@@ -314,6 +315,7 @@ def rounds(engine: Engine, cache: KVCache, tokens: list[int], plan: Plan) -> Ite
     state = start(engine, cache, tokens, plan.seed)
     newest = list(tokens)
     flight: deque[Round] = deque()
+    clock = RoundClock()
     done = 0  # tokens that every row has emitted, as far as the host has read
     bound = max(cache.lengths)
     while done < plan.budget:
@@ -328,10 +330,12 @@ def rounds(engine: Engine, cache: KVCache, tokens: list[int], plan: Plan) -> Ite
             mx.async_eval(emitted, state)
             flight.append(emitted)
         result = read(flight.popleft())
-        plan.draft_length.observe(result.drafted, result.accepted)
+        plan.draft_length.observe(result.drafted, result.accepted, clock.round_was_read())
         for row, (emitted_row, held) in enumerate(zip(result.tokens, cache.tokens, strict=True)):
             held += [newest[row], *emitted_row[:-1]]
             newest[row] = emitted_row[-1]
         done += min(len(row) for row in result.tokens)
         bound = max(cache.lengths) + sum(r.tokens.shape[1] for r in flight)
+        clock.leave()
         yield result
+        clock.come_back()

@@ -8,7 +8,7 @@ import mlx.nn as nn
 
 from .config import Gemma4TextConfig
 from .experts import Experts, Router
-from .layers import MLP, Attention, BlockCache, KeysValues, geglu, softcap
+from .layers import MLP, Attention, BlockCache, KeysValues, Mask, geglu, softcap
 from .names import layer_number, split_experts, text_name
 
 
@@ -51,7 +51,7 @@ class DecoderLayer(nn.Module):
         self,
         x: mx.array,
         offset: mx.array,
-        mask: mx.array | str | None,
+        mask: Mask,
         keys_values: KeysValues,
         normed: mx.array | None = None,
         per_layer_input: mx.array | None = None,

@@ -3,7 +3,7 @@
 Shapes: B rows of a batch, L positions, H hidden size, N query heads, G key-value heads, D head dim, S keys.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,16 +15,33 @@ from .config import Gemma4TextConfig
 KeysValues = tuple[mx.array, mx.array]
 
 
+class Band(NamedTuple):
+    """Some queries of a long block, and the keys that any of them may see.
+
+    Attributes:
+        queries, keys: first and last + 1, in the block and among the keys.
+        mask: between these: (B, 1, queries, keys) bool, or ``"causal"``.
+    """
+
+    queries: tuple[int, int]
+    keys: tuple[int, int]
+    mask: mx.array | str
+
+
+Mask = mx.array | str | list[Band] | None
+"""What each query may see: (B, 1, L, S) bool, ``"causal"``, bands that cover all queries, or None for everything."""
+
+
 class BlockCache(Protocol):
     """The keys and values of one forward, as the decoder asks for them. ``decoding.cache`` implements it.
 
     Attributes:
         offset: (B,) int32, the position of the block's first token in each row.
-        masks: by layer type, what each query of the block may see: (B, 1, L, S) bool, or ``"causal"``.
+        masks: by layer type, what each query of the block may see.
     """
 
     offset: mx.array
-    masks: dict[str, mx.array | str]
+    masks: dict[str, Mask]
 
     def update(self, layer: int, keys: mx.array, values: mx.array) -> KeysValues:
         """Store a block's new (B, G, L, D) keys and values; return the (B, G, S, D) to attend to."""
@@ -44,6 +61,21 @@ def geglu(gate: mx.array, x: mx.array) -> mx.array:
 def softcap(logits: mx.array, cap: float) -> mx.array:
     """``cap * tanh(logits / cap)``."""
     return mx.tanh(logits / cap) * cap
+
+
+def attend(queries: mx.array, keys_values: KeysValues, mask: Mask) -> mx.array:
+    """Attention of scale 1: queries (B, N, L, D) over keys and values (B, G, S, D) -> (B, N, L, D).
+
+    Bands leave out the keys that none of their queries may see, and bound the memory for scores.
+    """
+    if not isinstance(mask, list):
+        return mx.fast.scaled_dot_product_attention(queries, *keys_values, scale=1.0, mask=mask)
+    bands = []
+    for band in mask:
+        seen = (x[:, :, slice(*band.keys)] for x in keys_values)
+        some = queries[:, :, slice(*band.queries)]
+        bands.append(mx.fast.scaled_dot_product_attention(some, *seen, scale=1.0, mask=band.mask))
+    return mx.concatenate(bands, axis=2)
 
 
 class RotaryEmbedding(nn.Module):
@@ -128,9 +160,9 @@ class Attention(nn.Module):
         values = mx.fast.rms_norm(values, None, self.eps).transpose(0, 2, 1, 3)
         return cache.update(self.layer, keys, values)
 
-    def __call__(self, x: mx.array, offset: mx.array, mask: mx.array | str | None, keys_values: KeysValues) -> mx.array:
+    def __call__(self, x: mx.array, offset: mx.array, mask: Mask, keys_values: KeysValues) -> mx.array:
         """x: (B, L, H) -> (B, L, H), attending to given (B, G, S, D) keys and values."""
         B, L, _ = x.shape
         queries = self.rotary(self.q_norm(self._heads(self.q_proj(x))).transpose(0, 2, 1, 3), offset)
-        out = mx.fast.scaled_dot_product_attention(queries, *keys_values, scale=1.0, mask=mask)
+        out = attend(queries, keys_values, mask)
         return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, -1))

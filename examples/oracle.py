@@ -1,0 +1,76 @@
+"""Drafters whose acceptance is an input: as costly as the assistant that they wrap, right as often as they are told.
+
+The real assistant runs in every draft step, its token is then replaced: by what the target says at that position, or by
+something else where the oracle is to be wrong. Which positions those are is drawn once, so that this package and
+mlx-vlm meet the same luck. ``mx.where`` keeps the real forward from being left out as unused.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+MARK = 1e4  # no normed hidden state is as large
+MARGIN = 64  # positions that rounds in flight may ask for beyond the script
+
+
+def answers(script: Sequence[int], vocabulary: int, acceptance: float, seed: int = 0) -> mx.array:
+    """What to draft for each position.
+
+    Args:
+        script: the target's own tokens by position, the prompt's first.
+        vocabulary: ids end below it.
+        acceptance: the chance of each draft to be right, whatever became of those before it.
+        seed: of the positions where drafts are wrong.
+    """
+    luck = random.Random(seed)
+    drafts = [token if luck.random() < acceptance else (token + 1) % vocabulary for token in script]
+    return mx.array([*drafts, *[0] * MARGIN], mx.int32)
+
+
+class OracleAssistant:
+    """Implements ``decoding.speculative.Assistant`` around a real one.
+
+    A round's drafts share one position, so that each has to know which one it is: the step before leaves the number in
+    the last entry of the hidden state, as a multiple of ``-MARK``. No host reads, and no state between calls.
+    """
+
+    def __init__(self, assistant: Any, drafts: mx.array):
+        self.config = assistant.config
+        self._assistant = assistant
+        self._drafts = drafts
+
+    def __call__(self, inputs_embeds, position_ids, shared_kv_states, masks):
+        """As the real one's; the hidden state that goes to ``argmax`` has the scripted token beside it."""
+        step = mx.maximum(mx.round(inputs_embeds[:, :, -1].astype(mx.float32) / -MARK), 0)
+        hidden, projected = self._assistant(inputs_embeds, position_ids, shared_kv_states, masks)
+        token = self._drafts[position_ids[:, None] + 1 + step.astype(mx.int32)]
+        mark = ((step + 1) * -MARK)[..., None].astype(projected.dtype)
+        return (hidden, token), mx.concatenate([projected[..., :-1], mark], axis=-1)
+
+    def argmax(self, hidden):
+        hidden, token = hidden
+        return mx.where(self._assistant.argmax(hidden) < 0, 0, token)
+
+    def logits(self, hidden):
+        """All of the probability on the scripted token."""
+        hidden, token = hidden
+        logits = self._assistant.logits(hidden)
+        return mx.where(mx.arange(logits.shape[-1]) == token[..., None], 1e4, mx.minimum(logits, 0))
+
+
+def draft_as_told(drafter: Any, drafts: mx.array) -> None:
+    """Make mlx-vlm's drafter an oracle: its ``draft_block`` runs, and the tokens are replaced.
+
+    With ``n`` verified positions, the newest token is at position n and the first draft is for position n + 1.
+    """
+    real = type(drafter).draft_block
+
+    def draft_block(*args, **options):
+        tokens = real(drafter, *args, **options)
+        begin = drafter._kv_offset + 1
+        told = drafts[begin : begin + tokens.shape[1]][None]
+        return mx.where(tokens < 0, 0, told).astype(tokens.dtype)
+
+    drafter.draft_block = draft_block
