@@ -174,7 +174,7 @@ def exact_joint(target, layout, prompt, sampling, places):
 def test_acceptance_by_draft_temperature(tiny, passages, report):
     """The table behind the default: argmax drafts against sampled ones, token by token and as a block."""
     target, processor, assistant = tiny
-    starts = prompts(processor, passages, 12)
+    starts = prompts(processor, passages, 8)
     lines = ["embedded pair, held-out prompts, 3 drafts: drafts accepted per round by draft temperature"]
     lines.append("temperature   argmax      0.35       0.7        1.0     (one by one / as a block)")
     table = {}
@@ -187,7 +187,7 @@ def test_acceptance_by_draft_temperature(tiny, passages, report):
                 sampling = Sampling(
                     temperature=temperature, draft_temperature=draft_temperature, block_verification=block
                 )
-                _, drafted, accepted = batch(target, assistant, starts, 32, DRAFTS, sampling, seed=5)
+                _, drafted, accepted = batch(target, assistant, starts, 28, DRAFTS, sampling, seed=5)
                 table[temperature, draft_temperature, block] = accepted.sum() / drafted[0]
             one, blocks = (table.get((temperature, draft_temperature, b)) for b in (False, True))
             cells.append(f"{one:.2f}" if blocks is None else f"{one:.2f}/{blocks:.2f}")

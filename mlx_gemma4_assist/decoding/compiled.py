@@ -28,7 +28,7 @@ from .speculative import (
     speculate,
 )
 
-COMPILED_BUCKET = 256
+COMPILED_BUCKET = 128
 KEPT = 8  # settings per target: sampling options are constants of a trace
 
 

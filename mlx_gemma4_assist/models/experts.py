@@ -4,7 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .config import Gemma4TextConfig
-from .layers import geglu
+from .layers import geglu, rms_norm
 
 
 class GeGLU(nn.Module):
@@ -28,7 +28,7 @@ class Router(nn.Module):
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """x: (B, L, H) -> experts (B, L, top_k) uint32 and their weights (B, L, top_k)."""
-        scores = self.proj(mx.fast.rms_norm(x, self.scale * self.root_size, self.eps))
+        scores = self.proj(rms_norm(x, self.scale * self.root_size, self.eps))
         experts = mx.argpartition(scores, kth=-self.top_k, axis=-1)[..., -self.top_k :]
         # A softmax over all experts, renormalised over the best, is a softmax over the best.
         weights = mx.softmax(mx.take_along_axis(scores, experts, axis=-1), axis=-1, precise=True)

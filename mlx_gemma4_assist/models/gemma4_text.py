@@ -8,7 +8,7 @@ import mlx.nn as nn
 
 from .config import Gemma4TextConfig
 from .experts import Experts, Router
-from .layers import MLP, Attention, BlockCache, KeysValues, Mask, geglu, softcap
+from .layers import MLP, Attention, BlockCache, KeysValues, Mask, RMSNorm, geglu, softcap
 from .names import layer_number, split_experts, text_name
 
 
@@ -37,7 +37,7 @@ class DecoderLayer(nn.Module):
             self.per_layer_projection = nn.Linear(config.hidden_size_per_layer_input, config.hidden_size, bias=False)
             norms += ["post_per_layer_input_norm"]
         for name in norms:
-            setattr(self, name, nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps))
+            setattr(self, name, RMSNorm(config.hidden_size, eps=config.rms_norm_eps))
         self.layer_scalar = mx.ones((1,))
 
     def _feed_forward(self, x: mx.array) -> mx.array:
@@ -81,13 +81,13 @@ class Gemma4TextModel(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(config, i) for i in range(config.num_hidden_layers)]
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.per_layer_size = config.hidden_size_per_layer_input
         if self.per_layer_size:
             packed = config.num_hidden_layers * self.per_layer_size
             self.embed_tokens_per_layer = nn.Embedding(config.vocab_size_per_layer_input, packed)
             self.per_layer_model_projection = nn.Linear(config.hidden_size, packed, bias=False)
-            self.per_layer_projection_norm = nn.RMSNorm(self.per_layer_size, eps=config.rms_norm_eps)
+            self.per_layer_projection_norm = RMSNorm(self.per_layer_size, eps=config.rms_norm_eps)
 
     def embed(self, tokens: mx.array) -> mx.array:
         """tokens: (B, L) integers -> (B, L, H), scaled by sqrt(H) as the network wants them."""

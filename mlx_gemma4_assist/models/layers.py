@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..compiler import fused
+from ..compiler import compiles_in_process, fused
 from .config import Gemma4TextConfig
 
 KeysValues = tuple[mx.array, mx.array]
@@ -78,6 +78,35 @@ def attend(queries: mx.array, keys_values: KeysValues, mask: Mask) -> mx.array:
     return mx.concatenate(bands, axis=2)
 
 
+@fused
+def _normalized(x: mx.array, eps: float) -> mx.array:
+    return mx.fast.rms_norm(x, None, eps)
+
+
+@fused
+def _normalized_and_scaled(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+    return mx.fast.rms_norm(x, weight, eps)
+
+
+def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
+    """transformers' ``Gemma4RMSNorm``. A kernel of its own on a GPU; on a CPU MLX makes eight operations of it."""
+    if compiles_in_process():
+        return mx.fast.rms_norm(x, weight, eps)
+    return _normalized(x, eps) if weight is None else _normalized_and_scaled(x, weight, eps)
+
+
+class RMSNorm(nn.Module):
+    """``rms_norm`` with a learned weight."""
+
+    def __init__(self, dims: int, eps: float):
+        super().__init__()
+        self.weight = mx.ones((dims,))
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return rms_norm(x, self.weight, self.eps)
+
+
 class RotaryEmbedding(nn.Module):
     """Rotary embedding of one layer type, with one offset per row.
 
@@ -140,10 +169,10 @@ class Attention(nn.Module):
         self.k_eq_v = config.attention_k_eq_v and kind == "full_attention"
         self.q_proj = nn.Linear(config.hidden_size, heads * self.head_dim, bias=False)
         self.o_proj = nn.Linear(heads * self.head_dim, config.hidden_size, bias=False)
-        self.q_norm = nn.RMSNorm(self.head_dim, eps=self.eps)
+        self.q_norm = RMSNorm(self.head_dim, eps=self.eps)
         if self.owns_kv:
             self.k_proj = nn.Linear(config.hidden_size, kv_heads * self.head_dim, bias=False)
-            self.k_norm = nn.RMSNorm(self.head_dim, eps=self.eps)
+            self.k_norm = RMSNorm(self.head_dim, eps=self.eps)
             if not self.k_eq_v:
                 self.v_proj = nn.Linear(config.hidden_size, kv_heads * self.head_dim, bias=False)
         self.rotary = RotaryEmbedding(self.head_dim, config.rope_parameters[kind])
@@ -157,7 +186,7 @@ class Attention(nn.Module):
         raw = self._heads(self.k_proj(x))
         values = raw if self.k_eq_v else self._heads(self.v_proj(x))
         keys = self.rotary(self.k_norm(raw).transpose(0, 2, 1, 3), cache.offset)
-        values = mx.fast.rms_norm(values, None, self.eps).transpose(0, 2, 1, 3)
+        values = rms_norm(values, None, self.eps).transpose(0, 2, 1, 3)
         return cache.update(self.layer, keys, values)
 
     def __call__(self, x: mx.array, offset: mx.array, mask: Mask, keys_values: KeysValues) -> mx.array:
