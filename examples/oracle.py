@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 MARK = 1e4  # no normed hidden state is as large
 MARGIN = 64  # positions that rounds in flight may ask for beyond the script
@@ -29,7 +30,7 @@ def answers(script: Sequence[int], vocabulary: int, acceptance: float, seed: int
     return mx.array([*drafts, *[0] * MARGIN], mx.int32)
 
 
-class OracleAssistant:
+class OracleAssistant(nn.Module):
     """Implements ``decoding.speculative.Assistant`` around a real one.
 
     A round's drafts share one position, so that each has to know which one it is: the step before leaves the number in
@@ -37,6 +38,7 @@ class OracleAssistant:
     """
 
     def __init__(self, assistant: Any, drafts: mx.array):
+        super().__init__()
         self.config = assistant.config
         self._assistant = assistant
         self._drafts = drafts

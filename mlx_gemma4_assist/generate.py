@@ -14,12 +14,13 @@ import mlx.core as mx
 from .compiler import compiles_in_process
 from .decoding.cache import CacheLayout, KVCache, round_up
 from .decoding.compiled import check_compiler, compiled_steps
-from .decoding.draft_length import AUTO_LONGEST, DEFAULT_DRAFTS, AutoDraftLength, DraftLength, FixedDraftLength
+from .decoding.draft_length import AUTO_LONGEST, DEFAULT_DRAFTS, DraftLength, FixedDraftLength
 from .decoding.prefill import DEFAULT_STEP_SIZE, Progress, fill, prefill
 from .decoding.processors import HostAcceptor, LogitsProcessor
 from .decoding.sampling import Sampling
 from .decoding.speculative import Emitted, Engine, Plan, accept, rounds, speculate
 from .errors import InputError
+from .learning import draft_key, keep_learned, start_learning
 from .metal import wired_limit
 from .models.config import check_pair
 from .models.gemma4_assistant import Gemma4AssistantForCausalLM
@@ -171,7 +172,18 @@ def stream_generate(
     sampling = Sampling(temperature, top_k, top_p, min_p, draft_temperature, processor.suppress_tokens)
     if sampling.greedy and draft_temperature > 0:
         raise InputError("draft_temperature needs a temperature above 0: greedy decoding drafts greedily")
-    draft_length = _draft_length(assistant_model, num_assistant_tokens, seed is not None and draft_temperature > 0)
+    longest = _longest(assistant_model, num_assistant_tokens)
+    compiles = _compiles(compile)
+    keep: Callable[[int], None] = _keep_nothing
+    if assistant_model is None or num_assistant_tokens is not None:
+        draft_length: DraftLength = FixedDraftLength(longest)
+    elif seed is not None and draft_temperature > 0:
+        # Drafts that are drawn change the text, so their number must not be learned from times.
+        draft_length = FixedDraftLength(DEFAULT_DRAFTS)
+    else:
+        key = draft_key(model, assistant_model, compiles)
+        draft_length = start_learning(key, longest)
+        keep = partial(keep_learned, key, draft_length)
     for name, value in (("max_tokens", max_tokens), ("prefill_step_size", prefill_step_size)):
         if value < 1:
             raise InputError(f"{name} is {value}, expected a positive integer")
@@ -180,12 +192,12 @@ def stream_generate(
     cache = (
         prompt_cache if prompt_cache is not None else make_prompt_cache(model, assistant_model, num_assistant_tokens)
     )
-    if cache.layout.config != model.config or cache.layout.slack < _needed_slack(draft_length.longest):
+    if cache.layout.config != model.config or cache.layout.slack < _needed_slack(longest):
         raise InputError("prompt_cache was made for another model, or for fewer num_assistant_tokens")
 
     acceptor = HostAcceptor(logits_processors, tokens) if logits_processors else accept
     engine = Engine(model, assistant_model, cache.layout, sampling, acceptor)
-    steps = compiled_steps(engine) if _compiles(compile) else None
+    steps = compiled_steps(engine) if compiles else None
     plan = Plan(
         budget,
         draft_length,
@@ -202,7 +214,7 @@ def stream_generate(
         fill=fill if steps is None else steps.fill,
     )
     reporter = _Reporter(processor, StopStrings(stop), tokens, budget)
-    return _run(engine, cache, plan, reporter, prefill_prompt)
+    return _run(engine, cache, plan, reporter, prefill_prompt, keep)
 
 
 def generate(
@@ -261,17 +273,6 @@ def _longest(assistant: Gemma4AssistantForCausalLM | None, num_assistant_tokens:
     return AUTO_LONGEST if num_assistant_tokens is None else FixedDraftLength(num_assistant_tokens).longest
 
 
-def _draft_length(
-    assistant: Gemma4AssistantForCausalLM | None, num_assistant_tokens: int | None, repeatable: bool
-) -> DraftLength:
-    """What chooses the drafts of each round. Drafts that are drawn change the text, so their number must not be learned
-    from times where the text is to be repeatable."""
-    longest = _longest(assistant, num_assistant_tokens)
-    if assistant is None or num_assistant_tokens is not None:
-        return FixedDraftLength(longest)
-    return FixedDraftLength(DEFAULT_DRAFTS) if repeatable else AutoDraftLength(longest)
-
-
 def _needed_slack(drafts: int) -> int:
     """Positions that the rounds in flight may write beyond what is kept in the end."""
     return (LOOK_AHEAD + 1) * (drafts + 1)
@@ -319,6 +320,7 @@ def _run(
     plan: Plan,
     reporter: "_Reporter",
     prefill_prompt: Callable[[Sequence[int]], None],
+    keep: Callable[[int], None],
 ) -> Iterator[GenerationResponse]:
     rest = _reuse(cache, reporter.prompt)
     reporter.start(len(rest))
@@ -333,6 +335,11 @@ def _run(
         # Drafts behind a stop, tokens that nobody asked for and rounds in flight fall away.
         if reporter.generated:
             cache.rewind(0, len(reporter.prompt) + reporter.generated - 1)
+        keep(reporter.stats.rounds)
+
+
+def _keep_nothing(rounds: int) -> None:
+    """A fixed number of drafts teaches nothing."""
 
 
 class _Reporter:

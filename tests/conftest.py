@@ -1,8 +1,13 @@
 """Tables that tests measure, printed at the end of the run."""
 
+import os
+import tempfile
+
 import pytest
 
 TABLE = "measured"
+# What runs learn about draft lengths is not left in the user's folder, nor read from it; commands inherit this.
+os.environ["MLX_GEMMA4_ASSIST_CACHE"] = tempfile.mkdtemp(prefix="mlx-gemma4-assist-tests-")
 
 
 @pytest.fixture

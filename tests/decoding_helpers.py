@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_gemma4_assist.decoding.cache import CacheLayout, KVCache, round_up
 from mlx_gemma4_assist.decoding.draft_length import FixedDraftLength
@@ -49,13 +50,14 @@ def run(
     return [token for emitted in made for token in emitted.tokens[0]][:budget], made
 
 
-class OracleAssistant:
+class OracleAssistant(nn.Module):
     """Drafts from a script of what the target says at each position, made wrong where it is told to.
 
     Which draft of a round is asked for it reads from the hidden state, where it left that number the step before.
     """
 
     def __init__(self, script: Sequence[int], vocabulary: int, wrong: Callable[[int], bool]):
+        super().__init__()
         answers = [(token + 1) % vocabulary if wrong(p) else token for p, token in enumerate(script)]
         self._answers = mx.array([*answers, *[0] * 32], mx.int32)
         self._vocabulary = vocabulary

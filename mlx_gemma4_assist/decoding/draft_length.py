@@ -12,7 +12,7 @@ have not been tried for long; the chances as logits, so that a text that is easi
 """
 
 from dataclasses import dataclass
-from math import exp, isfinite, log, sqrt
+from math import exp, log, sqrt
 from typing import Protocol
 
 from ..errors import InputError
@@ -21,41 +21,45 @@ DEFAULT_DRAFTS = 3
 MAX_DRAFTS = 32
 AUTO_LONGEST = 8
 
-# Costs. Before anything is known, a draft adds SLOPE plain steps; published curves lie between 0.14 and 0.65.
-SLOPE = 0.3
-SLOPE_SPREAD = 0.8  # deviation of the slope's logarithm
-COST_BEND = 0.06  # how far a step of the curve may leave a straight line
-COST_LEVEL = 1.0  # how far the machine's speed may move: a factor of e
+# Costs. Deviations are of logarithms: 0.1 is 10 %.
+SLOPE = 0.3  # plain steps that a draft adds, before anything is known; published curves: 0.14 to 0.65
+SLOPE_SPREAD = 0.8
+COST_BEND = 0.06  # how far one step of the curve may leave the line
+COST_LEVEL = 1.0  # how far the machine's speed may move
 COST_FORGETTING = 1e-4  # per round
-COST_NOISE = 0.1  # deviation of one time, until it is known
+COST_NOISE = 0.1  # of one time; then a moving average of what is seen
 LEAST_NOISE = 0.02
-NOISE_RATE = 0.03  # of the moving average of the noise
-OUTLIER = 3.0  # deviations beyond which a surprise counts no more than that,
-MOST_SURPRISE = 0.4  # nor more than a factor of 1.5: while little is known deviations are large
-LEAST_STEP = 1.02  # a draft makes a round dearer by at least 2 %
+NOISE_RATE = 0.03
+OUTLIER = 3.0  # deviations beyond which a surprise counts as that many,
+MOST_SURPRISE = 0.4  # and what it counts at most: while little is known, deviations are large
+LEAST_STEP = 0.05  # plain steps: a draft is not free, whatever noise says; published: 0.03 to draft, 0.03 to verify
+MOST_COST = 1e3
 
-# Acceptance.
-ACCEPTANCE = 0.6  # before anything is known: one draft is worth it on most machines, many are not
-ACCEPTANCE_LEVEL = 1.5  # deviations in logits: of all positions together,
-ACCEPTANCE_BEND = 0.39  # and from one position to the next
+# Acceptance. Deviations are of logits.
+ACCEPTANCE = 0.6  # before anything is known: enough to try one draft first, not many
+ACCEPTANCE_LEVEL = 1.5  # of all positions together
+ACCEPTANCE_BEND = 0.39  # from one position to the next
 ACCEPTANCE_FORGETTING = 2.5e-3  # per round
+LEAST_SPREAD = 0.02  # of a draft's outcome
 
-FORGET_EVERY = 8  # rounds; forgetting is slow, so that it need not be done in each
+FORGET_EVERY = 8  # rounds: forgetting is slow, and need not be done in each
 
-# Probes.
-COST_HOPE = 2.0  # deviations
+# Probes. Amounts are in plain steps.
 OPENING = 4  # plain rounds before anything else: what all costs are relative to
-PROBE_SHARE = 0.02  # of all time goes into probes while they win,
-PROBE_BACK_OFF = 0.7  # each lost one lowers the share by this factor,
-MOST_LOSSES = 4  # down to a quarter: the text may change
-PROBE_FEE = 0.05  # plain steps that a probe costs at least, so that near ties are not probed all the time
-MOST_SAVINGS = 1.0  # plain steps
+PROBE_SHARE = 0.02  # of all time goes into probes at first;
+BACK_OFF = 0.75  # each one lost lowers the share by this factor,
+MOST_LOSSES = 4  # down to a third: the text may change
+PROBE_FEE = 0.05  # what a probe costs at least, so that near ties are not probed all the time
+FIRST_SAVINGS = -0.2  # the first rounds teach enough as they are
+MOST_SAVINGS = 1.0
+COST_HOPE = 2.0  # deviations by which a length may be cheaper than believed
+ACCEPTANCE_HOPE = 1.0
 
-# What is remembered counts as much as so many rounds.
-REMEMBERED = 50  # when it is averaged with what follows
-REPLAYED_TIMES = 20  # when a session starts
-REPLAYED_DRAFTS = 6  # the same for acceptance, which belongs to a text more than to a machine
+# What an earlier session knew counts as so many rounds: a machine stays the same, a text does not.
+REPLAYED_TIMES = 20
+REPLAYED_DRAFTS = 1
 SESSION_NOISE = 0.03  # how much costs differ from session to session
+REMEMBERED = 50  # what it counts as in the next one's memory
 
 
 class DraftLength(Protocol):
@@ -168,7 +172,7 @@ class Learned:
             raise ValueError("the lengths do not fit each other")
         if len(self.stood) > MAX_DRAFTS:
             raise ValueError(f"more than {MAX_DRAFTS} drafts")
-        if any(type(cost) not in (int, float) or not isfinite(cost) or not 0.1 < cost < 1000 for cost in self.costs):
+        if any(type(cost) not in (int, float) or not 1 <= cost <= MOST_COST for cost in self.costs):
             raise ValueError("a cost is not a sensible number")
         if any(type(count) is not int or not 0 <= count < 10**9 for count in self.timed + self.stood + self.reached):
             raise ValueError("a count is not a natural number")
@@ -204,7 +208,7 @@ class AutoDraftLength:
         self._tried = {0}
         self._untimed = 0  # rounds to come whose times mean nothing
         self._rounds = 0
-        self._savings = 0.0  # what probes may cost, in plain steps
+        self._savings = FIRST_SAVINGS  # what probes may cost, in plain steps
         self._losses = 0  # probes lost in a row
         self._probe: int | None = None  # the length that is being probed
         self._probe_age = 0
@@ -243,7 +247,8 @@ class AutoDraftLength:
 
     def learned(self) -> Learned:
         """What to begin with next time."""
-        return Learned(tuple(self._cost), tuple(self._timed), tuple(self._stood), tuple(self._reached))
+        costs = tuple(min(cost, MOST_COST) for cost in self._cost)
+        return Learned(costs, tuple(self._timed), tuple(self._stood), tuple(self._reached))
 
     def _weigh(self) -> None:
         """Costs in plain steps, expected tokens, and the best length, from both curves as they are now."""
@@ -252,7 +257,7 @@ class AutoDraftLength:
         all_stand = 1.0
         for logit, log_cost in zip(self._acceptance.mean, self._costs.mean[1:], strict=True):
             # More drafts never cost less: what noise says to the contrary is ironed out.
-            self._cost.append(max(exp(log_cost - plain), self._cost[-1] * LEAST_STEP))
+            self._cost.append(max(exp(log_cost - plain), self._cost[-1] + LEAST_STEP))
             all_stand *= _chance(logit)
             self._tokens.append(self._tokens[-1] + all_stand)
         values = [tokens / cost for tokens, cost in zip(self._tokens, self._cost, strict=True)]
@@ -271,7 +276,7 @@ class AutoDraftLength:
             if drafts > 0:
                 logit = self._acceptance.mean[drafts - 1]
                 if drafts > self._best:
-                    logit += sqrt(self._acceptance.variance(drafts - 1))
+                    logit += ACCEPTANCE_HOPE * sqrt(self._acceptance.variance(drafts - 1))
                 all_stand *= _chance(logit) if self._best else 1.0
                 hoped += all_stand
             loss = self._cost[drafts] - self._tokens[drafts] / self._value
@@ -296,7 +301,7 @@ class AutoDraftLength:
                 self._probe = None
             elif self._probe_age > 2:  # the run ended before, or the round was given another number
                 self._probe = None
-        share = PROBE_SHARE * PROBE_BACK_OFF**self._losses
+        share = PROBE_SHARE * BACK_OFF**self._losses
         self._savings = min(self._savings + share * self._cost[drafted], MOST_SAVINGS)
 
     def _learn_acceptance(self, drafted: int, accepted: list[int]) -> None:
@@ -351,7 +356,7 @@ def _observe_drafts(acceptance: DriftingCurve, at: int, rate: float, drafts: int
     Near 0 and 1 single drafts say little about a logit; the bound keeps one draft from moving it too far.
     """
     chance = _chance(acceptance.mean[at])
-    spread = max(chance * (1 - chance), 0.02)
+    spread = max(chance * (1 - chance), LEAST_SPREAD)
     acceptance.observe(at, (rate - chance) / spread, 1 / (drafts * spread))
 
 

@@ -1,0 +1,331 @@
+"""Draft lengths by expected value, against simulated machines; what is remembered of them.
+
+The machines are in ``draft_length_simulation``. ``pytest -s`` shows the figures.
+"""
+
+import json
+import math
+from itertools import pairwise
+from statistics import fmean, median
+
+import draft_length_simulation as simulation
+import pytest
+from draft_length_simulation import FORWARD, best_fixed_cost, random_settings, round_costs, run, setting
+
+from mlx_gemma4_assist.decoding.draft_length import (
+    AutoDraftLength,
+    DriftingCurve,
+    FixedDraftLength,
+    Learned,
+)
+from mlx_gemma4_assist.decoding.draft_memory import FOLDER_VARIABLE, DraftKey, DraftMemory, cache_folder
+from mlx_gemma4_assist.errors import InputError
+
+LONG, SHORT = 2000, 500
+KEY = DraftKey("gemma-4-12B", "gemma-4-12B-assistant", "4-bit affine, 4-bit affine", "Apple M3 Ultra")
+
+
+def auto() -> AutoDraftLength:
+    return AutoDraftLength(simulation.LONGEST)
+
+
+def against_best_and_plain(settings, tokens, **disturbed) -> tuple[list[float], list[float]]:
+    """Throughput of each setting relative to its best fixed length's in hindsight, and to plain decoding's."""
+    spent = [run(auto(), each, tokens, **disturbed).spent for each in settings]
+    best = [best_fixed_cost(each, tokens) / time for each, time in zip(settings, spent, strict=True)]
+    return best, [tokens / time for time in spent]
+
+
+def test_throughput_over_200_random_settings():
+    """Against the best fixed length: over 2,000 tokens, learning included. Against plain decoding: over 500 tokens too,
+    from a cold start; the best fixed length of so few tokens is mostly luck, its figures are only shown."""
+    long = random_settings(200, LONG)
+    best, plain = against_best_and_plain(long, LONG)
+    best_early, plain_early = against_best_and_plain(long, SHORT)
+    for tokens, to_best, to_plain in ((LONG, best, plain), (SHORT, best_early, plain_early)):
+        print(
+            f"\n{tokens} tokens from a cold start, {len(long)} settings: of the best fixed length's throughput "
+            f"{fmean(to_best):.3f} on average, {min(to_best):.3f} at worst; "
+            f"of plain decoding's at worst {min(to_plain):.3f}"
+        )
+    assert fmean(best) >= 0.97
+    assert min(best) >= 0.93
+    assert min(plain_early) >= 0.98
+    assert min(plain) >= 0.98
+
+
+def test_an_assistant_that_is_always_wrong_costs_little():
+    for machine in FORWARD:
+        for seed in range(4):
+            wrong = setting(machine, round_costs(machine, 0.08), [0.0] * SHORT, seed)
+            assert SHORT / run(auto(), wrong).spent >= 0.98
+            # A machine that does other things besides, and compiles each length at its first use.
+            noisy = run(auto(), wrong, noise=0.15, disturbance=hiccups(0.02), first_use=20)
+            assert SHORT / noisy.spent >= 0.97
+
+
+def hiccups(chance):
+    return lambda rng, place: 10.0 if rng.random() < chance else 1.0
+
+
+@pytest.mark.parametrize(
+    "disturbed",
+    [
+        {"disturbance": hiccups(0.02)},
+        {"first_use": 20.0},
+        {"disturbance": lambda rng, place: 2.0 if place > LONG / 3 else 1.0},
+        {"noise": 0.15},
+    ],
+    ids=["hiccups", "slow first use", "slowdown in mid-run", "noise"],
+)
+def test_the_bounds_hold_on_a_disturbed_machine(disturbed):
+    best, plain = against_best_and_plain(random_settings(30, LONG, seed=1), LONG, **disturbed)
+    print(f"\n{fmean(best):.3f} on average, {min(best):.3f} at worst; of plain {min(plain):.3f} at worst")
+    assert fmean(best) >= 0.97
+    assert min(best) >= 0.93
+    assert min(plain) >= 0.98
+
+
+def test_costs_of_lengths_that_are_not_tried_slow_down_along():
+    costs = round_costs("M3 Ultra", 0.05)
+    good = setting("", costs, [0.95] * 3000, 0)
+    draft_length = auto()
+    made = run(draft_length, good, disturbance=lambda rng, place: 2.0 if place > 1500 else 1.0)
+    late = {drafted for place, drafted, _ in made.rounds if place > 1500 and drafted > 0}
+    assert 1 not in late
+    assert draft_length.learned().costs[1] == pytest.approx(costs[1], rel=0.1)
+
+
+def test_costs_of_lengths_never_tried_follow_the_neighbours():
+    costs = round_costs("M1 Ultra", 0.05)
+    draft_length = auto()
+    made = run(draft_length, setting("", costs, [0.75] * 1000, 0, decay=0.9))
+    tried = {drafted for _, drafted, _ in made.rounds}
+    assert 8 not in tried
+    assert draft_length.learned().costs[8] == pytest.approx(costs[8], rel=0.15)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.9, 0.05), (0.9, 0.3), (0.05, 0.9)])
+@pytest.mark.parametrize("machine", ["M3 Ultra", "M4 Pro"])
+def test_a_switch_is_followed(machine, before, after):
+    """Rounds until eight of ten in a row have a length within 5 % of the best one."""
+    costs = round_costs(machine, 0.05)
+    values = [sum(after**i for i in range(drafts + 1)) / cost for drafts, cost in enumerate(costs)]
+    needed, switch = [], 600
+    for seed in range(7):
+        made = run(auto(), setting("", costs, [before] * switch + [after] * 900, seed))
+        good = [values[drafted] >= 0.95 * max(values) for place, drafted, _ in made.rounds if place >= switch]
+        needed.append(next(n for n in range(len(good)) if sum(good[n : n + 10]) >= 8))
+    print(f"\n{machine}, {before} to {after}: {sorted(needed)} rounds")
+    assert median(needed) <= 75
+
+
+def test_probes_become_rare_while_they_lose_and_return_when_they_win():
+    costs = round_costs("M1 Ultra", 0.05)
+    draft_length = auto()
+    made = run(draft_length, setting("", costs, [0.0] * 4000, 0))
+    tries = [at for at, (_, drafted, _) in enumerate(made.rounds) if drafted]
+    assert {made.rounds[at][1] for at in tries[4:]} == {1}  # the cheapest is enough to see whether anything stands
+    gaps = [after - before for before, after in pairwise(tries)]
+    print(f"\nplain rounds between probes: {gaps}")
+    learning = [gap for gap in gaps if gap < 20]
+    probing = gaps[len(learning) :]
+    assert len(learning) <= 6
+    assert min(probing) >= 20
+    assert probing[4] >= 1.5 * probing[0]
+    assert all(after >= before - 10 for before, after in pairwise(probing[:4]))
+    assert 4000 / made.spent >= 0.99
+
+    better = run(draft_length, setting("", costs, [0.97] * 1000, 1))
+    drafting = [drafted for place, drafted, _ in better.rounds if place > 500]
+    assert fmean(drafting) > 2
+
+
+def test_a_useless_probe_of_plain_decoding_is_rare_too():
+    good = setting("", round_costs("M5 Max", 0.04), [0.97] * 4000, 0)
+    lengths = [drafted for _, drafted, _ in run(auto(), good).rounds[20:]]
+    assert sum(drafted < 4 for drafted in lengths) < 0.03 * len(lengths)
+
+
+def test_the_same_rounds_give_the_same_choices():
+    for each in random_settings(6, SHORT, seed=2):
+        assert run(auto(), each) == run(auto(), each)
+
+
+def test_times_may_never_be_known():
+    draft_length = auto()
+    for _ in range(200):
+        drafted = draft_length.choose()
+        draft_length.observe(drafted, [drafted], None)
+    assert draft_length.choose() == simulation.LONGEST
+    for _ in range(200):
+        draft_length.observe(draft_length.choose(), [0], None)
+    assert draft_length.choose() == 0
+
+
+def test_rounds_may_be_given_other_numbers_or_never_be_observed():
+    draft_length = auto()
+    for number in range(3000):
+        drafted = draft_length.choose()
+        assert 0 <= drafted <= simulation.LONGEST
+        if number % 7:
+            given = min(drafted, number % 3)
+            draft_length.observe(given, [given] if number % 2 else [0], 0.02 * (1 + given))
+
+
+def test_rows_of_a_batch_count_each():
+    """With four rows a round, half of which always stand, half never, it is like acceptance of one half."""
+    costs = round_costs("M5 Max", 0.05)
+    draft_length = auto()
+    for _ in range(100):
+        drafted = draft_length.choose()
+        draft_length.observe(drafted, [drafted, 0, drafted, 0], 0.02 * costs[drafted])
+    learned = draft_length.learned()
+    assert learned.stood[0] * 2 == learned.reached[0]
+    assert learned.stood[1] == learned.reached[1] > 0
+    assert draft_length.choose() > 2
+
+
+def test_length_limits():
+    assert AutoDraftLength(1).longest == 1
+    for longest in (0, 33):
+        with pytest.raises(InputError, match="expected 1 to 32"):
+            AutoDraftLength(longest)
+    assert FixedDraftLength(5).choose() == 5
+    for drafts in (-1, 33):
+        with pytest.raises(InputError, match="num_assistant_tokens"):
+            FixedDraftLength(drafts)
+
+
+def test_a_drifting_curve_of_independent_points_is_a_moving_average():
+    """Against the scalar recursion, written out."""
+    curve = DriftingCurve([0.0, 5.0], [[1.0, 0.0], [0.0, 1.0]], 0.1)
+    mean, variance = 0.0, 1.0
+    for value in (1.0, 3.0, 2.0, -1.0):
+        curve.observe(0, value - curve.mean[0], 0.5)
+        curve.forget()
+        gain = variance / (variance + 0.5)
+        mean, variance = mean + gain * (value - mean), (1 - gain) * variance * 0.9 + 0.1
+        assert curve.mean == pytest.approx([mean, 5.0])
+        assert curve.variance(0) == pytest.approx(variance)
+    assert curve.deviation_between(0, 1) == pytest.approx(math.sqrt(variance + 1.0))
+
+
+# What is remembered.
+
+
+def a_session(chance: float = 0.9) -> Learned:
+    draft_length = auto()
+    run(draft_length, setting("", round_costs("M3 Ultra", 0.05), [chance] * SHORT, 3))
+    return draft_length.learned()
+
+
+def test_what_was_learned_is_the_starting_point():
+    learned = a_session()
+    draft_length = AutoDraftLength(simulation.LONGEST, learned)
+    assert draft_length.choose() >= 3  # at once, where a cold start begins with plain rounds
+    costs = draft_length.learned().costs
+    for drafts, timed in enumerate(learned.timed):
+        if timed > 3:
+            assert costs[drafts] == pytest.approx(learned.costs[drafts], rel=0.05)
+    assert AutoDraftLength(2, learned).choose() <= 2
+    assert AutoDraftLength(16, learned).longest == 16
+
+
+def test_what_was_learned_of_another_text_does_no_harm():
+    """The bound against plain decoding holds with any memory of the same machine."""
+    costs = round_costs("M1 Ultra", 0.05)
+    for remembered in (0.1, 0.97):
+        first = auto()
+        run(first, setting("", costs, [remembered] * SHORT, 1))
+        for chance in (0.0, 0.4, 0.6):
+            spent = run(
+                AutoDraftLength(simulation.LONGEST, first.learned()), setting("", costs, [chance] * SHORT, 2)
+            ).spent
+            assert SHORT / spent >= 0.98
+
+
+def test_memory_round_trip(tmp_path):
+    memory, learned = DraftMemory(tmp_path / "new" / "folder"), a_session()
+    assert memory.load(KEY) == (None, None)
+    assert memory.save(KEY, learned) is None
+    assert memory.load(KEY) == (learned, None)
+    assert memory.load(KEY._replace(chip="Apple M5 Max")) == (None, None)
+    assert memory.save(KEY, a_session(0.2)) is None
+    assert memory.load(KEY) == (a_session(0.2), None)
+    assert memory.path(KEY).stat().st_size < 2048
+    assert list(memory.path(KEY).parent.iterdir()) == [memory.path(KEY)]  # nothing half written is left
+
+
+def _changed(content: str, **changes: object) -> str:
+    found = json.loads(content)
+    found["learned"].update(changes)
+    return json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: "",
+        lambda content: content[: len(content) // 2],
+        lambda content: "\x00\xff" * 40,
+        lambda content: "[" * 60_000,
+        lambda content: "{}",
+        lambda content: "[1, 2]",
+        lambda content: content + " " * 100_000,
+        lambda content: content.replace('"version": 1', '"version": 99'),
+        lambda content: content.replace("M3 Ultra", "M4"),
+        lambda content: _changed(content, costs=[1.0, 2.0]),
+        lambda content: _changed(content, costs=[1.0, math.nan, *[2.0] * 7]),
+        lambda content: _changed(content, costs=[1.0, math.inf, *[2.0] * 7]),
+        lambda content: _changed(content, costs=[1.0, -1.0, *[2.0] * 7]),
+        lambda content: _changed(content, costs=[1.0, "2", *[2.0] * 7]),
+        lambda content: _changed(content, costs="123456789"),
+        lambda content: _changed(content, reached=[0] * 8, stood=[1] * 8),
+        lambda content: _changed(content, timed=[True] * 9),
+        lambda content: _changed(content, timed=[10**30] * 9),
+        lambda content: _changed(content, more=1),
+    ],
+)
+def test_a_corrupt_or_foreign_file_is_ignored_with_a_note(tmp_path, damage):
+    memory = DraftMemory(tmp_path)
+    memory.save(KEY, a_session())
+    path = memory.path(KEY)
+    path.write_text(damage(path.read_text()), encoding="latin-1")
+    learned, note = memory.load(KEY)
+    assert learned is None
+    assert str(path) in note
+    assert "ignored" in note
+    assert memory.save(KEY, a_session()) is None  # and replaced
+    assert memory.load(KEY)[1] is None
+
+
+def test_a_folder_that_cannot_be_used_is_noted(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    memory = DraftMemory(blocked / "below")
+    assert "cannot be kept" in memory.save(KEY, a_session())
+    learned, note = memory.load(KEY)
+    assert learned is None
+    assert "cannot be read" in note
+    # A folder of the file's name.
+    memory = DraftMemory(tmp_path)
+    memory.path(KEY).mkdir()
+    assert "cannot be read" in memory.load(KEY)[1]
+    assert "cannot be kept" in memory.save(KEY, a_session())
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_folder_is_the_users_choice(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "mlx_gemma4_assist"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_folder() == tmp_path / ".cache" / "mlx_gemma4_assist"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "mlx_gemma4_assist"
+    monkeypatch.setenv(FOLDER_VARIABLE, "~/own")
+    assert cache_folder() == tmp_path / "own"
+    assert DraftMemory().save(KEY, a_session()) is None
+    assert DraftMemory().load(KEY)[0] == DraftMemory(tmp_path / "own").load(KEY)[0] == a_session()
