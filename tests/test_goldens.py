@@ -138,3 +138,10 @@ def test_assisted_text_agrees(golden: Golden, prompt: str, count: int):
     # How many drafts the last rounds make depends on how far they were submitted ahead.
     steady = len(responses) - count - 2 if count else 0
     assert [response.from_draft for response in responses][:steady] == drafted[:steady]
+
+
+@pytest.mark.parametrize("count", [2, 4, 5, 6, 7])
+def test_every_other_number_of_drafts_gives_the_same_text(golden: Golden, count: int):
+    """On the prompt whose text lies beyond the sliding window from its first token on."""
+    responses = generated(golden, "long", golden.assistant, count)
+    assert [response.token for response in responses] == golden.prompts["long"]["tokens"]
