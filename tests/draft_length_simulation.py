@@ -125,6 +125,7 @@ def run(
     noise: float = NOISE,
     disturbance: Disturbance = lambda rng, place: 1.0,
     first_use: float = 1.0,
+    overlap: float = 0.0,
 ) -> Run:
     """Decode, as ``decoding.speculative.rounds`` does it: a round is submitted before the one in front of it is read.
 
@@ -135,6 +136,8 @@ def run(
         noise: relative deviation of a time.
         disturbance: multiplies the time of a round at this place of the text.
         first_use: multiplies the time in which a round of a new length is submitted, and its own.
+        overlap: how much of the time between two reads belongs to the round that was submitted meanwhile. MLX limits
+            the work in flight, so that submitting a round may wait until it is nearly done: then this is 1.
     """
     rng = random.Random(setting.seed)
     budget = len(setting.chances) if tokens is None else tokens
@@ -155,12 +158,24 @@ def run(
             spent += setting.costs[drafted]
             place += count + 1
         at, drafted, count, own = flight.popleft()
-        seconds = PLAIN_SECONDS * setting.costs[drafted] * max(0.2, rng.gauss(1, noise))
+        ahead = flight[-1][1] if flight else drafted
+        cost = (1 - overlap) * setting.costs[drafted] + overlap * setting.costs[ahead]
+        seconds = PLAIN_SECONDS * cost * max(0.2, rng.gauss(1, noise))
         seconds *= disturbance(rng, at) * max(own, delay)
         draft_length.observe(drafted, [count], seconds if rounds else None)
         rounds.append((at, drafted, count))
         done += count + 1
     return Run(spent, rounds)
+
+
+def spent_on_first(tokens: int, made: Run, setting: Setting) -> float:
+    """What the first tokens of a run took, in plain steps; of the round that exceeds them its share."""
+    spent = 0.0
+    for place, drafted, count in made.rounds:
+        spent += setting.costs[drafted]
+        if place + count + 1 >= tokens:
+            return spent * tokens / (place + count + 1)
+    raise ValueError(f"the run has no {tokens} tokens")
 
 
 def fixed_cost(setting: Setting, drafts: int, tokens: int) -> float:

@@ -10,14 +10,9 @@ from statistics import fmean, median
 
 import draft_length_simulation as simulation
 import pytest
-from draft_length_simulation import FORWARD, best_fixed_cost, random_settings, round_costs, run, setting
+from draft_length_simulation import FORWARD, best_fixed_cost, random_settings, round_costs, run, setting, spent_on_first
 
-from mlx_gemma4_assist.decoding.draft_length import (
-    AutoDraftLength,
-    DriftingCurve,
-    FixedDraftLength,
-    Learned,
-)
+from mlx_gemma4_assist.decoding.draft_length import AutoDraftLength, DriftingCurve, FixedDraftLength, Learned
 from mlx_gemma4_assist.decoding.draft_memory import FOLDER_VARIABLE, DraftKey, DraftMemory, cache_folder
 from mlx_gemma4_assist.errors import InputError
 
@@ -29,25 +24,30 @@ def auto() -> AutoDraftLength:
     return AutoDraftLength(simulation.LONGEST)
 
 
-def against_best_and_plain(settings, tokens, **disturbed) -> tuple[list[float], list[float]]:
-    """Throughput of each setting relative to its best fixed length's in hindsight, and to plain decoding's."""
-    spent = [run(auto(), each, tokens, **disturbed).spent for each in settings]
+def throughput(settings, runs, tokens=LONG) -> tuple[list[float], list[float]]:
+    """Over the first tokens of each run, relative to the best fixed length's in hindsight, and to plain decoding's."""
+    spent = [spent_on_first(tokens, made, each) for made, each in zip(runs, settings, strict=True)]
     best = [best_fixed_cost(each, tokens) / time for each, time in zip(settings, spent, strict=True)]
     return best, [tokens / time for time in spent]
 
 
+def report(tokens, of_best, of_plain):
+    print(
+        f"\n{len(of_best)} settings, {tokens} tokens from a cold start:"
+        f" of the best fixed length's throughput {fmean(of_best):.3f} on average, {min(of_best):.3f} at worst;"
+        f" of plain decoding's {min(of_plain):.3f} at worst"
+    )
+
+
 def test_throughput_over_200_random_settings():
-    """Against the best fixed length: over 2,000 tokens, learning included. Against plain decoding: over 500 tokens too,
-    from a cold start; the best fixed length of so few tokens is mostly luck, its figures are only shown."""
-    long = random_settings(200, LONG)
-    best, plain = against_best_and_plain(long, LONG)
-    best_early, plain_early = against_best_and_plain(long, SHORT)
-    for tokens, to_best, to_plain in ((LONG, best, plain), (SHORT, best_early, plain_early)):
-        print(
-            f"\n{tokens} tokens from a cold start, {len(long)} settings: of the best fixed length's throughput "
-            f"{fmean(to_best):.3f} on average, {min(to_best):.3f} at worst; "
-            f"of plain decoding's at worst {min(to_plain):.3f}"
-        )
+    """Against the best fixed length: over 2,000 tokens, learning included. Against plain decoding: over the first 500
+    too; the best fixed length of so few tokens is mostly luck, its figures are only shown."""
+    settings = random_settings(200, LONG)
+    runs = [run(auto(), each) for each in settings]
+    best, plain = throughput(settings, runs)
+    best_early, plain_early = throughput(settings, runs, SHORT)
+    report(LONG, best, plain)
+    report(SHORT, best_early, plain_early)
     assert fmean(best) >= 0.97
     assert min(best) >= 0.93
     assert min(plain_early) >= 0.98
@@ -60,7 +60,7 @@ def test_an_assistant_that_is_always_wrong_costs_little():
             wrong = setting(machine, round_costs(machine, 0.08), [0.0] * SHORT, seed)
             assert SHORT / run(auto(), wrong).spent >= 0.98
             # A machine that does other things besides, and compiles each length at its first use.
-            noisy = run(auto(), wrong, noise=0.15, disturbance=hiccups(0.02), first_use=20)
+            noisy = run(auto(), wrong, noise=0.15, disturbance=hiccups(0.02), first_use=20, overlap=1)
             assert SHORT / noisy.spent >= 0.97
 
 
@@ -74,13 +74,14 @@ def hiccups(chance):
         {"disturbance": hiccups(0.02)},
         {"first_use": 20.0},
         {"disturbance": lambda rng, place: 2.0 if place > LONG / 3 else 1.0},
-        {"noise": 0.15},
+        {"noise": 0.15, "overlap": 0.7},
     ],
-    ids=["hiccups", "slow first use", "slowdown in mid-run", "noise"],
+    ids=["hiccups", "slow first use", "slowdown in mid-run", "noise and overlap"],
 )
 def test_the_bounds_hold_on_a_disturbed_machine(disturbed):
-    best, plain = against_best_and_plain(random_settings(30, LONG, seed=1), LONG, **disturbed)
-    print(f"\n{fmean(best):.3f} on average, {min(best):.3f} at worst; of plain {min(plain):.3f} at worst")
+    settings = random_settings(20, LONG, seed=1)
+    best, plain = throughput(settings, [run(auto(), each, **disturbed) for each in settings])
+    report(LONG, best, plain)
     assert fmean(best) >= 0.97
     assert min(best) >= 0.93
     assert min(plain) >= 0.98
@@ -94,6 +95,15 @@ def test_costs_of_lengths_that_are_not_tried_slow_down_along():
     late = {drafted for place, drafted, _ in made.rounds if place > 1500 and drafted > 0}
     assert 1 not in late
     assert draft_length.learned().costs[1] == pytest.approx(costs[1], rel=0.1)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 1.0])
+def test_costs_are_right_wherever_the_host_waits(overlap):
+    """A probe's rounds are few: their cost must not be put down to the rounds beside them."""
+    costs = round_costs("M1 Ultra", 0.05)
+    draft_length = auto()
+    run(draft_length, setting("", costs, [0.0] * 2000, 0), overlap=overlap)
+    assert draft_length.learned().costs[1] == pytest.approx(costs[1], rel=0.05)
 
 
 def test_costs_of_lengths_never_tried_follow_the_neighbours():
@@ -112,7 +122,7 @@ def test_a_switch_is_followed(machine, before, after):
     costs = round_costs(machine, 0.05)
     values = [sum(after**i for i in range(drafts + 1)) / cost for drafts, cost in enumerate(costs)]
     needed, switch = [], 600
-    for seed in range(7):
+    for seed in range(5):
         made = run(auto(), setting("", costs, [before] * switch + [after] * 900, seed))
         good = [values[drafted] >= 0.95 * max(values) for place, drafted, _ in made.rounds if place >= switch]
         needed.append(next(n for n in range(len(good)) if sum(good[n : n + 10]) >= 8))
@@ -125,15 +135,13 @@ def test_probes_become_rare_while_they_lose_and_return_when_they_win():
     draft_length = auto()
     made = run(draft_length, setting("", costs, [0.0] * 4000, 0))
     tries = [at for at, (_, drafted, _) in enumerate(made.rounds) if drafted]
-    assert {made.rounds[at][1] for at in tries[4:]} == {1}  # the cheapest is enough to see whether anything stands
-    gaps = [after - before for before, after in pairwise(tries)]
-    print(f"\nplain rounds between probes: {gaps}")
-    learning = [gap for gap in gaps if gap < 20]
-    probing = gaps[len(learning) :]
-    assert len(learning) <= 6
-    assert min(probing) >= 20
-    assert probing[4] >= 1.5 * probing[0]
-    assert all(after >= before - 10 for before, after in pairwise(probing[:4]))
+    assert {made.rounds[at][1] for at in tries} == {1}  # the cheapest is enough to see whether anything stands
+    gaps = [after - before for before, after in pairwise(tries) if after - before > 1]
+    print(f"\nrounds from probe to probe: {gaps}")
+    assert gaps[:4] == sorted(gaps[:4])
+    assert gaps[4] >= 2 * gaps[0]
+    assert min(gaps[4:]) >= 2 * gaps[0]
+    assert len(tries) < 50
     assert 4000 / made.spent >= 0.99
 
     better = run(draft_length, setting("", costs, [0.97] * 1000, 1))
@@ -157,7 +165,7 @@ def test_times_may_never_be_known():
     for _ in range(200):
         drafted = draft_length.choose()
         draft_length.observe(drafted, [drafted], None)
-    assert draft_length.choose() == simulation.LONGEST
+    assert draft_length.choose() > simulation.LONGEST / 2
     for _ in range(200):
         draft_length.observe(draft_length.choose(), [0], None)
     assert draft_length.choose() == 0

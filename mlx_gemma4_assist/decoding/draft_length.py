@@ -42,22 +42,25 @@ ACCEPTANCE_BEND = 0.39  # from one position to the next
 ACCEPTANCE_FORGETTING = 2.5e-3  # per round
 LEAST_SPREAD = 0.02  # of a draft's outcome
 
-FORGET_EVERY = 8  # rounds: forgetting is slow, and need not be done in each
+# A round's time is short: what can wait is not done in each.
+FORGET_EVERY = 16  # rounds
+LEARN_EVERY = 4  # times of one length, after twice as many in a row
+PROBE_EVERY = 4  # rounds, at most
 
 # Probes. Amounts are in plain steps.
-OPENING = 4  # plain rounds before anything else: what all costs are relative to
+OPENING = (0, 0, 0, 0, 1, 1, 1, 1)  # the most drafts of a first session's first rounds: from cheap to dear
 PROBE_SHARE = 0.02  # of all time goes into probes at first;
 BACK_OFF = 0.75  # each one lost lowers the share by this factor,
 MOST_LOSSES = 4  # down to a third: the text may change
+PROBE_ROUNDS = 2  # a time means something between rounds of one length only
 PROBE_FEE = 0.05  # what a probe costs at least, so that near ties are not probed all the time
-FIRST_SAVINGS = -0.2  # the first rounds teach enough as they are
-MOST_SAVINGS = 1.0
+MOST_SAVINGS = 2.0
 COST_HOPE = 2.0  # deviations by which a length may be cheaper than believed
 ACCEPTANCE_HOPE = 1.0
 
 # What an earlier session knew counts as so many rounds: a machine stays the same, a text does not.
 REPLAYED_TIMES = 20
-REPLAYED_DRAFTS = 1
+REPLAYED_DRAFTS = 0.5
 SESSION_NOISE = 0.03  # how much costs differ from session to session
 REMEMBERED = 50  # what it counts as in the next one's memory
 
@@ -180,6 +183,18 @@ class Learned:
             raise ValueError("more drafts stood than were made")
 
 
+@dataclass
+class Probe:
+    """Some rounds of another length than the best: how many of them were chosen, how many observed, how many rounds of
+    any length observed since, and what they gained."""
+
+    drafts: int
+    chosen: int = 0
+    seen: int = 0
+    age: int = 0
+    gain: float = 0.0
+
+
 class AutoDraftLength:
     """The number of drafts with the most expected tokens per second.
 
@@ -204,51 +219,44 @@ class AutoDraftLength:
         self._timed = [0] * (longest + 1)
         self._stood, self._reached = [0] * longest, [0] * longest
 
-        self._opening = OPENING
+        self._opening = list(reversed(OPENING))
         self._tried = {0}
-        self._untimed = 0  # rounds to come whose times mean nothing
+        self._previous: tuple[int, float | None] = (0, None)  # the last observed round: its drafts, its time
+        self._streak = 0  # rounds of its length before it
         self._rounds = 0
-        self._savings = FIRST_SAVINGS  # what probes may cost, in plain steps
+        self._savings = 0.0  # what probes may cost, in plain steps
         self._losses = 0  # probes lost in a row
-        self._probe: int | None = None  # the length that is being probed
-        self._probe_age = 0
+        self._probe: Probe | None = None
         if learned is not None:
             self._recall(learned)
         self._weigh()
 
     def choose(self) -> int:
         if self._opening:
-            self._opening -= 1
-            return 0
-        drafts = self._best
-        if self._probe is None and self._savings >= PROBE_FEE:
+            return min(self._best, self._opening.pop())
+        if self._probe is None and self._savings >= PROBE_FEE and self._rounds % PROBE_EVERY == 0:
             drafts = self._worth_a_probe()
             if drafts != self._best:
-                self._probe, self._probe_age = drafts, 0
-        if drafts not in self._tried:
-            # It may have to be compiled, which delays the reading of the round before too.
-            self._tried.add(drafts)
-            self._untimed = 2
-        return drafts
+                self._probe = Probe(drafts)
+        if self._probe is not None and self._probe.chosen < PROBE_ROUNDS:
+            self._probe.chosen += 1
+            return self._probe.drafts
+        return self._best
 
     def observe(self, drafted: int, accepted: list[int], seconds: float | None = None) -> None:
-        emitted = 1 + sum(accepted) / len(accepted)
-        self._settle_probe(drafted, emitted)
+        self._follow_probe(drafted, 1 + sum(accepted) / len(accepted))
         self._rounds += 1
         if self._rounds % FORGET_EVERY == 0:
             self._acceptance.forget()
             self._costs.forget()
         self._learn_acceptance(drafted, accepted)
-        if self._untimed:
-            self._untimed -= 1
-        elif seconds is not None and seconds > 0:
-            self._learn_cost(drafted, seconds)
-        self._weigh()
+        if self._learn_previous_cost(drafted, seconds) or drafted:
+            self._weigh()
 
     def learned(self) -> Learned:
         """What to begin with next time."""
-        costs = tuple(min(cost, MOST_COST) for cost in self._cost)
-        return Learned(costs, tuple(self._timed), tuple(self._stood), tuple(self._reached))
+        costs = [min(cost, MOST_COST) for cost in self._cost]
+        return Learned(*map(tuple, (costs, self._timed, self._stood, self._reached)))
 
     def _weigh(self) -> None:
         """Costs in plain steps, expected tokens, and the best length, from both curves as they are now."""
@@ -279,7 +287,7 @@ class AutoDraftLength:
                     logit += ACCEPTANCE_HOPE * sqrt(self._acceptance.variance(drafts - 1))
                 all_stand *= _chance(logit) if self._best else 1.0
                 hoped += all_stand
-            loss = self._cost[drafts] - self._tokens[drafts] / self._value
+            loss = PROBE_ROUNDS * (self._cost[drafts] - self._tokens[drafts] / self._value)
             if drafts == self._best or loss > price:
                 continue
             hoped_cost = self._cost[drafts] * exp(-COST_HOPE * self._costs.deviation_between(drafts, self._best))
@@ -287,19 +295,20 @@ class AutoDraftLength:
                 cheapest, price = drafts, loss
         return cheapest
 
-    def _settle_probe(self, drafted: int, emitted: float) -> None:
+    def _follow_probe(self, drafted: int, emitted: float) -> None:
         """Charge a probe with the time that it lost against the best length, in plain steps, and save for the next.
 
         A probe that gained pays for another at once; lost ones make the next ever rarer.
         """
-        if self._probe is not None:
-            self._probe_age += 1
-            if drafted == self._probe:
-                gain = emitted / self._value - self._cost[drafted]
-                self._savings += gain - PROBE_FEE
-                self._losses = 0 if gain > 0 else min(self._losses + 1, MOST_LOSSES)
-                self._probe = None
-            elif self._probe_age > 2:  # the run ended before, or the round was given another number
+        if (probe := self._probe) is not None:
+            probe.age += 1
+            if drafted == probe.drafts:
+                probe.seen += 1
+                probe.gain += emitted / self._value - self._cost[drafted]
+            # The run may have ended before, or the rounds been given other numbers.
+            if probe.seen == PROBE_ROUNDS or probe.age > PROBE_ROUNDS + 2:
+                self._savings += probe.gain - PROBE_FEE
+                self._losses = 0 if probe.gain > 0 else min(self._losses + 1, MOST_LOSSES)
                 self._probe = None
         share = PROBE_SHARE * BACK_OFF**self._losses
         self._savings = min(self._savings + share * self._cost[drafted], MOST_SAVINGS)
@@ -313,6 +322,25 @@ class AutoDraftLength:
             self._reached[at] += reached
             self._stood[at] += stood
             _observe_drafts(self._acceptance, at, stood / reached, reached)
+
+    def _learn_previous_cost(self, drafted: int, seconds: float | None) -> bool:
+        """Learn from the time of the round before this one, if both are of one length.
+
+        The host reads a round while the next is under way, and submitting that one may have waited for a part of it to
+        be done, so that a time between two reads is of both. The first time of a length may include compiling it.
+        Returns whether there was something to learn: in a long row of one length only every few rounds.
+        """
+        before, its_seconds = self._previous
+        self._previous = drafted, seconds
+        self._streak = self._streak + 1 if before == drafted else 0
+        thinned = self._streak > 2 * LEARN_EVERY and self._streak % LEARN_EVERY > 0
+        if self._streak == 0 or thinned or its_seconds is None or its_seconds <= 0:
+            return False
+        if drafted not in self._tried:
+            self._tried.add(drafted)
+            return False
+        self._learn_cost(drafted, its_seconds)
+        return True
 
     def _learn_cost(self, drafted: int, seconds: float) -> None:
         surprise = log(seconds) - self._costs.mean[drafted]
@@ -338,7 +366,7 @@ class AutoDraftLength:
                 self._timed[drafts] = min(timed, REMEMBERED)
         self._costs.move(0, COST_LEVEL**2)
         if learned.timed[0]:
-            self._opening = 0
+            self._opening = []
         for at, (stood, reached) in enumerate(zip(learned.stood, learned.reached, strict=True)):
             if reached and at < self.longest:
                 _observe_drafts(self._acceptance, at, stood / reached, min(reached, REPLAYED_DRAFTS))
@@ -350,7 +378,7 @@ def _chance(logit: float) -> float:
     return 1 / (1 + exp(-logit))
 
 
-def _observe_drafts(acceptance: DriftingCurve, at: int, rate: float, drafts: int) -> None:
+def _observe_drafts(acceptance: DriftingCurve, at: int, rate: float, drafts: float) -> None:
     """Of so many drafts at a position this share stood: one step of logistic regression, by the filter's rule.
 
     Near 0 and 1 single drafts say little about a logit; the bound keeps one draft from moving it too far.
