@@ -17,8 +17,8 @@ import mlx.core as mx
 
 from mlx_gemma4_assist import assistant_for, load, load_assistant, make_prompt_cache
 from mlx_gemma4_assist.benchmark import bundled_prompts
-from mlx_gemma4_assist.decoding.cache import KVCache, round_up
-from mlx_gemma4_assist.decoding.compiled import COMPILED_BUCKET, check_compiler, compiled_steps
+from mlx_gemma4_assist.decoding.cache import KVCache
+from mlx_gemma4_assist.decoding.compiled import check_compiler, compiled_steps
 from mlx_gemma4_assist.decoding.draft_length import FixedDraftLength
 from mlx_gemma4_assist.decoding.prefill import prefill
 from mlx_gemma4_assist.decoding.sampling import Sampling
@@ -95,9 +95,10 @@ def measure(setup: Setup, turns: int = 5) -> Parts:
 def loop_seconds(setup: Setup) -> list[float]:
     """Seconds of each of ``count`` rounds of the running loop."""
     engine, cache = setup.prefilled()
-    step = compiled_steps(engine).round if setup.compiles else speculate
     budget = (setup.count + 4) * (setup.drafts + 1)  # never reached: all rounds make all drafts
-    plan = Plan(budget, FixedDraftLength(setup.drafts), step=step)
+    plan = Plan(budget, FixedDraftLength(setup.drafts))
+    if setup.compiles:
+        plan = compiled_steps(engine).carry_out(plan)
     running = rounds(engine, cache, setup.prompt[-1:], plan)
     for _ in range(2):  # the prompt's own round has no drafts; the next one had a head start
         next(running)
@@ -113,7 +114,7 @@ def loop_seconds(setup: Setup) -> list[float]:
 def parts_seconds(setup: Setup, steps: "PartSteps") -> list[list[float]]:
     """Seconds of each part of ``count`` rounds, one after the other."""
     engine, cache = setup.prefilled()
-    cache.reserve(len(setup.prompt) + (setup.count + 2) * (setup.drafts + 1))
+    cache.reserve(steps.reach(len(setup.prompt) + (setup.count + 2) * (setup.drafts + 1)))
     _, state = speculate(engine, start(engine, cache, setup.prompt[-1:], 0), 0, len(setup.prompt) - 1)
     cache.buffers = ()  # held twice, buffers would be copied when they are written to
     mx.eval(state)
@@ -146,16 +147,14 @@ class PartSteps:
         self._made: dict[tuple[str, int], Callable] = {}
 
     def draft(self, bound: int) -> Callable:
-        padded = self._padded(bound)
+        bound = self._padded(bound)
         return self._get(
-            "draft", padded, lambda state: draft(self._engine, RoundState(*state), self._drafts, padded).tokens
+            "draft", bound, lambda state: draft(self._engine, RoundState(*state), self._drafts, bound).tokens
         )
 
     def verify(self, bound: int) -> Callable:
-        padded = self._padded(bound)
-        return self._get(
-            "verify", padded, lambda state, tokens: verify(self._engine, RoundState(*state), tokens, padded)
-        )
+        bound = self._padded(bound)
+        return self._get("verify", bound, lambda state, tokens: verify(self._engine, RoundState(*state), tokens, bound))
 
     def settle(self) -> Callable:
         def run(state, tokens, hidden, logits):
@@ -165,10 +164,13 @@ class PartSteps:
 
         return self._get("settle", 0, run)
 
+    def reach(self, end: int) -> int:
+        """As rounds have it: one trace for all lengths of a bucket."""
+        return compiled_steps(self._engine).reach(end) if self._compiles else end
+
     def _padded(self, bound: int) -> int:
-        """As ``CompiledSteps.round`` has it: one trace for all lengths of a bucket."""
         block = self._drafts + 1
-        return round_up(bound + block, COMPILED_BUCKET) - block if self._compiles else bound
+        return self.reach(bound + block) - block
 
     def _get(self, name: str, bound: int, run: Callable) -> Callable:
         if not self._compiles:

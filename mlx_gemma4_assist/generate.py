@@ -18,7 +18,7 @@ from .decoding.draft_length import AUTO_LONGEST, DEFAULT_DRAFTS, DraftLength, Fi
 from .decoding.prefill import DEFAULT_STEP_SIZE, Progress, fill, prefill
 from .decoding.processors import HostAcceptor, LogitsProcessor
 from .decoding.sampling import Sampling
-from .decoding.speculative import Emitted, Engine, Plan, accept, rounds, speculate
+from .decoding.speculative import Emitted, Engine, Plan, accept, rounds
 from .errors import InputError
 from .learning import draft_key, keep_learned, start_learning
 from .metal import wired_limit
@@ -197,21 +197,18 @@ def stream_generate(
 
     acceptor = HostAcceptor(logits_processors, tokens) if logits_processors else accept
     engine = Engine(model, assistant_model, cache.layout, sampling, acceptor)
-    steps = compiled_steps(engine) if compiles else None
     plan = Plan(
         budget,
         draft_length,
         ahead=0 if logits_processors else LOOK_AHEAD,
         seed=secrets.randbits(32) if seed is None else seed,
-        step=speculate if steps is None else steps.round,
     )
+    fill_step = fill
+    if compiles:
+        steps = compiled_steps(engine)
+        plan, fill_step = steps.carry_out(plan), steps.fill
     prefill_prompt = partial(
-        prefill,
-        model,
-        cache,
-        step_size=prefill_step_size,
-        progress=prompt_progress_callback,
-        fill=fill if steps is None else steps.fill,
+        prefill, model, cache, step_size=prefill_step_size, progress=prompt_progress_callback, fill=fill_step
     )
     reporter = _Reporter(processor, StopStrings(stop), tokens, budget)
     return _run(engine, cache, plan, reporter, prefill_prompt, keep)

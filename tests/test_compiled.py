@@ -1,6 +1,7 @@
 """Compiled rounds give what eager ones give; without a compiler they are refused on the CPU backend."""
 
 import gc
+from itertools import pairwise
 
 import mlx.core as mx
 import pytest
@@ -63,3 +64,22 @@ def test_no_compiler(monkeypatch):
     with pytest.raises(InputError, match=r"C\+\+ compiler"):
         sampled(random_pair(2), None, compile=True)
     assert sampled(random_pair(2), None, max_tokens=2)  # eager decoding needs none
+
+
+def test_buckets_grow_with_the_text():
+    ends = sorted({compiled.bucket_end(end, 128) for end in range(1, 9000)})
+    assert ends[:3] == [128, 256, 384]
+    assert all(end - before in (128, 256, 512, 1024) for before, end in pairwise(ends))
+    assert all(end - before <= max(128, before / 8) for before, end in pairwise(ends))
+    assert all(0 <= compiled.bucket_end(end, 128) - end < max(128, end / 8) for end in range(1, 9000))
+
+
+def test_buckets_are_as_large_as_the_weights_make_padding_cheap():
+    """A large model spends its time on weights, and 15 times longer on a trace than a tiny one."""
+    e2b, tiny = 2.8e9, 11e6
+    assert compiled.bucket_size(e2b, 14_336) == 1024
+    assert compiled.bucket_size(tiny, 1536) == compiled.LEAST_BUCKET
+    sizes = [compiled.bucket_size(weights, 4096) for weights in (1e8, 2e8, 4e8, 8e8)]
+    assert sizes == sorted(sizes)
+    for weights, size in zip((1e8, 2e8, 4e8, 8e8), sizes, strict=True):
+        assert size == compiled.LEAST_BUCKET or size / 2 * 4096 <= 0.005 * weights

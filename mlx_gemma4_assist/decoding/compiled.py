@@ -1,15 +1,17 @@
 """Rounds and prompt chunks under ``mx.compile``: traced once per draft length and bucket, then run without Python.
 
 A round is compiled whole; where acceptance needs the host, all that comes before. Attention over a linear buffer ends
-at a multiple of ``COMPILED_BUCKET``, which is when a run traces anew: seldom enough for tracing to cost nothing, close
-enough for the padding to cost nothing (figures in the README).
+where a bucket of positions ends, which is when a run traces anew: seldom enough for tracing to cost nothing, close
+enough for attending to the padding to cost nothing (figures in the README).
 """
 
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from ..compiler import can_compile
 from ..errors import InputError
@@ -18,6 +20,7 @@ from .prefill import Chunk, fill
 from .speculative import (
     Drafts,
     Engine,
+    Plan,
     Proposal,
     Round,
     RoundState,
@@ -28,7 +31,9 @@ from .speculative import (
     speculate,
 )
 
-COMPILED_BUCKET = 128
+LEAST_BUCKET, MOST_BUCKET = 128, 1024  # positions
+PADDING_SHARE = 0.005  # keys and values read in vain, of the weights, in bytes
+GROWTH_SHARE = 8  # in a long text a bucket is up to this part of it, so that it traces as seldom as it doubles
 KEPT = 8  # settings per target: sampling options are constants of a trace
 
 
@@ -40,6 +45,25 @@ def check_compiler() -> None:
     """
     if not can_compile():
         raise InputError("compile needs the C++ compiler g++ on this backend, and there is none on the path")
+
+
+def bucket_size(weight_bytes: int, slot_bytes: int) -> int:
+    """Positions of a bucket: the largest power of two of which half, what is attended to in vain on average, is nothing
+    beside the weights.
+
+    Args:
+        weight_bytes: of the target.
+        slot_bytes: keys and values that a round reads for one more position.
+    """
+    size = MOST_BUCKET
+    while size > LEAST_BUCKET and size // 2 * slot_bytes > PADDING_SHARE * weight_bytes:
+        size //= 2
+    return size
+
+
+def bucket_end(end: int, size: int) -> int:
+    """Where the bucket of position ``end`` - 1 ends. Beyond ``GROWTH_SHARE * size`` positions buckets grow."""
+    return round_up(end, max(size, (1 << end.bit_length() - 1) // GROWTH_SHARE))
 
 
 class CompiledSteps:
@@ -56,14 +80,24 @@ class CompiledSteps:
             accept=accept,
         )
         self._compiled: dict[tuple[Callable, int, int], Callable] = {}
+        weights = sum(array.nbytes for _, array in tree_flatten(engine.target.parameters()))
+        self._bucket = bucket_size(weights, engine.layout.slot_bytes)
+
+    def reach(self, end: int) -> int:
+        """How many slots a round that ends at this position attends to, and writes to."""
+        return bucket_end(end, self._bucket)
+
+    def carry_out(self, plan: Plan) -> Plan:
+        """The same plan with compiled rounds."""
+        return replace(plan, step=self.round, reach=self.reach)
 
     def round(self, engine: Engine, state: RoundState, count: int, bound: int) -> tuple[Round, RoundState]:
         """``speculative.speculate``, compiled; ``engine`` is the run's own, whose acceptance may be on the host."""
-        padded = round_up(bound + count + 1, COMPILED_BUCKET) - (count + 1)
+        bound = self.reach(bound + count + 1) - (count + 1)
         if engine.accept is accept:
-            emitted, after = self._get(_whole, count, padded)(tuple(state))
+            emitted, after = self._get(_whole, count, bound)(tuple(state))
             return Round(*emitted), RoundState(*after)
-        drafts, log_q, hidden, logits, buffers = self._get(_proposal, count, padded)(tuple(state))
+        drafts, log_q, hidden, logits, buffers = self._get(_proposal, count, bound)(tuple(state))
         return settle(engine, state, Proposal(Drafts(drafts, log_q), hidden, logits, buffers))
 
     def fill(self, target: Target, layout: CacheLayout, chunk: Chunk) -> Buffers:

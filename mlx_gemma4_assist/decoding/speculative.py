@@ -287,6 +287,7 @@ class Plan:
         ahead: rounds submitted beyond the one that is read; 0 to wait for each, as acceptance on the host must.
         seed: of all noise.
         step: :func:`speculate`, or the same compiled.
+        reach: how many slots of the cache a round needs that ends at a position.
     """
 
     budget: int
@@ -294,6 +295,7 @@ class Plan:
     ahead: int = 1
     seed: int = 0
     step: Step = speculate
+    reach: Callable[[int], int] = lambda end: end
 
 
 def start(engine: Engine, cache: KVCache, tokens: list[int], seed: int) -> RoundState:
@@ -305,6 +307,8 @@ def start(engine: Engine, cache: KVCache, tokens: list[int], seed: int) -> Round
 
 def rounds(engine: Engine, cache: KVCache, tokens: list[int], plan: Plan) -> Iterator[Emitted]:
     """Run rounds until every row has emitted its budget, yielding each as soon as the next one is under way.
+
+    Only the first is yielded before: it gives the first token, and has no drafts to wait for.
 
     Args:
         engine: networks and settings.
@@ -319,10 +323,10 @@ def rounds(engine: Engine, cache: KVCache, tokens: list[int], plan: Plan) -> Ite
     done = 0  # tokens that every row has emitted, as far as the host has read
     bound = max(cache.lengths)
     while done < plan.budget:
-        while len(flight) <= plan.ahead and (left := plan.budget - done - len(flight)) > 0:
-            can_draft = engine.assistant is not None and (done > 0 or len(flight) > 0)
-            count = min(plan.draft_length.choose(), left - 1) if can_draft else 0
-            cache.reserve(bound + count + 1)
+        ahead, drafts = (plan.ahead, engine.assistant is not None) if done else (0, False)
+        while len(flight) <= ahead and (left := plan.budget - done - len(flight)) > 0:
+            count = min(plan.draft_length.choose(), left - 1) if drafts else 0
+            cache.reserve(plan.reach(bound + count + 1))
             emitted, state = plan.step(engine, state._replace(buffers=cache.buffers), count, bound)
             cache.buffers = state.buffers
             bound += count + 1
