@@ -16,10 +16,10 @@ class ClippableLinear(nn.Module):
         self.linear = nn.Linear(in_features, out_features, bias=False)
         self.clipped = clipped
         if clipped:
-            self.input_min = mx.array(-float("inf"))
-            self.input_max = mx.array(float("inf"))
-            self.output_min = mx.array(-float("inf"))
-            self.output_max = mx.array(float("inf"))
+            self.input_min = mx.array(-mx.inf)
+            self.input_max = mx.array(mx.inf)
+            self.output_min = mx.array(-mx.inf)
+            self.output_max = mx.array(mx.inf)
 
     def __call__(self, x: mx.array) -> mx.array:
         """x: (..., in) -> (..., out) of the same type, also where the bounds were saved in a wider one."""
