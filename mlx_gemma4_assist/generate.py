@@ -15,6 +15,7 @@ from .compiler import compiles_in_process
 from .decoding.cache import CacheLayout, KVCache, round_up
 from .decoding.compiled import check_compiler, compiled_steps
 from .decoding.draft_length import AUTO_LONGEST, DEFAULT_DRAFTS, DraftLength, FixedDraftLength
+from .decoding.media import MediaPrompt
 from .decoding.prefill import DEFAULT_STEP_SIZE, Progress, fill, prefill
 from .decoding.processors import HostAcceptor, LogitsProcessor
 from .decoding.sampling import Sampling
@@ -116,7 +117,7 @@ def make_prompt_cache(
 def stream_generate(
     model: Gemma4ForCausalLM,
     processor: Processor,
-    prompt: Prompt,
+    prompt: Prompt | MediaPrompt,
     assistant_model: Gemma4AssistantForCausalLM | None = None,
     *,
     max_tokens: int = 256,
@@ -143,7 +144,7 @@ def stream_generate(
 
     Args:
         model, processor: from ``load``.
-        prompt: text, token ids (used exactly as given), or chat messages.
+        prompt: text, token ids (used exactly as given), chat messages, or token ids with pictures and sound among them.
         assistant_model: from ``load_assistant``; None decodes plainly.
         max_tokens: the most tokens to generate.
         temperature: 0 is greedy.
@@ -187,7 +188,9 @@ def stream_generate(
     for name, value in (("max_tokens", max_tokens), ("prefill_step_size", prefill_step_size)):
         if value < 1:
             raise InputError(f"{name} is {value}, expected a positive integer")
-    tokens = processor.encode(prompt, chat=chat)
+    whole = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(processor.encode(prompt, chat=chat))
+    whole.check()
+    tokens = whole.tokens
     budget = min(max_tokens, _room(model, tokens))
     cache = (
         prompt_cache if prompt_cache is not None else make_prompt_cache(model, assistant_model, num_assistant_tokens)
@@ -208,16 +211,22 @@ def stream_generate(
         steps = compiled_steps(engine)
         plan, fill_step = steps.carry_out(plan), steps.fill
     prefill_prompt = partial(
-        prefill, model, cache, step_size=prefill_step_size, progress=prompt_progress_callback, fill=fill_step
+        prefill,
+        model,
+        cache,
+        step_size=prefill_step_size,
+        progress=prompt_progress_callback,
+        fill=fill_step,
+        media=whole.media,
     )
-    reporter = _Reporter(processor, StopStrings(stop), tokens, budget)
+    reporter = _Reporter(processor, StopStrings(stop), whole.keys, budget)
     return _run(engine, cache, plan, reporter, prefill_prompt, keep)
 
 
 def generate(
     model: Gemma4ForCausalLM,
     processor: Processor,
-    prompt: Prompt,
+    prompt: Prompt | MediaPrompt,
     assistant_model: Gemma4AssistantForCausalLM | None = None,
     *,
     max_tokens: int = 256,

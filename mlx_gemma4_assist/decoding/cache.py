@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from ..models.config import FULL, SLIDING, Gemma4TextConfig
 from ..models.layers import Band, KeysValues, Mask
@@ -106,10 +107,20 @@ class Block:
         count: L.
         bound: an upper bound of ``length``, known to the host.
         exact: whether every row's length *is* ``bound``, as in a prompt: attention may then use ``"causal"``.
+        mutual: spans of the block, first and last + 1, whose tokens see one another in sliding layers, later ones too
+            (transformers' ``create_masks_for_vision_model``).
     """
 
     def __init__(
-        self, layout: CacheLayout, buffers: Buffers, length: mx.array, count: int, bound: int, *, exact: bool = False
+        self,
+        layout: CacheLayout,
+        buffers: Buffers,
+        length: mx.array,
+        count: int,
+        bound: int,
+        *,
+        exact: bool = False,
+        mutual: Sequence[tuple[int, int]] = (),
     ):
         self.layout = layout
         self.offset = length
@@ -118,9 +129,9 @@ class Block:
         self._positions = length[:, None] + mx.arange(count) if count > 1 else length[:, None]
         self._places: dict[tuple[int, ...], mx.array] = {}
         # A long block would overwrite keys that its own first queries need: it attends before it writes to the ring.
-        self._before = min(bound, layout.ring) if count > layout.slack else None
+        self._before = min(bound, layout.ring) if count > layout.slack or mutual else None
         self._seen = bound + count if exact else round_up(bound + count, BUCKET)
-        self.masks = {FULL: self._full_mask(exact), SLIDING: self._sliding_mask(exact and bound == 0)}
+        self.masks = {FULL: self._full_mask(exact), SLIDING: self._sliding_mask(exact and bound == 0, mutual)}
 
     @property
     def buffers(self) -> Buffers:
@@ -135,25 +146,38 @@ class Block:
             return bands if len(bands) > 1 else "causal"
         return mx.arange(self._seen) <= self._positions[:, None, :, None]
 
-    def _sliding_mask(self, fresh: bool) -> Mask:
+    def _sliding_mask(self, fresh: bool, mutual: Sequence[tuple[int, int]]) -> Mask:
         ring, window = self.layout.ring, self.layout.window
         queries = self._positions[:, None, :, None]
         if self._before is None:
             keys = ring_positions(min(self._seen, ring), self.offset + (self._count - 1), ring)[:, None, None, :]
             seen = (keys >= 0) & (keys > queries - window)
             return seen & (keys <= queries) if self._count > 1 else seen
-        if fresh and self._count <= window:
+        if fresh and self._count <= window and not mutual:
             return "causal"
         old = ring_positions(self._before, self.offset - 1, ring)
         keys = mx.concatenate([old, self._positions], axis=1)[:, None, None, :]
+        spans = mx.array(self._span_numbers(mutual))
         bands = []
         for q0 in range(0, self._count, window):
             q1 = min(q0 + window, self._count)
             # A window after the block's beginning, queries see nothing from before it.
-            k0, k1 = (self._before + q0 - window + 1 if q0 >= window else 0), self._before + q1
+            k0 = self._before + q0 - window + 1 if q0 >= window else 0
+            k1 = self._before + max([q1, *(end for start, end in mutual if start < q1)])
             key, query = keys[..., k0:k1], queries[:, :, q0:q1]
-            bands.append(Band((q0, q1), (k0, k1), (key >= 0) & (key <= query) & (key > query - window)))
+            seen = key <= query
+            if mutual:
+                span = spans[self._before + q0 : self._before + q1, None]
+                seen = seen | ((spans[None, k0:k1] == span) & (span >= 0))
+            bands.append(Band((q0, q1), (k0, k1), (key >= 0) & seen & (key > query - window)))
         return bands
+
+    def _span_numbers(self, mutual: Sequence[tuple[int, int]]) -> np.ndarray:
+        """For each key that a long block attends to, the number of its span, -1 outside of all: (S,) int32."""
+        numbers = np.full(self._before + self._count, -1, np.int32)
+        for i, (start, end) in enumerate(mutual):
+            numbers[self._before + start : self._before + end] = i
+        return numbers
 
     def update(self, layer: int, keys: mx.array, values: mx.array) -> KeysValues:
         """Store a block's (B, G, L, D) keys and values; return those to attend to, (B, G, S, D)."""

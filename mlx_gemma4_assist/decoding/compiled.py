@@ -101,7 +101,9 @@ class CompiledSteps:
         return settle(engine, state, Proposal(Drafts(drafts, log_q), hidden, logits, buffers))
 
     def fill(self, target: Target, layout: CacheLayout, chunk: Chunk) -> Buffers:
-        """``prefill.fill``, compiled."""
+        """``prefill.fill``, compiled; not for chunks with pictures or sound, of which no two are alike."""
+        if chunk.media:
+            return fill(target, layout, chunk)
         run = self._get(_fill, chunk.tokens.shape[1], chunk.bound)
         return run((chunk.tokens, chunk.length, chunk.buffers))
 

@@ -64,6 +64,7 @@ class Gemma4TextConfig:
     layer_types: tuple[str, ...] = ()
     final_logit_softcapping: float | None = None
     use_bidirectional_attention: str | None = None
+    pad_token_id: int = 0
     vocab_size_per_layer_input: int = 262_144
     hidden_size_per_layer_input: int = 256
     attention_k_eq_v: bool = False

@@ -100,13 +100,16 @@ class Gemma4TextModel(nn.Module):
         context = (self.per_layer_model_projection(inputs_embeds) * self.config.hidden_size**-0.5).reshape(shape)
         return (self.per_layer_projection_norm(context) + identity) * 2**-0.5
 
-    def __call__(self, tokens: mx.array, cache: BlockCache) -> mx.array:
+    def __call__(self, tokens: mx.array, cache: BlockCache, inputs_embeds: mx.array | None = None) -> mx.array:
         """tokens: (B, L) integers, whose keys and values go to ``cache`` -> (B, L, H), after the final norm.
+
+        ``inputs_embeds``: (B, L, H), instead of the tokens' own embeddings where pictures and sound are merged in;
+        ``tokens`` then has padding there, which is what per-layer inputs are looked up for.
 
         A prompt's chunk evaluates only the cache: lazy evaluation then leaves out all that follows the last layer that
         owns keys and values.
         """
-        x = self.embed(tokens)
+        x = self.embed(tokens) if inputs_embeds is None else inputs_embeds
         per_layer_inputs = self.per_layer_inputs(tokens, x) if self.per_layer_size else None
         shared: dict[str, KeysValues] = {}
         for i, layer in enumerate(self.layers):
@@ -132,9 +135,12 @@ class Gemma4ForCausalLM(nn.Module):
         """tokens: (B, L) integers -> (B, L, H), scaled: also what the assistant takes."""
         return self.model.embed(tokens)
 
-    def __call__(self, tokens: mx.array, cache: BlockCache) -> mx.array:
-        """tokens: (B, L) integers -> hidden states (B, L, H) after the final norm; keys and values go to ``cache``."""
-        return self.model(tokens, cache)
+    def __call__(self, tokens: mx.array, cache: BlockCache, inputs_embeds: mx.array | None = None) -> mx.array:
+        """tokens: (B, L) integers -> hidden states (B, L, H) after the final norm; keys and values go to ``cache``.
+
+        ``inputs_embeds``: (B, L, H), scaled, instead of the tokens' own embeddings.
+        """
+        return self.model(tokens, cache, inputs_embeds)
 
     def logits(self, hidden: mx.array) -> mx.array:
         """hidden: (B, L, H) after the final norm -> (B, L, V), soft-capped."""
