@@ -1,0 +1,94 @@
+"""The audio tower's configuration: Hugging Face's names and defaults, and a validation that says what is wrong."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Gemma4AudioConfig:
+    """The conformer of E2B and E4B (transformers' ``Gemma4AudioConfig``). 12B unified has no audio tower.
+
+    Attributes:
+        subsampling_conv_channels: of the two convolutions; the first also says how many mel bins a frame has.
+        attention_context_left: how many frames back a query's positions reach, itself included; it sees one less.
+        attention_context_right: the same towards later frames.
+        output_proj_dims: size of a soft token.
+
+    Raises:
+        InputError: an architecture that Gemma 4 does not have, with the value found and the value expected.
+    """
+
+    model_type: str = "gemma4_audio"
+    hidden_size: int = 1024
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    hidden_act: str = "silu"
+    subsampling_conv_channels: tuple[int, ...] = (128, 32)
+    conv_kernel_size: int = 5
+    residual_weight: float = 0.5
+    attention_chunk_size: int = 12
+    attention_context_left: int = 13
+    attention_context_right: int = 0
+    attention_logit_cap: float = 50.0
+    attention_invalid_logits_value: float = -1.0e9
+    use_clipped_linears: bool = True
+    rms_norm_eps: float = 1e-6
+    gradient_clipping: float = 1e10
+    output_proj_dims: int = 1536
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Gemma4AudioConfig":
+        """Read the ``audio_config`` of a ``config.json``; unknown fields are left aside."""
+        names = {field.name for field in fields(cls)}
+        known = {name: value for name, value in values.items() if name in names and value is not None}
+        channels = known.get("subsampling_conv_channels")
+        if isinstance(channels, list):
+            known["subsampling_conv_channels"] = tuple(channels)
+        return cls(**known)
+
+    def __post_init__(self):
+        def expect(right: bool, name: str, expected: Any) -> None:
+            if not right:
+                raise InputError(f"config.json: {name} of audio_config is {getattr(self, name)!r}, expected {expected}")
+
+        expect(self.model_type == "gemma4_audio", "model_type", "gemma4_audio")
+        positive = ("hidden_size", "num_hidden_layers", "num_attention_heads", "conv_kernel_size")
+        for name in (*positive, "attention_chunk_size", "attention_context_left", "output_proj_dims"):
+            expect(_is_count(getattr(self, name), 1), name, "a positive integer")
+        expect(_is_count(self.attention_context_right, 0), "attention_context_right", "an integer of at least 0")
+        channels = self.subsampling_conv_channels
+        right = isinstance(channels, tuple) and len(channels) == 2 and all(_is_count(count, 1) for count in channels)
+        expect(right and channels[0] % 4 == 0, "subsampling_conv_channels", "two counts, the first a multiple of 4")
+        expect(self.hidden_size % 2 == 0, "hidden_size", "an even number: half sines, half cosines")
+        divides = self.hidden_size % self.num_attention_heads == 0
+        expect(divides, "num_attention_heads", f"a divisor of hidden_size, {self.hidden_size}")
+        expect(self.hidden_act == "silu", "hidden_act", "silu")
+        for name in ("attention_logit_cap", "gradient_clipping"):
+            value = getattr(self, name)
+            expect(isinstance(value, int | float) and value > 0, name, "a positive number")
+
+    @property
+    def mel_bins(self) -> int:
+        """Mel bins of a frame: 128 in the published checkpoints. They follow from the input projection's size."""
+        return self.subsampling_conv_channels[0]
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def frames_back(self) -> int:
+        """How many frames before its first one a block of queries has among its keys."""
+        return self.attention_context_left - 1
+
+    @property
+    def keys_per_block(self) -> int:
+        """The keys that a block of ``attention_chunk_size`` queries is multiplied with."""
+        return self.frames_back + self.attention_chunk_size + self.attention_context_right
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
