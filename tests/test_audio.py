@@ -201,7 +201,7 @@ def test_bounds_bind_and_keep_the_type():
         ({"model_type": "gemma4_unified_audio"}, "model_type of audio_config is 'gemma4_unified_audio'"),
         ({"num_attention_heads": 7}, "num_attention_heads of audio_config is 7, expected a divisor of hidden_size, 64"),
         ({"subsampling_conv_channels": [128]}, "subsampling_conv_channels"),
-        ({"subsampling_conv_channels": [6, 4]}, "the first a multiple of 4"),
+        ({"subsampling_conv_channels": [3, 4]}, "the first of at least 4"),
         ({"attention_context_left": 0}, "attention_context_left of audio_config is 0, expected a positive integer"),
         ({"hidden_act": "relu"}, "hidden_act of audio_config is 'relu', expected silu"),
         ({"attention_logit_cap": 0}, "attention_logit_cap of audio_config is 0, expected a positive number"),
@@ -210,6 +210,16 @@ def test_bounds_bind_and_keep_the_type():
 def test_config_says_what_is_wrong(change: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         Gemma4AudioConfig.from_dict(TINY | change)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((1, 0, 16), "too short: it has no frame"), ((1, 9, 20), "a frame of the sound has 20 mel bins, expected 16")],
+)
+def test_other_features_are_refused(shape: tuple[int, ...], message: str):
+    tower = Gemma4AudioModel(Gemma4AudioConfig.from_dict(TINY))
+    with pytest.raises(InputError, match=message):
+        tower(mx.zeros(shape), mx.ones(shape[:2], mx.bool_))
 
 
 def test_constants_are_bound_to_no_thread():

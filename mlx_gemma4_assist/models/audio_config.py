@@ -12,7 +12,7 @@ class Gemma4AudioConfig:
     """The conformer of E2B and E4B (transformers' ``Gemma4AudioConfig``). 12B unified has no audio tower.
 
     Attributes:
-        subsampling_conv_channels: of the two convolutions; the first also says how many mel bins a frame has.
+        subsampling_conv_channels: of the two convolutions; the first is also how many mel bins a frame has.
         attention_context_left: how many frames back a query's positions reach, itself included; it sees one less.
         attention_context_right: the same towards later frames.
         output_proj_dims: size of a soft token.
@@ -61,7 +61,7 @@ class Gemma4AudioConfig:
         expect(_is_count(self.attention_context_right, 0), "attention_context_right", "an integer of at least 0")
         channels = self.subsampling_conv_channels
         right = isinstance(channels, tuple) and len(channels) == 2 and all(_is_count(count, 1) for count in channels)
-        expect(right and channels[0] % 4 == 0, "subsampling_conv_channels", "two counts, the first a multiple of 4")
+        expect(right and channels[0] >= 4, "subsampling_conv_channels", "two counts, the first of at least 4")
         expect(self.hidden_size % 2 == 0, "hidden_size", "an even number: half sines, half cosines")
         divides = self.hidden_size % self.num_attention_heads == 0
         expect(divides, "num_attention_heads", f"a divisor of hidden_size, {self.hidden_size}")
@@ -71,9 +71,9 @@ class Gemma4AudioConfig:
             expect(isinstance(value, int | float) and value > 0, name, "a positive number")
 
     @property
-    def mel_bins(self) -> int:
-        """Mel bins of a frame: 128 in the published checkpoints. They follow from the input projection's size."""
-        return self.subsampling_conv_channels[0]
+    def bins_left(self) -> int:
+        """Mel bins after subsampling, a quarter of them: 32. transformers takes the number from the channels."""
+        return self.subsampling_conv_channels[0] // 4
 
     @property
     def head_dim(self) -> int:

@@ -12,6 +12,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..compiler import fused
+from ..errors import InputError
 from .audio_attention import AudioAttention, Blocks, position_table, window
 from .audio_config import Gemma4AudioConfig
 from .clippable import ClippableLinear
@@ -64,7 +65,7 @@ class SubSampleConvProjection(nn.Module):
         first, second = config.subsampling_conv_channels
         self.layer0 = SubSampleConvLayer(1, first, config.rms_norm_eps)
         self.layer1 = SubSampleConvLayer(first, second, config.rms_norm_eps)
-        self.input_proj_linear = nn.Linear(config.mel_bins // 4 * second, config.hidden_size, bias=False)
+        self.input_proj_linear = nn.Linear(config.bins_left * second, config.hidden_size, bias=False)
 
     def __call__(self, input_features: mx.array, mask: mx.array) -> tuple[mx.array, mx.array]:
         """(B, T, M) and (B, T) -> (B, S, H) and (B, S)."""
@@ -160,7 +161,11 @@ class Gemma4AudioModel(nn.Module):
         Returns:
             Features (B, S, ``output_proj_dims``) with S = ceil(T / 4), and their mask (B, S) bool, every fourth of the
             input's. Only features whose mask is True are soft tokens; the others mean nothing.
+
+        Raises:
+            InputError: no frame at all, as for a sound of up to 8 ms, or frames of other than M mel bins.
         """
+        self._check_shape(*input_features.shape[1:])
         x, mask = self.subsample_conv_projection(input_features, input_features_mask.astype(mx.bool_))
         blocks = Blocks(self.config, x.shape[1])
         positions = self._positions.astype(x.dtype)
@@ -168,6 +173,12 @@ class Gemma4AudioModel(nn.Module):
         for layer in self.layers:
             x = layer(x, positions, blocks, seen)
         return self.output_proj(x), mask
+
+    def _check_shape(self, frames: int, bins: int) -> None:
+        if frames == 0:
+            raise InputError("the sound is too short: it has no frame")
+        if -(-bins // 4) != self.config.bins_left:
+            raise InputError(f"a frame of the sound has {bins} mel bins, expected {4 * self.config.bins_left}")
 
     def parameter_name(self, name: str) -> str | None:
         """The parameter that a checkpoint's tensor (or module) belongs to, None for what this network does not have.
