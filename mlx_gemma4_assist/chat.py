@@ -32,7 +32,7 @@ class ChatOptions:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
-    draft_temperature: float = 0.0
+    draft_temperature: float | None = None
     seed: int | None = None
     num_assistant_tokens: int | None = None
     prefill_step_size: int = 2048

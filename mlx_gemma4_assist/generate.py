@@ -30,6 +30,7 @@ from .processing.processor import Processor, Prompt
 from .processing.stops import StopStrings
 
 LOOK_AHEAD = 1
+DEFAULT_DRAFT_TEMPERATURE = 1.0  # accepted most on the embedded pair, by the table of tests/test_tiny_pair.py
 SLACK_STEP = 32
 
 
@@ -125,7 +126,7 @@ def stream_generate(
     top_p: float = 1.0,
     top_k: int = 0,
     min_p: float = 0.0,
-    draft_temperature: float = 0.0,
+    draft_temperature: float | None = None,
     seed: int | None = None,
     num_assistant_tokens: int | None = None,
     stop: str | Sequence[str] = (),
@@ -140,7 +141,7 @@ def stream_generate(
 
     The tokens are exactly those that the target alone would give (float32; in bfloat16 and quantized, forwards over one
     and over several tokens round differently, so that near ties may fall otherwise). With a seed, sampled tokens do not
-    depend on the assistant either, as long as ``draft_temperature`` is 0.
+    depend on the assistant either, unless a ``draft_temperature`` is given.
 
     Args:
         model, processor: from ``load``.
@@ -150,7 +151,8 @@ def stream_generate(
         temperature: 0 is greedy.
         top_p, top_k, min_p: filters, in transformers' order: top-k, top-p, min-p after the temperature; 1, 0 and 0
             keep all.
-        draft_temperature: how the assistant's drafts are drawn when sampling; 0 takes its likeliest token.
+        draft_temperature: how the assistant's drafts are drawn when sampling; 0 takes its likeliest token. None is 0
+            with a seed, 1 without one: drawn drafts are accepted more often, but they change the text that is drawn.
         seed: makes sampling repeatable; None draws a fresh one.
         num_assistant_tokens: drafts per round; 0 decodes plainly. None learns from the rounds how many are worth their
             time, none included; only with a seed and a ``draft_temperature`` it is 3, for the text to be repeatable.
@@ -170,6 +172,8 @@ def stream_generate(
     """
     if assistant_model is not None:
         check_pair(model.config, assistant_model.config)
+    if draft_temperature is None:
+        draft_temperature = 0.0 if temperature == 0 or seed is not None else DEFAULT_DRAFT_TEMPERATURE
     sampling = Sampling(temperature, top_k, top_p, min_p, draft_temperature, processor.suppress_tokens)
     if sampling.greedy and draft_temperature > 0:
         raise InputError("draft_temperature needs a temperature above 0: greedy decoding drafts greedily")
@@ -234,7 +238,7 @@ def generate(
     top_p: float = 1.0,
     top_k: int = 0,
     min_p: float = 0.0,
-    draft_temperature: float = 0.0,
+    draft_temperature: float | None = None,
     seed: int | None = None,
     num_assistant_tokens: int | None = None,
     stop: str | Sequence[str] = (),

@@ -22,7 +22,7 @@ def chat(
     min_p: options.MinP = 0.0,
     seed: options.Seed = None,
     num_assistant_tokens: options.NumAssistantTokens = None,
-    draft_temperature: options.DraftTemperature = 0.0,
+    draft_temperature: options.DraftTemperature = None,
     prefill_step_size: options.PrefillStepSize = 2048,
     dtype: options.Dtype = None,
 ) -> int:
@@ -34,11 +34,11 @@ def chat(
     """
     from ..decoding.sampling import Sampling
 
-    Sampling(temp, top_k, top_p, min_p, draft_temperature)  # what is out of range is refused before anything is loaded
+    Sampling(temp, top_k, top_p, min_p, draft_temperature or 0)  # nonsense is refused before anything is loaded
     for name, value in (("--max-tokens", max_tokens), ("--prefill-step-size", prefill_step_size)):
         if value < 1:
             raise InputError(f"{name} is {value}, expected a positive integer")
-    if temp == 0 and draft_temperature > 0:
+    if temp == 0 and draft_temperature:
         raise InputError("--draft-temperature needs a --temp above 0: greedy decoding drafts greedily")
     target, processor, assistant = load_pair(model, assistant_model, dtype)
     if model == EMBEDDED:

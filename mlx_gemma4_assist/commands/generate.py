@@ -31,7 +31,7 @@ def generate(
     min_p: options.MinP = 0.0,
     seed: options.Seed = None,
     num_assistant_tokens: options.NumAssistantTokens = None,
-    draft_temperature: options.DraftTemperature = 0.0,
+    draft_temperature: options.DraftTemperature = None,
     stop: Annotated[
         list[str] | None, typer.Option("--stop", help="Text that ends the answer; may be repeated.")
     ] = None,

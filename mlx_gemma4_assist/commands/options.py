@@ -27,7 +27,11 @@ NumAssistantTokens = Annotated[
     typer.Option("--num-assistant-tokens", help="Drafts per round; 0 decodes plainly. Learned unless told."),
 ]
 DraftTemperature = Annotated[
-    float, typer.Option("--draft-temperature", help="How drafts are drawn when sampling; 0 takes the likeliest.")
+    float | None,
+    typer.Option(
+        "--draft-temperature",
+        help="How drafts are drawn when sampling; 0 takes the likeliest. Default: 0 with a seed, else 1.",
+    ),
 ]
 PrefillStepSize = Annotated[int, typer.Option("--prefill-step-size", help="Tokens of the prompt computed at once.")]
 Compile = Annotated[
