@@ -13,8 +13,8 @@ import time
 
 import mlx.core as mx
 
-from mlx_gemma4_assist import assistant_for, load_assistant, load_model, make_prompt_cache
-from mlx_gemma4_assist.checkpoints.loading import DTYPES
+from mlx_gemma4_assist import assistant_for, load_assistant, make_prompt_cache
+from mlx_gemma4_assist.checkpoints.loading import DTYPES, load_model
 from mlx_gemma4_assist.decoding.compiled import compiled_steps
 from mlx_gemma4_assist.decoding.sampling import Sampling
 from mlx_gemma4_assist.decoding.speculative import Engine, accept, start
