@@ -32,6 +32,7 @@ NEEDED_FILES = (
     "chat_template*",
     "processor_config.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "README.md",  # names the base model, from which the matching assistant follows
 )
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -1,19 +1,48 @@
-"""What a conversation must look like before a chat template sees it."""
+"""What a conversation must look like before a chat template sees it, and the media that it names."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
 
 Message = Mapping[str, Any]
 ROLES = ("system", "developer", "user", "assistant", "model", "tool")
+TEXT_ONLY = ("text",)
+# Where the parts of each kind name what they show, as Hugging Face's chat templates have it.
+SOURCES = {
+    "image": ("image", "url", "path", "base64"),
+    "audio": ("audio", "url", "path"),
+    "video": ("video", "url", "path"),
+}
+WITH_MEDIA = ("text", *SOURCES)
 
 
-def check_messages(messages: Sequence[Message]) -> None:
+@dataclass(frozen=True)
+class Media:
+    """Sources, in the order in which a text has their placeholders."""
+
+    pictures: tuple[Any, ...] = ()
+    sounds: tuple[Any, ...] = ()
+    videos: tuple[Any, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.pictures or self.sounds or self.videos)
+
+
+def user_message(text: str, media: Media = Media()) -> Message:
+    """A message that shows pictures, sounds and videos before its text, the order that the model knows best."""
+    sources = {"image": media.pictures, "audio": media.sounds, "video": media.videos}
+    parts = [{"type": kind, kind: source} for kind, those in sources.items() for source in those]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}
+
+
+def check_messages(messages: Sequence[Message], kinds: Sequence[str] = TEXT_ONLY) -> None:
     """Refuse what a chat template would fail at or, worse, leave out.
 
-    A message is ``{"role": ..., "content": ...}``; its content a string or a list of ``{"type": "text", "text": ...}``.
-    An assistant's may do without content if it has ``tool_calls``.
+    A message is ``{"role": ..., "content": ...}``; its content a string or a list of ``{"type": "text", "text": ...}``
+    and, if they are among ``kinds``, parts such as ``{"type": "image", "url": ...}`` with exactly one of the keys in
+    ``SOURCES``. An assistant's may do without content if it has ``tool_calls``.
 
     Raises:
         InputError: which message is wrong, and how.
@@ -30,10 +59,34 @@ def check_messages(messages: Sequence[Message]) -> None:
             continue
         if "content" not in message:
             raise InputError(f"message {number} has no content")
-        _check_content(number, message["content"])
+        _check_content(number, message["content"], kinds)
 
 
-def _check_content(number: int, content: Any) -> None:
+def split_media(messages: Sequence[Message]) -> tuple[list[Message], Media]:
+    """The same messages with bare media parts, ``{"type": "image"}``, and what these show. Nothing is opened.
+
+    OpenAI's ``{"type": "image_url", "image_url": {"url": ...}}`` counts as an image.
+
+    Raises:
+        InputError: a message is malformed, see ``check_messages``.
+    """
+    messages = [_spelled_alike(message) for message in messages] if messages else messages
+    check_messages(messages, WITH_MEDIA)
+    found: dict[str, list[Any]] = {kind: [] for kind in SOURCES}
+    bare = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            for part in content:
+                if part["type"] in SOURCES:
+                    found[part["type"]].append(_source(part))
+            content = [{"type": part["type"]} if part["type"] in SOURCES else part for part in content]
+            message = {**message, "content": content}
+        bare.append(message)
+    return bare, Media(tuple(found["image"]), tuple(found["audio"]), tuple(found["video"]))
+
+
+def _check_content(number: int, content: Any, kinds: Sequence[str]) -> None:
     if isinstance(content, str):
         return
     if not isinstance(content, list):
@@ -43,7 +96,31 @@ def _check_content(number: int, content: Any) -> None:
     for part in content:
         if not isinstance(part, Mapping) or "type" not in part:
             raise InputError(f"message {number} has the part {part!r}, expected a dict with type and text")
-        if part["type"] != "text":
-            raise InputError(f"message {number} has a part of type {part['type']!r}, but only text is supported")
-        if not isinstance(part.get("text"), str):
-            raise InputError(f"message {number} has a text part without text")
+        kind = part["type"]
+        if kind not in kinds:
+            only = "only text is" if len(kinds) == 1 else f"only {', '.join(kinds)} are"
+            raise InputError(f"message {number} has a part of type {kind!r}, but {only} supported")
+        if kind == "text":
+            if not isinstance(part.get("text"), str):
+                raise InputError(f"message {number} has a text part without text")
+        elif sum(part.get(key) is not None for key in SOURCES[kind]) != 1:
+            keys = ", ".join(SOURCES[kind])
+            raise InputError(f"message {number} has a part of type {kind!r} that needs exactly one of {keys}")
+
+
+def _source(part: Mapping[str, Any]) -> Any:
+    key = next(key for key in SOURCES[part["type"]] if part.get(key) is not None)
+    return f"data:;base64,{part[key]}" if key == "base64" else part[key]
+
+
+def _spelled_alike(message: Any) -> Any:
+    """With OpenAI's spelling of images replaced; what is malformed stays for ``check_messages``."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("content"), list):
+        return message
+    parts = []
+    for part in message["content"]:
+        if isinstance(part, Mapping) and part.get("type") == "image_url":
+            image = part.get("image_url")
+            part = {"type": "image", "url": image.get("url") if isinstance(image, Mapping) else image}
+        parts.append(part)
+    return {**message, "content": parts}

@@ -87,13 +87,51 @@ class Processor:
                 return self._encode_text(prompt)
             if not prompt.strip():
                 raise InputError("the prompt is empty")
-            return self._encode_messages([{"role": "user", "content": prompt}], enable_thinking)
+            return self.tokenize(self.render([{"role": "user", "content": prompt}], enable_thinking=enable_thinking))
         if not isinstance(prompt, Sequence):
             raise InputError(f"the prompt is {type(prompt).__name__}, expected text, token ids or messages")
         if any(isinstance(item, int) for item in prompt):
             _refuse_thinking(enable_thinking)
             return _check_ids(prompt)
-        return self._encode_messages(prompt, enable_thinking)
+        check_messages(prompt)
+        return self.tokenize(self.render(prompt, enable_thinking=enable_thinking))
+
+    def render(self, messages: Sequence[Message], *, enable_thinking: bool = False) -> str:
+        """What the chat template makes of messages that ``check_messages`` has passed: text with BOS, the turn open.
+
+        Raises:
+            InputError: there is no chat template, it refuses the conversation, or it knows no ``enable_thinking``.
+        """
+        if not self.has_chat_template:
+            raise InputError("the checkpoint has no chat template, so it takes text or token ids, not messages")
+        if enable_thinking and "enable_thinking" not in str(self.tokenizer.chat_template):
+            raise InputError("the checkpoint's chat template knows no enable_thinking")
+        try:
+            return self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=enable_thinking,
+            )
+        except (TemplateError, TypeError) as error:
+            raise InputError(f"the checkpoint's chat template refuses this conversation: {first_line(error)}") from None
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of exactly this text, special tokens that are written in it included.
+
+        Raises:
+            InputError: the text is no valid Unicode.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # bytes on the command line that are no UTF-8
+            raise InputError(f"the prompt is not valid Unicode: {error.reason}") from None
+        # Not by way of transformers, which warns of any text longer than its model_max_length.
+        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+    def begin(self, ids: list[int]) -> list[int]:
+        """The ids with BOS before them, exactly once."""
+        return ids if ids[:1] == [self.bos_token_id] else [self.bos_token_id, *ids]
 
     def decode(self, tokens: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids; ids beyond the vocabulary have none."""
@@ -106,33 +144,7 @@ class Processor:
     def _encode_text(self, text: str) -> list[int]:
         if not text:
             raise InputError("the prompt is empty")
-        ids = self._tokenize(text)
-        return ids if ids[:1] == [self.bos_token_id] else [self.bos_token_id, *ids]
-
-    def _encode_messages(self, messages: Sequence[Message], enable_thinking: bool) -> list[int]:
-        check_messages(messages)
-        if not self.has_chat_template:
-            raise InputError("the checkpoint has no chat template, so it takes text or token ids, not messages")
-        if enable_thinking and "enable_thinking" not in str(self.tokenizer.chat_template):
-            raise InputError("the checkpoint's chat template knows no enable_thinking")
-        try:
-            text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=enable_thinking,
-            )
-        except (TemplateError, TypeError) as error:
-            raise InputError(f"the checkpoint's chat template refuses this conversation: {first_line(error)}") from None
-        return self._tokenize(text)
-
-    def _tokenize(self, text: str) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # bytes on the command line that are no UTF-8
-            raise InputError(f"the prompt is not valid Unicode: {error.reason}") from None
-        # Not by way of transformers, which warns of any text longer than its model_max_length.
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        return self.begin(self.tokenize(text))
 
 
 def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":

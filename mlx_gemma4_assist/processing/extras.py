@@ -1,0 +1,25 @@
+"""Libraries that only some inputs need."""
+
+from importlib import import_module
+from types import ModuleType
+
+from ..errors import InputError, first_line
+
+
+def media_library(name: str, purpose: str) -> ModuleType:
+    """A library of the extra ``media``.
+
+    Args:
+        name: what is imported.
+        purpose: what it is needed for, the subject of the error message.
+
+    Raises:
+        InputError: it is not installed, or does not work here.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+    except (ImportError, OSError) as error:  # a shared library that it stands on
+        raise InputError(f"{purpose} needs {name}, which does not work here: {first_line(error)}") from None
+    raise InputError(f'{purpose} needs {missing}: pip install "mlx-gemma4-assist[media]"')

@@ -1,0 +1,201 @@
+"""Where pictures, sound and video come from: a file, bytes, or a URL read within bounds of size, time and redirects."""
+
+import base64
+import binascii
+import http.client
+import io
+import os
+import queue
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import certifi
+
+from .. import __version__
+from ..errors import InputError, first_line
+
+T = TypeVar("T")
+Encoded = str | os.PathLike[str] | bytes
+PIECE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far a download may go.
+
+    Attributes:
+        size: bytes.
+        seconds: from the call to the last byte, name resolution and redirects included.
+        redirects: how many are followed.
+    """
+
+    size: int = 256 << 20
+    seconds: float = 60
+    redirects: int = 5
+
+
+def shown(source: Any) -> str:
+    """A source as an error message may name it: never a whole data URL or array."""
+    if isinstance(source, bytes):
+        return f"the {len(source):,} bytes given"
+    if not isinstance(source, str | os.PathLike):
+        return f"the {type(source).__name__} given"
+    name = os.fspath(source)
+    if _scheme(name) == "data":
+        name = name.partition(",")[0][:60] + ",..."
+    return name if len(name) <= 120 else name[:117] + "..."
+
+
+def open_source(source: Encoded, bounds: Bounds = Bounds()) -> Path | io.BytesIO:
+    """What libraries can read: the path of a file that exists, or the bytes given or downloaded.
+
+    Args:
+        source: a path; an ``http``, ``https`` or ``data`` URL; the content of a file.
+        bounds: for URLs.
+
+    Raises:
+        InputError: no such file, or a URL that cannot be had within the bounds.
+    """
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if isinstance(source, str) and _scheme(source):
+        return io.BytesIO(fetch(source, bounds))
+    try:
+        path = Path(source)
+        if path.is_file():
+            return path
+        exists = path.exists()
+    except (OSError, ValueError):  # a name too long, or with a null character
+        exists = False
+    raise InputError(f"{shown(source)} is no file" if exists else f"there is no file {shown(source)}")
+
+
+def fetch(url: str, bounds: Bounds = Bounds()) -> bytes:
+    """The content of an ``http``, ``https`` or ``data`` URL.
+
+    Raises:
+        InputError: it cannot be had, or not within ``bounds``.
+    """
+    if _scheme(url) == "data":
+        content = _decode_data_url(url)
+        if len(content) > bounds.size:
+            raise InputError(_too_large(url, bounds))
+        return content
+    try:
+        return _within(bounds.seconds, lambda: _download(url, bounds))
+    except InputError:
+        raise
+    except TimeoutError:
+        raise InputError(f"{shown(url)} did not arrive within {bounds.seconds:g} seconds") from None
+    except urllib.error.HTTPError as error:
+        if error.code in (301, 302, 303, 307, 308):
+            raise InputError(
+                f"{shown(url)} redirects more than {bounds.redirects} times, or to what is not http"
+            ) from None
+        raise InputError(f"cannot download {shown(url)}: HTTP {error.code} {error.reason}") from None
+    except urllib.error.URLError as error:
+        reason = first_line(error.reason) if isinstance(error.reason, BaseException) else error.reason
+        raise InputError(f"cannot download {shown(url)}: {reason}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a malformed URL
+        raise InputError(f"cannot download {shown(url)}: {first_line(error)}") from None
+
+
+def _scheme(source: str) -> str:
+    """One of "http", "https" and "data", or "" for anything else, which is a path then."""
+    scheme = source[:8].partition(":")[0].lower()
+    if scheme == "data" and source[4:5] == ":":
+        return scheme
+    return scheme if scheme in ("http", "https") and source[len(scheme) :].startswith("://") else ""
+
+
+def _too_large(url: str, bounds: Bounds) -> str:
+    return f"{shown(url)} is larger than {bounds.size:,} bytes"
+
+
+def _decode_data_url(url: str) -> bytes:
+    header, comma, data = url.partition(",")
+    if not comma:
+        raise InputError(f"{shown(url)} is no data URL: it has no comma")
+    content = urllib.parse.unquote_to_bytes(data)
+    if not header.lower().endswith(";base64"):
+        return content
+    try:
+        return base64.b64decode(b"".join(content.split()), validate=True)
+    except binascii.Error as error:
+        raise InputError(f"{shown(url)} is no base64: {error}") from None
+
+
+def _download(url: str, bounds: Bounds) -> bytes:
+    deadline = time.monotonic() + bounds.seconds
+    request = urllib.request.Request(url, headers={"User-Agent": f"mlx-gemma4-assist/{__version__}"})
+    with _opener(bounds.redirects).open(request, timeout=bounds.seconds) as response:
+        expected = response.headers.get("Content-Length", "")
+        expected = int(expected) if expected.isdecimal() else None
+        if expected is not None and expected > bounds.size:
+            raise InputError(_too_large(url, bounds))
+        content = bytearray()
+        while piece := response.read1(PIECE):
+            content += piece
+            if len(content) > bounds.size:
+                raise InputError(_too_large(url, bounds))
+            if time.monotonic() > deadline:
+                raise TimeoutError
+    if expected is not None and len(content) < expected:
+        raise InputError(f"{shown(url)} broke off after {len(content):,} of {expected:,} bytes")
+    return bytes(content)
+
+
+def _opener(redirects: int) -> urllib.request.OpenerDirector:
+    """http and https only, whatever a redirect asks for."""
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        max_redirections = redirects
+        max_repeats = redirects
+
+    paths = ssl.get_default_verify_paths()
+    # Python as python.org installs it on macOS comes without certificates.
+    context = ssl.create_default_context(cafile=None if paths.cafile or paths.capath else certifi.where())
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(context=context),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        Redirects(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """``work``'s result; it runs in a thread that is left behind when time is up, for not all of it can be timed out.
+
+    Raises:
+        TimeoutError: time is up. Otherwise whatever ``work`` raises.
+    """
+    done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BaseException as error:
+            done.put((None, error))
+
+    threading.Thread(target=run, daemon=True, name="download").start()
+    try:
+        result, error = done.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return result

@@ -1,0 +1,117 @@
+"""Pictures from wherever they are to arrays of red, green and blue."""
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import InputError, first_line
+from .fetch import Bounds, open_source, shown
+
+MAX_PIXELS = 100_000_000
+BOUNDS = Bounds(size=64 << 20)
+
+
+def open_picture(source: Any) -> np.ndarray:
+    """A picture as an array (height, width, 3) uint8, upright.
+
+    What has an alpha channel is treated as in transformers' ``load_image`` and ``convert_to_rgb``: it is dropped from
+    files and laid on white in PIL images and arrays. Other than there, 16-bit grey is scaled instead of clipped, and
+    PIL images are turned upright by their EXIF data, too.
+
+    Args:
+        source: a path; an ``http``, ``https`` or ``data`` URL; the bytes of a file; a PIL image; an array (height,
+            width), (height, width, channels) or (channels, height, width) of uint8, bool, or floats from 0 to 1, with
+            1, 3 or 4 channels. Of an animation the first picture is taken.
+
+    Raises:
+        InputError: it is none, is damaged, or has more than 100 million pixels.
+    """
+    encoded = isinstance(source, str | os.PathLike | bytes)
+    image = source if isinstance(source, Image.Image) else _read(source) if encoded else _from_array(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's advice to those who write programs with it
+        try:
+            image.load()
+            return np.asarray(_rgb(ImageOps.exif_transpose(image), on_white=not encoded))
+        except MemoryError:
+            raise InputError(f"{shown(source)} does not fit into memory") from None
+        except Exception as error:  # whatever Pillow's decoders stumble over in a broken file
+            raise InputError(f"{shown(source)} is damaged: {first_line(error)}") from None
+
+
+def check_size(width: int, height: int, source: Any) -> None:
+    """Refuse more pixels than any camera makes.
+
+    Raises:
+        InputError: there are none, or more than 100 million.
+    """
+    if width * height == 0:
+        raise InputError(f"{shown(source)} has no pixels")
+    if width * height > MAX_PIXELS:
+        raise InputError(
+            f"{shown(source)} is too large: {width:,} x {height:,} pixels, more than {MAX_PIXELS // 1_000_000} million"
+        )
+
+
+def _read(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    """Pillow reads the header only; the size is checked before anything is decoded."""
+    file = open_source(source, BOUNDS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(file)
+        except Image.DecompressionBombError:
+            raise InputError(f"{shown(source)} is too large: more than {MAX_PIXELS // 1_000_000} million") from None
+        except UnidentifiedImageError:
+            raise InputError(f"{shown(source)} is no picture in a format that Pillow reads") from None
+        except PermissionError as error:
+            raise InputError(f"cannot read {shown(source)}: {error.strerror}") from None
+        except Exception as error:  # a broken header
+            raise InputError(f"{shown(source)} is damaged: {first_line(error)}") from None
+    try:
+        check_size(*image.size, source)
+    except InputError:
+        image.close()
+        raise
+    return image
+
+
+def _from_array(source: Any) -> Image.Image:
+    try:
+        array = np.asarray(source)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{shown(source)} is no picture: {first_line(error)}") from None
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (1, 3, 4)):
+        raise InputError(f"an array of shape {array.shape} is no picture: expected height, width, 1, 3 or 4 channels")
+    check_size(array.shape[1], array.shape[0], source)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    return Image.fromarray(np.ascontiguousarray(_bytes(array)))
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise InputError(f"an array of {array.dtype} is no picture: expected uint8, or floats from 0 to 1")
+    if not (np.min(array) >= 0 and np.max(array) <= 1):  # false for NaN, too
+        raise InputError("an array of floats is a picture only if they are all from 0 to 1")
+    return np.round(array * 255).astype(np.uint8)
+
+
+def _rgb(image: Image.Image, *, on_white: bool) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.asarray(image)
+        # Of "I" as Pillow reads it: 16 bits in 32. Converted to "RGB" all above 255 would be white.
+        image = Image.fromarray(np.clip(grey >> 8 if grey.max() > 255 else grey, 0, 255).astype(np.uint8))
+    if on_white and ("A" in image.getbands() or image.info.get("transparency") is not None):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
