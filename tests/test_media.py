@@ -12,6 +12,7 @@ import zlib
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import media_helpers as helpers
 import mlx.core as mx
@@ -28,7 +29,7 @@ from mlx_gemma4_assist.processing.media_config import MediaOptions
 from mlx_gemma4_assist.processing.messages import Media
 from mlx_gemma4_assist.processing.pictures import open_picture
 from mlx_gemma4_assist.processing.sound import read_sound
-from mlx_gemma4_assist.processing.video import Sampling, read_video
+from mlx_gemma4_assist.processing.video import Sampling, _Survey, read_video
 
 KINDS = ("gemma4", "gemma4_unified")
 NAMES = tuple(helpers.conversations(dict.fromkeys(helpers.SOURCES)))
@@ -472,6 +473,28 @@ def test_frames_found_by_seeking_are_those_found_in_order(tmp_path, codec, name,
     np.testing.assert_array_equal(out, np.stack(all_frames)[[i * 60 // count for i in range(count)]])
 
 
+def test_a_long_video_is_not_decoded_from_end_to_end():
+    """1,000 frames, 10 of them keyframes: four frames cost four runs from the keyframe before."""
+
+    class Container:
+        decoded = 0
+
+        def seek(self, pts, stream):
+            self.position = pts
+
+        def decode(self, stream):
+            while self.position < 1000:
+                self.position += 1
+                self.decoded += 1
+                yield SimpleNamespace(pts=self.position - 1)
+
+    container = Container()
+    survey = _Survey(1000, range(1000), range(0, 1000, 100))
+    found = [(i, frame.pts) for i, frame in survey.frames(container, None, [0, 250, 251, 750])]
+    assert found == [(0, 0), (250, 250), (251, 251), (750, 750)]
+    assert container.decoded == 1 + 51 + 1 + 51
+
+
 def test_video_is_upright(tmp_path):
     av = pytest.importorskip("av", minversion="18")  # the first that writes how a phone was held
     frames = helpers.video(2)
@@ -643,6 +666,9 @@ class Pages(BaseHTTPRequestHandler):
             self.answer(200, {"Content-Length": 1000})
             while self.send(b"x"):
                 time.sleep(0.05)
+        elif name == "dripping":
+            while self.send(b"H"):
+                time.sleep(0.05)
         elif name == "silent":
             time.sleep(1.5)
         elif name == "short":
@@ -707,6 +733,7 @@ def test_pictures_from_a_url(site, gemma4):
         ("announced", "/announced is larger than 100,000 bytes"),
         ("endless", "/endless is larger than 100,000 bytes"),
         ("slow", "/slow did not arrive within 0.5 seconds"),
+        ("dripping", "/dripping did not arrive within 0.5 seconds"),
         ("silent", "/silent did not arrive within 0.5 seconds"),
         ("short", "/short broke off after 10 of 1,000 bytes"),
     ],

@@ -283,7 +283,7 @@ def _prepare(
     chosen = {} if max_soft_tokens is None else {"max_soft_tokens": max_soft_tokens}
     try:
         out = processor(picture, input_data_format="channels_last", return_tensors="np", **chosen)
-    except ValueError as error:  # so long and narrow that nothing would be left of it
+    except ValueError as error:  # settings that do not fit this picture
         raise InputError(f"{shown(source)} cannot be shown to the model: {first_line(error)}") from None
     patches = np.asarray(out["pixel_values"], dtype=np.float32)
     return patches, np.asarray(out["image_position_ids"]), int(out["num_soft_tokens_per_image"][0])
