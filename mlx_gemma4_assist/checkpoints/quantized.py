@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import InputError
+from .weights import Tensor
 
 FLOAT_MODES = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
 """The formats that exist in one form only: bits and group size."""
@@ -76,7 +77,7 @@ def read_quantization(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def quantize_layers(
     model: nn.Module,
     quantization: Mapping[str, Any],
-    weights: Mapping[str, mx.array],
+    weights: Mapping[str, Tensor],
     parameter_name: Callable[[str], str | None],
 ) -> None:
     """Replace each layer whose weights are packed by its quantized kind, in place; nothing is evaluated.
@@ -88,7 +89,7 @@ def quantize_layers(
     Args:
         quantization: ``group_size``, ``bits``, ``mode``, and entries by module path as the checkpoint spells it: a
             dictionary of the same three, or false.
-        weights: the checkpoint's tensors under the model's parameter names.
+        weights: the checkpoint's tensors, or what its headers say about them, under the model's parameter names.
         parameter_name: from the checkpoint's spelling to the model's; None for what the model does not have.
 
     Raises:
@@ -111,7 +112,7 @@ def quantize_layers(
     nn.quantize(model, class_predicate=predicate)
 
 
-def _from_shapes(module: nn.Module, packed: mx.array, scales: mx.array) -> Quantization | None:
+def _from_shapes(module: nn.Module, packed: Tensor, scales: Tensor) -> Quantization | None:
     """The format that packs a weight (..., in) into (..., in * bits / 32) and scales (..., in / group size)."""
     size = module.weight.shape[-1]
     bits, group_size = packed.shape[-1] * 32 // size, size // max(scales.shape[-1], 1)

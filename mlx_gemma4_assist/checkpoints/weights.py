@@ -1,8 +1,9 @@
 """Reading safetensors: one file or several shards, checked before MLX sees them, and read only when evaluated."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -62,6 +63,21 @@ def read_weights(folder: Path, wanted: Callable[[str], bool]) -> dict[str, mx.ar
         InputError: a missing shard, a truncated or corrupt file, a tensor in two files; with the file's name.
     """
     weights: dict[str, mx.array] = {}
+    for path in checked_files(folder):
+        try:
+            arrays = mx.load(str(path), format="safetensors")
+        except RuntimeError as error:  # a data type that MLX does not have
+            raise InputError(f"MLX cannot read {path}: {first_line(error)}") from None
+        weights |= {name: array for name, array in arrays.items() if wanted(name)}
+    return weights
+
+
+def checked_files(folder: Path) -> Iterator[Path]:
+    """``weight_files``, each once its header has been found to agree with its size, and no tensor of it in another.
+
+    Raises:
+        InputError: as ``read_weights``.
+    """
     source: dict[str, Path] = {}
     for path in weight_files(folder):
         names = _checked_names(path)
@@ -69,12 +85,7 @@ def read_weights(folder: Path, wanted: Callable[[str], bool]) -> dict[str, mx.ar
         if twice:
             raise InputError(f"{_listed(twice)} is in {source[twice[0]].name} and again in {path.name} of {folder}")
         source |= dict.fromkeys(names, path)
-        try:
-            arrays = mx.load(str(path), format="safetensors")
-        except RuntimeError as error:  # a data type that MLX does not have
-            raise InputError(f"MLX cannot read {path}: {first_line(error)}") from None
-        weights |= {name: array for name, array in arrays.items() if wanted(name)}
-    return weights
+        yield path
 
 
 def _checked_names(path: Path) -> set[str]:
@@ -92,8 +103,27 @@ def _checked_names(path: Path) -> set[str]:
         raise InputError(f"cannot read {path}: {first_line(error)}") from None
 
 
+class Tensor(Protocol):
+    """An array, or what a file says about one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> mx.Dtype: ...
+
+
 def assign(model: nn.Module, weights: Mapping[str, mx.array], folder: Path) -> None:
     """Put weights in the place of a model's parameters, every one and no other, without evaluating them.
+
+    Raises:
+        InputError: as ``check_fit``.
+    """
+    check_fit(model, weights, folder)
+    model.update(tree_unflatten(list(weights.items())))
+
+
+def check_fit(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuse weights that are not a model's parameters, every one and no other.
 
     Raises:
         InputError: a tensor is missing, unexpected, of another shape, or integer where floating-point belongs (or the
@@ -116,10 +146,9 @@ def assign(model: nn.Module, weights: Mapping[str, mx.array], folder: Path) -> N
     problems = [f"{kind} {_listed(names)}" for kind, names in findings.items() if names]
     if problems:
         raise InputError(f"the tensors of {folder} do not fit its config.json: {'; '.join(problems)}")
-    model.update(tree_unflatten(list(weights.items())))
 
 
-def _is_floating(array: mx.array) -> bool:
+def _is_floating(array: Tensor) -> bool:
     return mx.issubdtype(array.dtype, mx.floating)
 
 
