@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .checkpoints.loading import load, load_assistant
     from .checkpoints.pairing import assistant_for
+    from .conversion.convert import convert
     from .decoding.cache import KVCache
     from .errors import InputError
     from .generate import GenerationResponse, SpeculationStats, generate, make_prompt_cache, stream_generate
@@ -23,6 +24,7 @@ _PUBLIC = {
     "load": "checkpoints.loading",
     "load_assistant": "checkpoints.loading",
     "assistant_for": "checkpoints.pairing",
+    "convert": "conversion.convert",
     "KVCache": "decoding.cache",
     "InputError": "errors",
     "GenerationResponse": "generate",

@@ -225,3 +225,16 @@ def test_a_quantized_source(tmp_path, small):
         convert(tmp_path / "packed", tmp_path / "twice", quantize=True)
     with pytest.raises(InputError, match="is not quantized"):
         convert(small, tmp_path / "plain", dequantize=True)
+
+
+def test_the_text_model_of_a_12b(tmp_path):
+    """Saved alone, under a type that mlx-lm does not know; what is written it loads."""
+    golden = GOLDENS / "12b" / "target"
+    source = tmp_path / "source"
+    text = config_of(golden)["text_config"] | {"dtype": "float32"}
+    names = {name: name.replace("model.language_model.", "model.") for name in tensors(golden) if "language" in name}
+    helpers.save(source, text, {new: tensors(golden)[name] for name, new in names.items()})
+    convert(source, tmp_path / "out")
+    assert config_of(tmp_path / "out")["model_type"] == "gemma4_unified"
+    assert mx.array_equal(logits(tmp_path / "out"), logits(golden))
+    assert largest_difference(logits(tmp_path / "out"), mlx_lm_logits(tmp_path / "out")) < CLOSE

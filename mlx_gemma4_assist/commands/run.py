@@ -17,11 +17,11 @@ INTERRUPTED = 130
 HELP = "Gemma 4 with its assistant, on Apple silicon: exact speculative decoding."
 
 
-def run_one(command: Callable[..., Any]) -> NoReturn:
-    """Run a single command, as ``python -m mlx_gemma4_assist.NAME`` does."""
+def run_one(command: Callable[..., Any], name: str | None = None) -> NoReturn:
+    """Run a single command, as ``python -m mlx_gemma4_assist.NAME`` does; ``name`` is how else it was called."""
     app = _app()
     app.command()(command)
-    _run(app, f"python -m mlx_gemma4_assist.{command.__name__}")
+    _run(app, name or f"python -m mlx_gemma4_assist.{command.__name__}")
 
 
 def run_all(commands: Mapping[str, Callable[..., Any]]) -> NoReturn:

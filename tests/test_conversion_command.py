@@ -1,0 +1,161 @@
+"""The convert command as a user runs it, and the function: check, cards, upload."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conversion_helpers import config_of, small_assistant, small_checkpoint
+
+import mlx_gemma4_assist
+from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
+from mlx_gemma4_assist.__main__ import main
+from mlx_gemma4_assist.conversion import convert as module
+from mlx_gemma4_assist.conversion.convert import Request, Silent, command_line, run
+from mlx_gemma4_assist.conversion.options import Precision
+from mlx_gemma4_assist.conversion.pair import Places
+from mlx_gemma4_assist.conversion.quality import bundled_text
+from mlx_gemma4_assist.conversion.upload import Upload
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = (sys.executable, str(ROOT / "convert.py"))
+COMMAND = (sys.executable, "-m", "mlx_gemma4_assist", "convert")
+
+
+def command(*arguments: str, program: tuple[str, ...] = COMMAND) -> subprocess.CompletedProcess:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    return subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=120, env=environment)
+
+
+@pytest.fixture
+def text(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text(bundled_text()[:400])
+    return file
+
+
+def test_the_embedded_pair(tmp_path, text):
+    """One line makes both folders, says what it cost, and writes it down; and what it writes answers."""
+    folder = tmp_path / "out"
+    done = command("--hf-path", "tiny", "-q", "--mlx-path", str(folder), "--text", str(text), program=SCRIPT)
+    assert done.returncode == 0, done.stderr
+    assert "Format: affine, 4 bits in groups of 64" in done.stderr
+    assert f"{folder}: 5.6 MB -> 1.8 MB, 5.06 bits per weight" in done.stdout
+    for figure in ("KL divergence", "same likeliest token", "perplexity", "draft 3 accepted"):
+        assert figure in done.stdout
+        for card in (folder / "README.md", tmp_path / "out-assistant" / "README.md"):
+            assert figure in card.read_text()
+    assert "python -m mlx_gemma4_assist convert --hf-path tiny" in (folder / "README.md").read_text()
+    load(folder)
+    load_assistant(assistant_for(folder))
+
+
+def test_json(tmp_path):
+    arguments = (
+        "--hf-path",
+        "tiny",
+        "--mlx-path",
+        str(tmp_path / "out"),
+        "-q",
+        "--q-mode",
+        "auto",
+        "--no-check",
+        "--json",
+    )
+    done = json.loads(command(*arguments).stdout)
+    assert [Path(one["folder"]).name for one in done["written"]] == ["out", "out-assistant"]
+    assert done["format"]["mode"] in ("affine", "nvfp4")
+    assert done["quality"] is None
+    assert done["written"][0]["bits_per_weight"] < 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hf-path", "nowhere"], "no folder 'nowhere'"),
+        (["--hf-path", "tiny", "--q-bits", "4"], "q-bits says how to quantize, which takes -q, --quantize"),
+        (["--hf-path", "tiny", "-q", "--q-bits", "9"], "no affine quantization has 9 bits"),
+        (["--hf-path", "tiny", "-q", "--quant-predicate", "best"], "the recipe is 'best', expected one of"),
+        (["--hf-path", "tiny", "--dtype", "int8"], "dtype is 'int8', expected float32"),
+        (["--hf-path", "tiny", "-d"], "tiny is not quantized"),
+        (["--hf-path", "tiny", "--max-shard-size", "big"], "the shard size is 'big'"),
+        (["--hf-path", "tiny", "--upload-repo", "mine"], "'mine' is not the name of a repo"),
+        (["--hf-path", "tiny", "--text", "nowhere.txt"], "cannot read nowhere.txt"),
+        (["--hf-path", "tiny-assistant", "--check"], "there is no target to compare with"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["mlx-gemma4-assist", "convert", *arguments, "--mlx-path", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("error: ")
+    assert message in complaint
+    assert complaint.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_function_has_mlx_lm_s_arguments(tmp_path):
+    """As mlx-lm's, by position too; small models are compared unasked only if they have a tokenizer."""
+    source = small_checkpoint(tmp_path / "source")
+    small_assistant(tmp_path / "source-assistant")
+    (source / "tokenizer.json").unlink()
+    done = mlx_gemma4_assist.convert(str(source), str(tmp_path / "out"), True, 32, 4, "affine", "bfloat16")
+    quantization = config_of(tmp_path / "out")["quantization"]
+    assert {"group_size": 32, "bits": 4, "mode": "affine"}.items() <= quantization.items()
+    assert done.quality is None
+    assert "bfloat16" in config_of(tmp_path / "out")["dtype"]
+    assert (tmp_path / "out-assistant" / "README.md").exists()
+    with pytest.raises(InputError, match="tokenizer"):
+        mlx_gemma4_assist.convert(source, tmp_path / "other", check=True)
+
+
+def test_large_models_are_compared_on_request(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(module, "SMALL", 1e6)
+    text.write_text(text.read_text()[:150])
+    compared = []
+
+    class Heard(Silent):
+        def comparing(self, done: int, total: int) -> None:
+            compared.append((done, total))
+
+    def request(name: str, **options) -> Request:
+        return Request(Places("tiny", tmp_path / name), Precision(quantize=True), **options)
+
+    assert run(request("unasked"), Heard()).quality is None
+    assert not compared
+    assert run(request("asked", text=text), Heard()).quality.kl > 0
+    assert compared[-1][0] == compared[-1][1] > 1
+
+
+def test_upload(tmp_path, monkeypatch):
+    """Both folders, complete with their cards, under two names."""
+    seen = []
+
+    def upload(folder, repo_id):
+        seen.append((folder, repo_id, (folder / "README.md").read_text()))
+        return Upload(repo_id, (), None)
+
+    monkeypatch.setattr(module, "upload_folder", upload)
+    places, precision = Places("tiny", tmp_path / "out"), Precision(quantize=True)
+    run(Request(places, precision, check=False, upload_repo="me/small"))
+    assert [(folder.name, repo) for folder, repo, _ in seen] == [
+        ("out", "me/small"),
+        ("out-assistant", "me/small-assistant"),
+    ]
+    assert "me/small-assistant" in seen[0][2]
+    alone = Request(Places("tiny-assistant", tmp_path / "alone"), precision, upload_repo="me/other-assistant")
+    run(alone)
+    assert seen[-1][1] == "me/other-assistant"
+
+
+def test_the_command_in_the_card():
+    places = Places("google/gemma-4-E2B-it", "out folder", text_only=True)
+    precision = Precision(quantize=True, q_bits=4, quant_predicate="gemma4_4_6")
+    assert command_line(Request(places, precision, check=True)) == (
+        "python -m mlx_gemma4_assist convert --hf-path google/gemma-4-E2B-it --mlx-path 'out folder' --q-bits 4 "
+        "--quant-predicate gemma4_4_6 --quantize --text-only --check"
+    )
