@@ -1,5 +1,7 @@
 """Soft tokens in a prompt: masks against a loop over positions, chunks, assisted against plain, kept caches."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from mlx_gemma4_assist.decoding.media import MediaPrompt, SoftTokens, chunk_ends
 from mlx_gemma4_assist.decoding.prefill import Chunk, merged, prefill
 from mlx_gemma4_assist.decoding.speculative import Engine, accept, propose, start
 from mlx_gemma4_assist.models.config import FULL, SLIDING
+from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 
 WINDOW = 16
 
@@ -19,6 +22,15 @@ WINDOW = 16
 @pytest.fixture(scope="module")
 def pair():
     return random_pair(3)
+
+
+@pytest.fixture(params=[False, True], ids=["as E2B", "as 12B"])
+def target(request, pair):
+    """Pictures that are seen mutually in sliding layers only, or everywhere."""
+    model_type = "gemma4_unified_text" if request.param else "gemma4_text"
+    model = Gemma4ForCausalLM(replace(pair[0].config, model_type=model_type))
+    model.update(pair[0].parameters())
+    return model
 
 
 def media(*spans: tuple[int, int], mutual: bool = True, seed: int = 0) -> list[SoftTokens]:
@@ -40,15 +52,17 @@ def prompt(length: int, soft: list[SoftTokens]) -> MediaPrompt:
 class NaiveCache:
     """Everything at once, with a mask made one pair of positions at a time."""
 
-    def __init__(self, length: int, soft: list[SoftTokens]):
+    def __init__(self, length: int, soft: list[SoftTokens], everywhere: bool):
         self.offset = mx.array([0])
         group = [next((i for i, s in enumerate(soft) if s.mutual and s.start <= p < s.end), -1) for p in range(length)]
         sees = {FULL: np.zeros((length, length), bool), SLIDING: np.zeros((length, length), bool)}
         for query in range(length):
             for key in range(length):
                 together = group[query] == group[key] >= 0
-                sees[FULL][query, key] = key <= query
-                sees[SLIDING][query, key] = (key <= query or together) and key > query - WINDOW
+                earlier, near = key <= query, key > query - WINDOW
+                sees[FULL][query, key] = earlier or (together and everywhere)
+                seen = (earlier and near) or together if everywhere else near and (earlier or together)
+                sees[SLIDING][query, key] = seen
         self.masks = {kind: mx.array(mask)[None, None] for kind, mask in sees.items()}
 
     def update(self, layer, keys, values):
@@ -67,13 +81,12 @@ CASES = {
 @pytest.mark.parametrize("mutual", [True, False])
 @pytest.mark.parametrize("spans", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("step_size", [2048, 12, 5])
-def test_a_prompt_in_chunks_equals_one_naive_forward(pair, spans, mutual, step_size):
-    target, _ = pair
+def test_a_prompt_in_chunks_equals_one_naive_forward(target, spans, mutual, step_size):
     whole = prompt(60, media(*spans, mutual=mutual))
     length = len(whole.tokens)
     ids = mx.array([[0 if key < 0 else key for key in whole.keys]])
     chunk = Chunk(ids, mx.array([0]), (), 0, whole.media)
-    naive = target(ids, NaiveCache(length, list(whole.media)), merged(target, chunk))
+    naive = target(ids, NaiveCache(length, list(whole.media), target.config.mutual_everywhere), merged(target, chunk))
 
     cache = KVCache(CacheLayout(target.config, 8, mx.float32))
     prefill(target, cache, whole.keys[:-1], step_size, media=whole.media)

@@ -1,17 +1,19 @@
 """Loading a target or an assistant: config, weights, data type; evaluated, ready for any thread."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from ..errors import InputError
 from ..json_file import read_json
 from ..models.config import read_assistant_config, read_target_config
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
+from ..models.towers import Gemma4Towers, UnifiedTowers, towers_of
 from ..processing.processor import Processor
 from .hub import resolve
 from .quantized import quantize_layers, read_quantization
@@ -19,7 +21,7 @@ from .weights import assign, read_weights
 
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
-Model = TypeVar("Model", Gemma4ForCausalLM, Gemma4AssistantForCausalLM)
+Model = TypeVar("Model", Gemma4ForCausalLM, Gemma4AssistantForCausalLM, Gemma4Towers, UnifiedTowers)
 PathOrRepo = str | os.PathLike[str]
 
 
@@ -49,24 +51,40 @@ def load_model(
     Raises:
         InputError: no such checkpoint, not a Gemma 4, damaged or misfitting weights: one sentence that names it.
     """
-    return _load(resolve(path_or_repo, revision=revision), dtype, read_target_config, Gemma4ForCausalLM)
+    folder = resolve(path_or_repo, revision=revision)
+    config = read_json(folder / "config.json")
+    model = Gemma4ForCausalLM(read_target_config(config))
+    return _load(folder, config, dtype, model, model.model.layers)
 
 
 def load_assistant(
     path_or_repo: PathOrRepo, *, dtype: str | mx.Dtype | None = None, revision: str | None = None
 ) -> Gemma4AssistantForCausalLM:
     """A drafter. Arguments and errors as for ``load_model``."""
-    return _load(resolve(path_or_repo, revision=revision), dtype, read_assistant_config, Gemma4AssistantForCausalLM)
+    folder = resolve(path_or_repo, revision=revision)
+    config = read_json(folder / "config.json")
+    model = Gemma4AssistantForCausalLM(read_assistant_config(config))
+    return _load(folder, config, dtype, model, model.model.layers)
+
+
+def load_towers(
+    path_or_repo: PathOrRepo, *, dtype: str | mx.Dtype | None = None, revision: str | None = None
+) -> Gemma4Towers | UnifiedTowers | None:
+    """What a target sees and hears with; None for a text-only one. Arguments and errors as for ``load_model``."""
+    folder = resolve(path_or_repo, revision=revision)
+    config = read_json(folder / "config.json")
+    towers = towers_of(config)
+    return None if towers is None else _load(folder, config, dtype, towers, [])
 
 
 def _load(
     folder: Path,
+    config: Mapping[str, Any],
     dtype: str | mx.Dtype | None,
-    read_config: Callable[[Mapping[str, Any]], Any],
-    model_class: type[Model],
+    model: Model,
+    parts: Sequence[nn.Module],
 ) -> Model:
-    config = read_json(folder / "config.json")
-    model = model_class(read_config(config))
+    """Give an untrained model its checkpoint's weights; its large ``parts`` are evaluated one by one."""
     quantization = read_quantization(config)
     wanted = _dtype(dtype) if dtype is not None or quantization else _config_dtype(config)
 
@@ -80,7 +98,7 @@ def _load(
     # Layer by layer, and held by nobody else, what was read is freed as soon as it is cast or split.
     del weights
     # Evaluated, because a lazy array is bound to the stream of the thread that first asks for it.
-    for part in (*model.model.layers, model):
+    for part in (*parts, model):
         mx.eval(part.parameters())
     model.eval()
     return model

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
-import numpy as np
 
 from ..models.config import FULL, SLIDING, Gemma4TextConfig
 from ..models.layers import Band, KeysValues, Mask
+from .spans import NO_SPANS, Spans
 
 Buffers = tuple[KeysValues, ...]
 
@@ -107,8 +107,7 @@ class Block:
         count: L.
         bound: an upper bound of ``length``, known to the host.
         exact: whether every row's length *is* ``bound``, as in a prompt: attention may then use ``"causal"``.
-        mutual: spans of the block, first and last + 1, whose tokens see one another in sliding layers, later ones too
-            (transformers' ``create_masks_for_vision_model``).
+        mutual: spans of the block whose tokens see one another, later ones too; for an exact block.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class Block:
         bound: int,
         *,
         exact: bool = False,
-        mutual: Sequence[tuple[int, int]] = (),
+        mutual: Spans = NO_SPANS,
     ):
         self.layout = layout
         self.offset = length
@@ -129,55 +128,57 @@ class Block:
         self._positions = length[:, None] + mx.arange(count) if count > 1 else length[:, None]
         self._places: dict[tuple[int, ...], mx.array] = {}
         # A long block would overwrite keys that its own first queries need: it attends before it writes to the ring.
-        self._before = min(bound, layout.ring) if count > layout.slack or mutual else None
+        self._before = min(bound, layout.ring) if count > layout.slack or mutual.ranges else None
         self._seen = bound + count if exact else round_up(bound + count, BUCKET)
-        self.masks = {FULL: self._full_mask(exact), SLIDING: self._sliding_mask(exact and bound == 0, mutual)}
+        self._mutual = mutual
+        self.masks = {FULL: self._full_mask(exact), SLIDING: self._sliding_mask(exact and bound == 0)}
 
     @property
     def buffers(self) -> Buffers:
         return tuple(self._buffers)
 
     def _full_mask(self, exact: bool) -> Mask:
-        if exact:
-            starts = range(0, self._count, BAND)
-            ends = [min(start + BAND, self._count) for start in starts]
-            before = self._seen - self._count
-            bands = [Band((q0, q1), (0, before + q1), "causal") for q0, q1 in zip(starts, ends, strict=True)]
-            return bands if len(bands) > 1 else "causal"
-        return mx.arange(self._seen) <= self._positions[:, None, :, None]
+        if not exact:
+            return mx.arange(self._seen) <= self._positions[:, None, :, None]
+        bands = [self._full_band(q0, min(q0 + BAND, self._count)) for q0 in range(0, self._count, BAND)]
+        return "causal" if len(bands) == 1 and isinstance(bands[0].mask, str) else bands
 
-    def _sliding_mask(self, fresh: bool, mutual: Sequence[tuple[int, int]]) -> Mask:
+    def _full_band(self, q0: int, q1: int) -> Band:
+        before = self._seen - self._count
+        if not self._mutual.everywhere or self._mutual.reach(q0, q1) == (q0, q1):
+            return Band((q0, q1), (0, before + q1), "causal")
+        k1 = before + self._mutual.reach(q0, q1)[1]
+        seen = mx.arange(k1) <= mx.arange(before + q0, before + q1)[:, None]
+        return Band((q0, q1), (0, k1), (seen | self._mutual.together((q0, q1), (0, k1), before))[None, None])
+
+    def _sliding_mask(self, fresh: bool) -> Mask:
         ring, window = self.layout.ring, self.layout.window
-        queries = self._positions[:, None, :, None]
         if self._before is None:
+            queries = self._positions[:, None, :, None]
             keys = ring_positions(min(self._seen, ring), self.offset + (self._count - 1), ring)[:, None, None, :]
             seen = (keys >= 0) & (keys > queries - window)
             return seen & (keys <= queries) if self._count > 1 else seen
-        if fresh and self._count <= window and not mutual:
+        if fresh and self._count <= window and not self._mutual.ranges:
             return "causal"
         old = ring_positions(self._before, self.offset - 1, ring)
         keys = mx.concatenate([old, self._positions], axis=1)[:, None, None, :]
-        spans = mx.array(self._span_numbers(mutual))
-        bands = []
-        for q0 in range(0, self._count, window):
-            q1 = min(q0 + window, self._count)
-            # A window after the block's beginning, queries see nothing from before it.
-            k0 = self._before + q0 - window + 1 if q0 >= window else 0
-            k1 = self._before + max([q1, *(end for start, end in mutual if start < q1)])
-            key, query = keys[..., k0:k1], queries[:, :, q0:q1]
-            seen = key <= query
-            if mutual:
-                span = spans[self._before + q0 : self._before + q1, None]
-                seen = seen | ((spans[None, k0:k1] == span) & (span >= 0))
-            bands.append(Band((q0, q1), (k0, k1), (key >= 0) & seen & (key > query - window)))
-        return bands
+        return [self._sliding_band(keys, q0, min(q0 + window, self._count)) for q0 in range(0, self._count, window)]
 
-    def _span_numbers(self, mutual: Sequence[tuple[int, int]]) -> np.ndarray:
-        """For each key that a long block attends to, the number of its span, -1 outside of all: (S,) int32."""
-        numbers = np.full(self._before + self._count, -1, np.int32)
-        for i, (start, end) in enumerate(mutual):
-            numbers[self._before + start : self._before + end] = i
-        return numbers
+    def _sliding_band(self, keys: mx.array, q0: int, q1: int) -> Band:
+        """A band's mask among ``keys`` (B, 1, 1, S), the positions of the ring's and the block's own."""
+        window, mutual, before = self.layout.window, self._mutual, self._before
+        first, end = mutual.reach(q0, q1)
+        if not mutual.everywhere:
+            first = q0
+        # A window after the block's beginning, queries see nothing from before it.
+        k0, k1 = min(before + first, before + q0 - window + 1) if q0 >= window else 0, before + end
+        key, query = keys[..., k0:k1], self._positions[:, None, q0:q1, None]
+        earlier, near = key <= query, (key >= 0) & (key > query - window)
+        if not mutual.ranges:
+            return Band((q0, q1), (k0, k1), near & earlier)
+        together = mutual.together((q0, q1), (k0, k1), before)
+        seen = (near & earlier) | together if mutual.everywhere else near & (earlier | together)
+        return Band((q0, q1), (k0, k1), seen)
 
     def update(self, layer: int, keys: mx.array, values: mx.array) -> KeysValues:
         """Store a block's (B, G, L, D) keys and values; return those to attend to, (B, G, S, D)."""

@@ -15,8 +15,7 @@ class SoftTokens(NamedTuple):
         start: its first position in the prompt.
         embeddings: (n, H), in the text network's space: they replace the scaled embeddings of n placeholders.
         key: negative; what a cache remembers in the place of token ids, the same only for the same content.
-        mutual: whether these tokens see one another in sliding layers, later ones too (a config's
-            ``use_bidirectional_attention: "vision"``).
+        mutual: whether these tokens see one another, later ones too (``use_bidirectional_attention: "vision"``).
     """
 
     start: int

@@ -7,6 +7,7 @@ import mlx.core as mx
 
 from .cache import Block, Buffers, CacheLayout, KVCache
 from .media import SoftTokens, chunk_ends, within
+from .spans import Spans
 from .speculative import Target
 
 DEFAULT_STEP_SIZE = 2048
@@ -36,7 +37,8 @@ class Chunk(NamedTuple):
 def fill(target: Target, layout: CacheLayout, chunk: Chunk) -> Buffers:
     """The buffers with a chunk's keys and values. Pure, and lazy: what only serves hidden states is never run."""
     count = chunk.tokens.shape[1]
-    mutual = [(each.start, each.end) for each in chunk.media if each.mutual]
+    ranges = tuple((each.start, each.end) for each in chunk.media if each.mutual)
+    mutual = Spans(ranges, layout.config.mutual_everywhere)
     block = Block(layout, chunk.buffers, chunk.length, count, chunk.bound, exact=True, mutual=mutual)
     target(chunk.tokens, block, merged(target, chunk) if chunk.media else None)
     return block.buffers

@@ -84,6 +84,8 @@ class Gemma4TextConfig:
             known = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0} | known
             known.setdefault("sliding_window", 1024)
             known.setdefault("max_position_embeddings", 262_144)
+            if "use_bidirectional_attention" not in values:
+                known["use_bidirectional_attention"] = "vision"
         if "layer_types" in known:
             known["layer_types"] = tuple(known["layer_types"])
         try:
@@ -164,6 +166,15 @@ class Gemma4TextConfig:
 
     def head_dim_of(self, layer_type: str) -> int:
         return self.global_head_dim if layer_type == FULL else self.head_dim
+
+    @property
+    def mutual_everywhere(self) -> bool:
+        """Whether a picture's tokens see one another in all layers, not only in sliding ones within the window.
+
+        In the 12B they do, as transformers' ``Gemma4UnifiedModel`` generates by default; with a static cache it would
+        restrict them as the others do.
+        """
+        return self.model_type == "gemma4_unified_text"
 
     def kv_heads(self, layer_type: str) -> int:
         """KV heads of a layer type; full layers have a number of their own only where keys serve as values."""

@@ -1,0 +1,133 @@
+"""Configurations of what sees: Hugging Face's names and defaults, and a validation that says what is wrong."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Gemma4VisionConfig:
+    """The vision tower of E2B, E4B, 26B-A4B and 31B (transformers' ``Gemma4VisionConfig``).
+
+    Attributes:
+        pooling_kernel_size: patches on a side of the square that becomes one soft token.
+        position_embedding_size: columns and rows that have a position embedding.
+        standardize: whether soft tokens are shifted and scaled by learned amounts.
+
+    Raises:
+        InputError: an architecture that Gemma 4 does not have, with the value found and the value expected.
+    """
+
+    model_type: str = "gemma4_vision"
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 16
+    num_attention_heads: int = 12
+    num_key_value_heads: int = 12
+    head_dim: int = 64
+    hidden_activation: str = "gelu_pytorch_tanh"
+    rms_norm_eps: float = 1e-6
+    attention_bias: bool = False
+    rope_parameters: Mapping[str, Any] = field(default_factory=lambda: {"rope_type": "axial", "rope_theta": 100.0})
+    pooling_kernel_size: int = 3
+    patch_size: int = 16
+    position_embedding_size: int = 10_240
+    use_clipped_linears: bool = False
+    standardize: bool = False
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Gemma4VisionConfig":
+        """Read the ``vision_config`` of a ``config.json``; unknown fields are left aside."""
+        return cls(**_known(cls, values))
+
+    def __post_init__(self):
+        _expect(self, self.model_type == "gemma4_vision", "model_type", "gemma4_vision")
+        for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            _expect(self, _is_count(vars(self)[name]), name, "a positive integer")
+        for name in ("num_key_value_heads", "pooling_kernel_size", "patch_size", "position_embedding_size"):
+            _expect(self, _is_count(vars(self)[name]), name, "a positive integer")
+        divides = self.num_attention_heads % self.num_key_value_heads == 0
+        _expect(self, divides, "num_key_value_heads", f"a divisor of num_attention_heads, {self.num_attention_heads}")
+        _expect(self, _is_count(self.head_dim) and self.head_dim % 4 == 0, "head_dim", "a multiple of 4")
+        _expect(self, self.hidden_activation == "gelu_pytorch_tanh", "hidden_activation", "gelu_pytorch_tanh")
+        _expect(self, not self.attention_bias, "attention_bias", "false")
+        # Older checkpoints write "default" for the only kind that there is.
+        axial = self.rope_parameters.get("rope_type", "axial") in ("axial", "default")
+        _expect(self, axial, "rope_parameters", "rope_type axial")
+
+
+@dataclass(frozen=True)
+class Gemma4UnifiedVisionConfig:
+    """The embedder of the 12B (transformers' ``Gemma4UnifiedVisionConfig``): no tower, one soft token per large patch.
+
+    Attributes:
+        patch_size, pooling_kernel_size: their product is a patch's side in pixels.
+        mm_embed_dim: width of the embedder.
+        mm_posemb_size: columns and rows that have a position embedding.
+        output_proj_dims: what the projection into the text network starts from.
+
+    Raises:
+        InputError: as ``Gemma4VisionConfig``.
+    """
+
+    model_type: str = "gemma4_unified_vision"
+    patch_size: int = 16
+    pooling_kernel_size: int = 3
+    mm_embed_dim: int = 3840
+    mm_posemb_size: int = 1120
+    output_proj_dims: int = 3840
+    rms_norm_eps: float = 1e-6
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Gemma4UnifiedVisionConfig":
+        """Read the ``vision_config`` of a ``config.json``; unknown fields are left aside."""
+        return cls(**_known(cls, values))
+
+    def __post_init__(self):
+        _expect(self, self.model_type == "gemma4_unified_vision", "model_type", "gemma4_unified_vision")
+        for name in ("patch_size", "pooling_kernel_size", "mm_embed_dim", "mm_posemb_size", "output_proj_dims"):
+            _expect(self, _is_count(vars(self)[name]), name, "a positive integer")
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one patch: three colours of a square."""
+        return 3 * (self.patch_size * self.pooling_kernel_size) ** 2
+
+
+@dataclass(frozen=True)
+class Gemma4UnifiedAudioConfig:
+    """The 12B's way to hear (transformers' ``Gemma4UnifiedAudioConfig``): frames of raw samples, projected.
+
+    Raises:
+        InputError: as ``Gemma4VisionConfig``.
+    """
+
+    model_type: str = "gemma4_unified_audio"
+    audio_embed_dim: int = 640
+    rms_norm_eps: float = 1e-6
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Gemma4UnifiedAudioConfig":
+        """Read the ``audio_config`` of a ``config.json``; unknown fields are left aside."""
+        return cls(**_known(cls, values))
+
+    def __post_init__(self):
+        _expect(self, self.model_type == "gemma4_unified_audio", "model_type", "gemma4_unified_audio")
+        _expect(self, _is_count(self.audio_embed_dim), "audio_embed_dim", "a positive integer")
+
+
+def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in fields(cls)}
+    return {name: value for name, value in values.items() if name in names and value is not None}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _expect(config: Any, right: bool, name: str, expected: str) -> None:
+    if not right:
+        found = vars(config)[name]
+        raise InputError(f"config.json: {name} of {config.model_type} is {found!r}, expected {expected}")

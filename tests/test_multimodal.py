@@ -1,0 +1,188 @@
+"""Pictures, video and sound against what transformers computed and generated: E2B, 12B unified and 31B.
+
+`GOLDENS_DIR` names another folder than the stored goldens, see test_goldens.py.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from test_generate import LetterProcessor
+
+from mlx_gemma4_assist import InputError, load_assistant, stream_generate
+from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
+from mlx_gemma4_assist.decoding.media import MediaPrompt
+from mlx_gemma4_assist.decoding.prefill import Chunk, merged
+from mlx_gemma4_assist.multimodal import encode_media
+from mlx_gemma4_assist.processing.inputs import ModelInputs
+
+GOLDENS = Path(os.environ.get("GOLDENS_DIR", Path(__file__).parent / "goldens"))
+CASES = [
+    (family, label)
+    for family, labels in (
+        ("e2b", ("pictures", "video", "sound")),
+        ("12b", ("pictures", "video", "sound")),
+        ("31b", ("pictures", "video")),
+    )
+    for label in labels
+]
+TOLERANCE = 1e-4
+
+
+def whole_checkpoint(family: str, folder: Path) -> Path:
+    """The target with its towers; of the 31B they are stored apart from the text network."""
+    target = GOLDENS / family / "target"
+    extra = GOLDENS / "multimodal" / family
+    if not (extra / "vision.safetensors").exists():
+        return target
+    shutil.copytree(target, folder)
+    shutil.copy(extra / "config.json", folder)
+    text = mx.load(str(target / "model.safetensors"))
+    renamed = {name.replace("model.", "model.language_model.", 1): value for name, value in text.items()}
+    mx.save_safetensors(str(folder / "model.safetensors"), renamed | mx.load(str(extra / "vision.safetensors")))
+    return folder
+
+
+class Golden:
+    def __init__(self, family: str, folder: Path):
+        stored = GOLDENS / "multimodal" / family
+        checkpoint = whole_checkpoint(family, folder / family)
+        self.target = load_model(checkpoint)
+        self.towers = load_towers(checkpoint)
+        self.assistant = load_assistant(GOLDENS / family / "assistant")
+        self.records = json.loads((stored / "golden.json").read_text())
+        self.tensors = mx.load(str(stored / "golden.safetensors"))
+
+    def inputs(self, label: str) -> ModelInputs:
+        record = self.records[label]
+        names = (
+            "pixel_values",
+            "image_position_ids",
+            "pixel_values_videos",
+            "video_position_ids",
+            "input_features",
+            "input_features_mask",
+        )
+        arrays = {
+            name: np.array(self.tensors[f"{label}.{name}"]) for name in names if f"{label}.{name}" in self.tensors
+        }
+        return ModelInputs(record["tokens"], record["types"], **arrays)
+
+    def prompt(self, label: str) -> MediaPrompt:
+        return encode_media(self.towers, self.inputs(label), self.target.config)
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory):
+    made = {}
+
+    def of(family: str) -> Golden:
+        if family not in made:
+            made[family] = Golden(family, tmp_path_factory.mktemp("goldens"))
+        return made[family]
+
+    return of
+
+
+@pytest.mark.parametrize(("family", "label"), CASES)
+def test_merged_embeddings_agree(golden, family, label):
+    """Towers, projections, and where soft tokens go."""
+    found = golden(family)
+    prompt = found.prompt(label)
+    ids = mx.array([[max(key, 0) for key in prompt.keys]])
+    embeddings = merged(found.target, Chunk(ids, mx.array([0]), (), 0, prompt.media))
+    expected = found.tensors[f"{label}.inputs_embeds"]
+    assert embeddings.shape == expected.shape
+    np.testing.assert_allclose(np.array(embeddings), np.array(expected), rtol=0, atol=TOLERANCE)
+
+
+def generated(golden, family, label, drafts, **options):
+    found = golden(family)
+    record = found.records[label]
+    responses = stream_generate(
+        found.target,
+        LetterProcessor(),
+        found.prompt(label),
+        found.assistant if drafts else None,
+        max_tokens=len(record["generated"]),
+        num_assistant_tokens=drafts or None,
+        **options,
+    )
+    return [response.token for response in responses], record["generated"]
+
+
+@pytest.mark.parametrize("drafts", [0, 1, 3, 8])
+@pytest.mark.parametrize(("family", "label"), CASES)
+def test_text_agrees(golden, family, label, drafts):
+    """Greedy tokens, plain and assisted."""
+    tokens, expected = generated(golden, family, label, drafts)
+    assert tokens == expected
+
+
+@pytest.mark.parametrize("step_size", [7, 20])
+@pytest.mark.parametrize(("family", "label"), CASES)
+def test_text_agrees_in_chunks(golden, family, label, step_size):
+    tokens, expected = generated(golden, family, label, 3, prefill_step_size=step_size)
+    assert tokens == expected
+
+
+def test_another_picture_is_another_text(golden):
+    found = golden("31b")
+    inputs = found.inputs("pictures")
+    other = ModelInputs(
+        inputs.tokens,
+        inputs.token_types,
+        pixel_values=1 - inputs.pixel_values,
+        image_position_ids=inputs.image_position_ids,
+    )
+    first, second = (encode_media(found.towers, each, found.target.config) for each in (inputs, other))
+    assert not set(first.keys) & {key for key in second.keys if key < 0}
+    tokens = [
+        [r.token for r in stream_generate(found.target, LetterProcessor(), prompt, max_tokens=40)]
+        for prompt in (first, second)
+    ]
+    assert tokens[0] != tokens[1]
+
+
+def test_placeholders_and_sources_must_match(golden):
+    found = golden("e2b")
+    inputs = found.inputs("pictures")
+    one = ModelInputs(
+        inputs.tokens,
+        inputs.token_types,
+        pixel_values=inputs.pixel_values[:1],
+        image_position_ids=inputs.image_position_ids[:1],
+    )
+    with pytest.raises(InputError, match="a picture has 20 placeholders in the prompt, and nothing"):
+        encode_media(found.towers, one, found.target.config)
+    text = ModelInputs(
+        inputs.tokens[:9],
+        inputs.token_types[:9],
+        pixel_values=inputs.pixel_values,
+        image_position_ids=inputs.image_position_ids,
+    )
+    with pytest.raises(InputError, match="more pictures than the prompt has placeholders"):
+        encode_media(found.towers, text, found.target.config)
+    swapped = ModelInputs(
+        inputs.tokens,
+        inputs.token_types,
+        pixel_values=inputs.pixel_values[::-1],
+        image_position_ids=inputs.image_position_ids[::-1],
+    )
+    with pytest.raises(InputError, match="6 placeholders in the prompt, and 20 soft tokens"):
+        encode_media(found.towers, swapped, found.target.config)
+
+
+def test_a_model_without_ears_says_so(golden):
+    found = golden("31b")
+    sound = golden("e2b").inputs("sound")
+    with pytest.raises(InputError, match="takes no sound"):
+        encode_media(found.towers, sound, found.target.config)
+
+
+def test_a_text_network_has_no_towers():
+    assert load_towers(GOLDENS / "e4b" / "target") is None
