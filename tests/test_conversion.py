@@ -21,7 +21,7 @@ from conversion_helpers import (
 )
 
 from mlx_gemma4_assist import InputError, load, load_assistant, stream_generate
-from mlx_gemma4_assist.checkpoints.loading import load_model
+from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
 from mlx_gemma4_assist.checkpoints.quantized import Quantizable
 from mlx_gemma4_assist.conversion import tensors as reading
 from mlx_gemma4_assist.conversion.tensors import Rows, stored_tensors
@@ -238,3 +238,18 @@ def test_the_text_model_of_a_12b(tmp_path):
     assert config_of(tmp_path / "out")["model_type"] == "gemma4_unified"
     assert mx.array_equal(logits(tmp_path / "out"), logits(golden))
     assert largest_difference(logits(tmp_path / "out"), mlx_lm_logits(tmp_path / "out")) < CLOSE
+
+
+@pytest.mark.parametrize("family", ["e2b", "12b"])
+def test_towers_load_here(tmp_path, family):
+    """With the values they had; what mlx-vlm quantizes is packed."""
+    source = GOLDENS / family / "target"
+    convert(source, tmp_path / "out", quantize=True, q_group_size=32)
+    expected, found = (helpers.parameters(load_towers(folder)) for folder in (source, tmp_path / "out"))
+    packed = {name for name in found if name.startswith("embed_audio.")}
+    assert "embed_audio.embedding_projection.scales" in packed
+    assert found.keys() - packed == expected.keys() - {"embed_audio.embedding_projection.weight"}
+    for name in found.keys() - packed:
+        assert mx.array_equal(found[name], expected[name]), name
+    convert(source, tmp_path / "text", text_only=True)
+    assert load_towers(tmp_path / "text") is None

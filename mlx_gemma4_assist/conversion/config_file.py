@@ -102,13 +102,12 @@ def _name_dtype(config: dict[str, Any], dtype: str) -> None:
 
 
 def with_quantization(
-    config: Mapping[str, Any], general: Quantization, layers: Mapping[str, Quantization | bool]
+    config: Mapping[str, Any], general: Quantization, layers: Mapping[str, Quantization]
 ) -> dict[str, Any]:
     """``config`` with ``quantization``, and its copy that the Hub reads.
 
     Args:
         layers: by path, what differs from ``general``.
     """
-    entries = {path: asdict(form) if isinstance(form, Quantization) else form for path, form in layers.items()}
-    quantization = asdict(general) | entries
+    quantization = asdict(general) | {path: asdict(form) for path, form in layers.items()}
     return dict(config) | dict.fromkeys(_QUANTIZATION, quantization)

@@ -81,7 +81,7 @@ def make_plan(folder: Path, wishes: Wishes) -> Plan:
         raise InputError(f"{folder} is not quantized, so that there is nothing to dequantize")
     dtype = _dtype(source, network, wishes)
     config = output_config(source, dtype=dtype, text_only=wishes.text_only)
-    planner = _Planner(network, wishes, source, None if dtype is None else DTYPES[dtype])
+    planner = _Planner(network, wishes, config, None if dtype is None else DTYPES[dtype])
     planner.add_text()
     if not wishes.text_only:
         planner.add_towers()
@@ -125,7 +125,7 @@ class _Planner:
         self._dtype = dtype
         self._indivisible: list[str] = []
         self.steps: list[Step] = []
-        self.entries: dict[str, Quantization | bool] = {}
+        self.entries: dict[str, Quantization] = {}
 
     def add_text(self) -> None:
         """Steps for the text network, or for an assistant."""

@@ -12,9 +12,10 @@ from ..models.names import layer_number
 from .formats import AFFINE
 
 Predicate = Callable[[str, nn.Module, Mapping[str, Any]], bool | dict[str, Any]]
-"""(path as in config.json, layer, config.json) -> whether it is quantized, or its own group_size, bits and mode.
+"""(path, layer, config.json) -> whether it is quantized, or its own group_size, bits and mode.
 
-The second is the unquantized layer itself: a linear layer, an embedding or mlx-lm's experts; its weights are not there.
+The path is the one in config.json as it will be written. The layer is the network's own, not quantized: a linear layer,
+an embedding or mlx-lm's experts; its weights are not there, their shape is.
 """
 
 MIXED = {
@@ -73,7 +74,7 @@ class Recipe:
         Args:
             path: as config.json names it.
             layer: of the network, not quantized.
-            config: of the checkpoint.
+            config: of what is written.
 
         Raises:
             InputError: a predicate gave a format that MLX does not have.
