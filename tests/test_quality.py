@@ -28,6 +28,7 @@ from mlx_gemma4_assist.conversion.quality import (
 from mlx_gemma4_assist.decoding.cache import KVCache
 from mlx_gemma4_assist.decoding.speculative import Engine, accept, propose, start
 from mlx_gemma4_assist.errors import InputError
+from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 
 SMALL = Effort(window=32, prompts=2, prompt_tokens=10, new_tokens=10)
 FORMATS = {
@@ -114,6 +115,22 @@ def test_figures_of_the_text(tiny, two_bits, tokens, monkeypatch, logits):
     np.testing.assert_allclose(found.perplexity, perplexity, rtol=1e-3)
     assert found.top1 == same
     assert found.acceptance == (None, None)
+
+
+def test_logits_are_never_held_for_a_whole_window(tiny, tokens, monkeypatch):
+    """Of a real vocabulary, 262,144, 32 positions at a time."""
+    assert quality.LOGITS // 262144 == 32
+    seen = []
+    logits = Gemma4ForCausalLM.logits
+
+    def remember(self, hidden):
+        seen.append(hidden.shape[1])
+        return logits(self, hidden)
+
+    monkeypatch.setattr(Gemma4ForCausalLM, "logits", remember)
+    monkeypatch.setattr(quality, "LOGITS", 8 * 1024)
+    measure_quality(Pair(tiny[0].target), Pair(tiny[0].target), tokens[:41], effort=Effort(window=20))
+    assert seen == [8, 8, 8, 8, 4, 4] * 2  # both targets, two windows
 
 
 def test_a_window_beyond_the_sliding_one(tiny, tokens):

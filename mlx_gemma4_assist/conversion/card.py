@@ -145,9 +145,9 @@ def _what(facts: CardFacts) -> str:
     if facts.is_assistant:
         return (
             f"{text} It is an assistant: it drafts tokens for its target, `{facts.companion}`, and for no other model. "
-            "The target's text stays what it is and comes faster."
+            "The target still decides about each; what it writes can come faster."
         )
-    return f"{text} Its assistant is `{facts.companion}`: it drafts tokens, so that the same text comes faster."
+    return f"{text} Its assistant is `{facts.companion}`: it drafts tokens, so that text can come faster."
 
 
 def _figures(facts: CardFacts) -> list[str]:
