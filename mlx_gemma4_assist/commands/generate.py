@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..processing.messages import Media, user_message
 from . import options
 from .loading import EMBEDDED, load_pair, note
+from .media import Source, read_media
 from .run import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -32,6 +34,18 @@ def generate(
     seed: options.Seed = None,
     num_assistant_tokens: options.NumAssistantTokens = None,
     draft_temperature: options.DraftTemperature = None,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", help="A picture, as a path or URL; may be repeated.")
+    ] = None,
+    audio: Annotated[
+        list[str] | None, typer.Option("--audio", help="A sound, as a path or URL; may be repeated.")
+    ] = None,
+    video: Annotated[
+        list[str] | None, typer.Option("--video", help="A video, as a path or URL; may be repeated.")
+    ] = None,
+    max_soft_tokens: Annotated[
+        int | None, typer.Option("--max-soft-tokens", help="The most a picture takes: 70, 140, 280, 560 or 1120.")
+    ] = None,
     stop: Annotated[
         list[str] | None, typer.Option("--stop", help="Text that ends the answer; may be repeated.")
     ] = None,
@@ -47,10 +61,18 @@ def generate(
 
     Text goes to standard output as it is made, statistics to standard error after it.
     """
-    content = _content(prompt, messages, system_prompt, ignore_chat_template)
+    media = Media(tuple(image or ()), tuple(audio or ()), tuple(video or ()))
+    content = _content(prompt, messages, system_prompt, ignore_chat_template, media)
     target, processor, assistant = load_pair(model, assistant_model, dtype)
     if model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
+    whole = read_media(
+        Source(model, dtype, target.config, processor),
+        content,
+        media if isinstance(content, str) else Media(),
+        chat=not ignore_chat_template,
+        max_soft_tokens=max_soft_tokens,
+    )
     from ..compiler import compiles_in_process
     from ..decoding.compiled import check_compiler
     from ..generate import stream_generate
@@ -62,7 +84,7 @@ def generate(
     responses = stream_generate(
         target,
         processor,
-        content,
+        whole,
         assistant,
         max_tokens=max_tokens,
         temperature=temp,
@@ -96,13 +118,15 @@ def generate(
 
 
 def _content(
-    prompt: str | None, messages: Path | None, system_prompt: str | None, ignore_chat_template: bool
+    prompt: str | None, messages: Path | None, system_prompt: str | None, ignore_chat_template: bool, media: Media
 ) -> str | list[dict[str, Any]]:
     if (prompt is None) == (messages is None):
         raise InputError("give either --prompt or --messages")
     if ignore_chat_template and (messages is not None or system_prompt is not None):
         raise InputError("--ignore-chat-template takes raw text, without --messages and --system-prompt")
     if messages is not None:
+        if media:
+            raise InputError("--image, --audio and --video go with --prompt; messages name their media themselves")
         conversation = _read_messages(messages)
     else:
         text = sys.stdin.read() if prompt == "-" else prompt
@@ -110,7 +134,7 @@ def _content(
             return text
         if not text.strip():
             raise InputError("the prompt is empty")
-        conversation = [{"role": "user", "content": text}]
+        conversation = [user_message(text, media)]
     return conversation if system_prompt is None else [{"role": "system", "content": system_prompt}, *conversation]
 
 

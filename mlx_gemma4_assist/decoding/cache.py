@@ -23,7 +23,7 @@ from .spans import NO_SPANS, Spans
 Buffers = tuple[KeysValues, ...]
 
 GROWTH = 256  # slots by which a linear buffer grows
-BAND = 512  # queries of a prompt that attend together in a full layer, which bounds the memory for scores
+BAND = 512  # queries of a prompt that attend together, which bounds the memory for scores and the keys seen in vain
 BUCKET = 64  # attention over a linear buffer stops at a multiple of this
 
 
@@ -162,7 +162,8 @@ class Block:
             return "causal"
         old = ring_positions(self._before, self.offset - 1, ring)
         keys = mx.concatenate([old, self._positions], axis=1)[:, None, None, :]
-        return [self._sliding_band(keys, q0, min(q0 + window, self._count)) for q0 in range(0, self._count, window)]
+        step = min(BAND, window)
+        return [self._sliding_band(keys, q0, min(q0 + step, self._count)) for q0 in range(0, self._count, step)]
 
     def _sliding_band(self, keys: mx.array, q0: int, q1: int) -> Band:
         """A band's mask among ``keys`` (B, 1, 1, S), the positions of the ring's and the block's own."""
@@ -170,7 +171,7 @@ class Block:
         first, end = mutual.reach(q0, q1)
         if not mutual.everywhere:
             first = q0
-        # A window after the block's beginning, queries see nothing from before it.
+        # A window after the block's beginning, queries see nothing from before it; the ring's slots are in no order.
         k0, k1 = min(before + first, before + q0 - window + 1) if q0 >= window else 0, before + end
         key, query = keys[..., k0:k1], self._positions[:, None, q0:q1, None]
         earlier, near = key <= query, (key >= 0) & (key > query - window)

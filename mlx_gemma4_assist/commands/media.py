@@ -1,0 +1,60 @@
+"""Pictures, sound and video that a command names, read and encoded into its prompt."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import InputError
+from ..processing.messages import Media, split_media
+from .loading import note
+
+if TYPE_CHECKING:
+    from ..decoding.media import MediaPrompt
+    from ..models.config import Gemma4TextConfig
+    from ..processing.processor import Processor
+
+Content = str | list[dict[str, Any]]
+
+
+class Source(NamedTuple):
+    """Where a prompt's media come from and go to: the model by the name or folder it was loaded from, and its parts."""
+
+    model: str
+    dtype: str | None
+    config: "Gemma4TextConfig"
+    processor: "Processor"
+
+
+def read_media(
+    source: Source, content: Content, media: Media, *, chat: bool, max_soft_tokens: int | None
+) -> "Content | MediaPrompt":
+    """A prompt with media as ``stream_generate`` takes it; one without comes back as it is.
+
+    Args:
+        source: the model.
+        content: text, or messages that may name media.
+        media: what text shows.
+        chat: whether text is a user's message.
+        max_soft_tokens: the most that a picture takes; None as the checkpoint has it.
+
+    Raises:
+        InputError: media that cannot be read, or that the model does not take.
+    """
+    named = media or (split_media(content)[1] if isinstance(content, list) else Media())
+    if not named:
+        if max_soft_tokens is not None:
+            raise InputError("--max-soft-tokens is for pictures, and there are none")
+        return content
+    from ..checkpoints.hub import resolve
+    from ..checkpoints.loading import load_towers
+    from ..multimodal import encode_media
+    from ..processing.media import MediaProcessor
+    from ..processing.media_config import MediaOptions
+
+    folder = resolve(source.model)
+    options = MediaOptions(max_soft_tokens=max_soft_tokens)
+    towers = load_towers(folder, dtype=source.dtype)
+    if towers is None:
+        raise InputError(f"{source.model} is a text model: it takes no pictures, sound or video")
+    inputs = MediaProcessor.from_pretrained(folder, source.processor).encode(content, media, chat=chat, options=options)
+    for line in inputs.notes:
+        note(line)
+    return encode_media(towers, inputs, source.config)

@@ -1,0 +1,124 @@
+"""Real pictures, sound and video through processor, towers and generation, and from the command line."""
+
+import json
+
+import media_helpers
+import mlx.core as mx
+import pytest
+from multimodal_checkpoint import write_pair
+
+from mlx_gemma4_assist import InputError, load, load_assistant, stream_generate
+from mlx_gemma4_assist.checkpoints.loading import load_towers
+from mlx_gemma4_assist.commands.generate import generate
+from mlx_gemma4_assist.multimodal import encode_media
+from mlx_gemma4_assist.processing.media import MediaProcessor
+from mlx_gemma4_assist.processing.messages import Media
+
+QUESTION = "What is shown in this image?"
+
+
+@pytest.fixture(scope="module", params=["gemma4", "gemma4_unified"])
+def checkpoint(request, tmp_path_factory):
+    return write_pair(tmp_path_factory.mktemp(request.param) / "pair", unified=request.param == "gemma4_unified")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    return media_helpers.write_sources(tmp_path_factory.mktemp("sources"))
+
+
+def answer(checkpoint, media, drafts, max_tokens=24, temperature=1.0):
+    target, processor = load(checkpoint)
+    assistant = load_assistant(f"{checkpoint}-assistant") if drafts else None
+    inputs = MediaProcessor.from_pretrained(checkpoint, processor).encode(QUESTION, media)
+    prompt = encode_media(load_towers(checkpoint), inputs, target.config)
+    responses = stream_generate(
+        target,
+        processor,
+        prompt,
+        assistant,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=3,
+        num_assistant_tokens=drafts or None,
+    )
+    return [response.token for response in responses], prompt
+
+
+def photograph_of_the_reference(checkpoint) -> int:
+    """Tokens that transformers' processor makes of the photograph and its question, with our question in its place."""
+    kind = json.loads((checkpoint / "config.json").read_text())["model_type"]
+    golden = json.loads((media_helpers.GOLDENS / kind / "golden.json").read_text())
+    tokenize = MediaProcessor.from_pretrained(checkpoint).text.tokenize
+    return golden["photo"]["input_ids"][1] - len(tokenize("Who is this?")) + len(tokenize(QUESTION))
+
+
+def test_a_photograph_is_answered(checkpoint, sources):
+    """Soft tokens as many as the reference's processor has for it, see tests/goldens/media."""
+    plain, prompt = answer(checkpoint, Media(pictures=(sources["photo"],)), 0)
+    (photo,) = prompt.media
+    assert len(prompt.tokens) == photograph_of_the_reference(checkpoint)
+    assert photo.end - photo.start == 270
+    assert mx.abs(photo.embeddings).max().item() > 0
+    assert answer(checkpoint, Media(pictures=(sources["photo"],)), 3)[0] == plain
+    other, _ = answer(checkpoint, Media(pictures=(sources["wide"],)), 0)
+    assert other != plain
+
+
+def test_everything_at_once(checkpoint, sources):
+    media = Media(
+        (sources["wide"], sources["tall"]), (sources["stereo"],), ({"frames": sources["short_video"], "fps": 8},)
+    )
+    plain, prompt = answer(checkpoint, media, 0)
+    assert len(prompt.media) >= 5
+    assert answer(checkpoint, media, 3)[0] == plain
+
+
+def generated(capsys, checkpoint, **options):
+    """What the command says with ``--json``."""
+    options = {"prompt": QUESTION, "max_tokens": 12} | options
+    assert generate(model=str(checkpoint), as_json=True, **options) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_command_takes_media(checkpoint, sources, capsys):
+    whole = generated(capsys, checkpoint, image=[sources["photo"], sources["wide"]], audio=[sources["mono"]])
+    bare = generated(capsys, checkpoint)
+    assert whole["prompt_tokens"] > bare["prompt_tokens"] + 270
+    brief = generated(capsys, checkpoint, image=[sources["photo"]], max_soft_tokens=70, system_prompt="Be brief.")
+    assert bare["prompt_tokens"] + 40 < brief["prompt_tokens"] < 200
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"image": ["nowhere.png"]}, "nowhere.png"),
+        ({"image": [__file__]}, "picture"),
+        ({"max_soft_tokens": 70}, "there are none"),
+        ({"image": ["x.png"], "max_soft_tokens": 71}, "70"),
+        ({"audio": [__file__]}, "sound"),
+    ],
+)
+def test_one_line_for_what_is_no_picture(checkpoint, capsys, options, told):
+    with pytest.raises(InputError, match=told) as raised:
+        generated(capsys, checkpoint, **options)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_text_model_takes_none(capsys):
+    with pytest.raises(InputError, match="text model"):
+        generated(capsys, "tiny", image=[str(media_helpers.PHOTO)])
+
+
+def test_messages_name_their_own(checkpoint, sources, capsys, tmp_path):
+    parts = [{"type": "image", "path": sources["photo"]}, {"type": "text", "text": QUESTION}]
+    file = tmp_path / "messages.json"
+    file.write_text(json.dumps([{"role": "user", "content": parts}]))
+    assert generated(capsys, checkpoint, prompt=None, messages=file)["prompt_tokens"] > 270
+    with pytest.raises(InputError, match="messages name their media themselves"):
+        generated(capsys, checkpoint, prompt=None, messages=file, image=[sources["photo"]])
+
+
+def test_a_placeholder_typed_into_the_prompt_is_refused(checkpoint, sources, capsys):
+    with pytest.raises(InputError, match=r"says <\|image\|> 2 times"):
+        generated(capsys, checkpoint, prompt="<|image|> and what else?", image=[sources["photo"]])
