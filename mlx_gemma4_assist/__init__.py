@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from .checkpoints.pairing import assistant_for
     from .conversion.convert import convert
     from .decoding.cache import KVCache
+    from .decoding.media import MediaPrompt
     from .errors import InputError
     from .generate import GenerationResponse, SpeculationStats, generate, make_prompt_cache, stream_generate
     from .models.config import Gemma4AssistantConfig, Gemma4TextConfig
     from .models.gemma4_assistant import Gemma4AssistantForCausalLM
     from .models.gemma4_text import Gemma4ForCausalLM
+    from .multimodal import load_media
+    from .processing.media_config import MediaOptions
+    from .processing.messages import Media
     from .processing.processor import Processor
 
 # Loaded when first asked for, so that a command's --help answers at once.
@@ -32,6 +36,10 @@ _PUBLIC = {
     "generate": "generate",
     "make_prompt_cache": "generate",
     "stream_generate": "generate",
+    "load_media": "multimodal",
+    "Media": "processing.messages",
+    "MediaOptions": "processing.media_config",
+    "MediaPrompt": "decoding.media",
     "Gemma4AssistantConfig": "models.config",
     "Gemma4TextConfig": "models.config",
     "Gemma4AssistantForCausalLM": "models.gemma4_assistant",

@@ -1,18 +1,72 @@
 """A prompt's pictures, video frames and sounds, through the towers: soft tokens for the text network."""
 
+import os
 from collections.abc import Iterator
 from hashlib import blake2b
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
+from .checkpoints.hub import resolve
+from .checkpoints.loading import load_towers
 from .decoding.media import MediaPrompt, SoftTokens
 from .errors import InputError
-from .models.config import Gemma4TextConfig
+from .json_file import read_json
+from .models.config import Gemma4TextConfig, read_target_config
 from .models.towers import Towers
 from .processing.inputs import PICTURE, SOUND, VIDEO, ModelInputs
+from .processing.media import AS_PUBLISHED, NO_MEDIA, MediaProcessor
+from .processing.media_config import MediaOptions
+from .processing.messages import Media
+from .processing.processor import Processor, Prompt
 
 NAMES = {PICTURE: "picture", VIDEO: "video frame", SOUND: "sound"}
+
+
+class MediaReader(NamedTuple):
+    """Prompts with pictures, video and sound for one target: called with messages, it gives what ``stream_generate``
+    takes.
+
+    Attributes:
+        processor: opens media and prepares them.
+        towers: encode them.
+        config: of the text network.
+    """
+
+    processor: MediaProcessor
+    towers: Towers
+    config: Gemma4TextConfig
+
+    def __call__(
+        self, prompt: Prompt, media: Media = NO_MEDIA, *, chat: bool = True, options: MediaOptions = AS_PUBLISHED
+    ) -> MediaPrompt:
+        """Arguments and errors as for ``MediaProcessor.encode`` and :func:`encode_media`."""
+        return encode_media(self.towers, self.processor.encode(prompt, media, chat=chat, options=options), self.config)
+
+
+def load_media(
+    path_or_repo: str | os.PathLike[str],
+    processor: Processor | None = None,
+    *,
+    dtype: str | mx.Dtype | None = None,
+    revision: str | None = None,
+) -> MediaReader:
+    """A target's towers, and what prepares media for them. ``load`` leaves both out.
+
+    Args:
+        path_or_repo, dtype, revision: as for ``load``.
+        processor: from ``load``, if it has been read already.
+
+    Raises:
+        InputError: a text-only model, or what ``load`` raises.
+    """
+    folder = resolve(path_or_repo, revision=revision)
+    towers = load_towers(folder, dtype=dtype)
+    if towers is None:
+        raise InputError(f"{path_or_repo} is a text model: it takes no pictures, sound or video")
+    config = read_target_config(read_json(folder / "config.json"))
+    return MediaReader(MediaProcessor.from_pretrained(folder, processor), towers, config)
 
 
 def encode_media(towers: Towers, inputs: ModelInputs, config: Gemma4TextConfig) -> MediaPrompt:
@@ -21,7 +75,7 @@ def encode_media(towers: Towers, inputs: ModelInputs, config: Gemma4TextConfig) 
     Pictures, frames and sounds are encoded and evaluated one at a time, which bounds memory.
 
     Args:
-        towers: from ``load_towers``.
+        towers: of the target.
         inputs: from ``MediaProcessor.encode``.
         config: of the text network.
 

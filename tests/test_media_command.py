@@ -7,10 +7,8 @@ import mlx.core as mx
 import pytest
 from multimodal_checkpoint import write_pair
 
-from mlx_gemma4_assist import InputError, load, load_assistant, stream_generate
-from mlx_gemma4_assist.checkpoints.loading import load_towers
+from mlx_gemma4_assist import InputError, load, load_assistant, load_media, stream_generate
 from mlx_gemma4_assist.commands.generate import generate
-from mlx_gemma4_assist.multimodal import encode_media
 from mlx_gemma4_assist.processing.media import MediaProcessor
 from mlx_gemma4_assist.processing.messages import Media
 
@@ -30,8 +28,7 @@ def sources(tmp_path_factory):
 def answer(checkpoint, media, drafts, max_tokens=24, temperature=1.0):
     target, processor = load(checkpoint)
     assistant = load_assistant(f"{checkpoint}-assistant") if drafts else None
-    inputs = MediaProcessor.from_pretrained(checkpoint, processor).encode(QUESTION, media)
-    prompt = encode_media(load_towers(checkpoint), inputs, target.config)
+    prompt = load_media(checkpoint, processor)(QUESTION, media)
     responses = stream_generate(
         target,
         processor,

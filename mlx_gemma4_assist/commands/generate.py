@@ -67,7 +67,7 @@ def generate(
     if model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
     whole = read_media(
-        Source(model, dtype, target.config, processor),
+        Source(model, dtype, processor),
         content,
         media if isinstance(content, str) else Media(),
         chat=not ignore_chat_template,

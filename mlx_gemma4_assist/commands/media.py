@@ -8,18 +8,16 @@ from .loading import note
 
 if TYPE_CHECKING:
     from ..decoding.media import MediaPrompt
-    from ..models.config import Gemma4TextConfig
     from ..processing.processor import Processor
 
 Content = str | list[dict[str, Any]]
 
 
 class Source(NamedTuple):
-    """Where a prompt's media come from and go to: the model by the name or folder it was loaded from, and its parts."""
+    """The model that media are for: what it was loaded from, in which type, and its processor."""
 
     model: str
     dtype: str | None
-    config: "Gemma4TextConfig"
     processor: "Processor"
 
 
@@ -43,18 +41,12 @@ def read_media(
         if max_soft_tokens is not None:
             raise InputError("--max-soft-tokens is for pictures, and there are none")
         return content
-    from ..checkpoints.hub import resolve
-    from ..checkpoints.loading import load_towers
-    from ..multimodal import encode_media
-    from ..processing.media import MediaProcessor
+    from ..multimodal import encode_media, load_media
     from ..processing.media_config import MediaOptions
 
-    folder = resolve(source.model)
     options = MediaOptions(max_soft_tokens=max_soft_tokens)
-    towers = load_towers(folder, dtype=source.dtype)
-    if towers is None:
-        raise InputError(f"{source.model} is a text model: it takes no pictures, sound or video")
-    inputs = MediaProcessor.from_pretrained(folder, source.processor).encode(content, media, chat=chat, options=options)
+    reader = load_media(source.model, source.processor, dtype=source.dtype)
+    inputs = reader.processor.encode(content, media, chat=chat, options=options)
     for line in inputs.notes:
         note(line)
-    return encode_media(towers, inputs, source.config)
+    return encode_media(reader.towers, inputs, reader.config)
