@@ -3,8 +3,8 @@
     python make_media_goldens.py [--out DIR]
 
 For `gemma4` and `gemma4_unified` a folder each: the processor as transformers saves it, `golden.json` (shapes and
-dtypes) and `golden.npz` (token ids and types, features of sound, a few patches of every picture and frame). Besides
-requirements.txt it needs torchvision, pillow, librosa and soundfile. Pictures of `gemma4` go through the reference's
+dtypes) and `golden.npz` (token ids and types, features of sound, a few patches of every picture and frame). It needs
+requirements-media.txt besides requirements.txt. Pictures of `gemma4` go through the reference's
 Pillow image processor, which is the one used here; those of `gemma4_unified` and frames have only torchvision's, which
 may round differently.
 """
