@@ -2,7 +2,7 @@
 
     python examples/measure_conversion_memory.py
 
-It needs 6 GB of disk, which are given back, and prints the peak of resident memory, as the operating system counts it.
+It needs 7 GB of disk, which are given back, and prints the peak of resident memory, as the operating system counts it.
 The checkpoint is shaped as E2B with all widths scaled; its largest tensor is the table of per-layer inputs.
 """
 
@@ -73,7 +73,7 @@ def write_random(folder: Path, scale: float) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=0.64, help="of E2B's widths")
+    parser.add_argument("--scale", type=float, default=0.7, help="of E2B's widths")
     parser.add_argument("--out", type=Path, help="a folder to write below; a temporary one unless told")
     parser.add_argument("options", nargs="*", default=["-q"], help="of convert, after --")
     args = parser.parse_args()
