@@ -18,7 +18,9 @@ from mlx.utils import tree_flatten
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.checkpoints.loading import load_towers
+from mlx_gemma4_assist.models.gemma4_vision import attend_padded
 from mlx_gemma4_assist.models.towers import Gemma4Towers, UnifiedTowers
+from mlx_gemma4_assist.models.vision_config import Gemma4VisionConfig
 
 GOLDENS = Path(os.environ.get("GOLDENS_DIR", Path(__file__).parent / "goldens"))
 NETWORKS = ("vision-clipped", "vision-standardized", "vision-unified")
@@ -160,3 +162,29 @@ def test_quantized_layers_load(prefix: str, tmp_path: Path):
     assert isinstance(quantized.towers.embed_vision.embedding_projection, nn.QuantizedLinear)
     assert_close(quantized.seen("pictures"), unpacked.seen("pictures"))
     assert not mx.allclose(unpacked.seen("pictures"), unpacked.tensors["pictures.embeddings"], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("size", "fused"), [(72, 80), (12, 64), (64, 64), (96, 128), (160, 160)])
+def test_heads_are_padded_to_a_fused_size_without_effect(size: int, fused: int, monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(size)
+    queries, keys, values = (rng.standard_normal((1, heads, 10, size)) / size**0.5 for heads in (4, 2, 2))
+    seen = np.arange(10) < 7
+    scores = np.exp(np.einsum("bnqd,bnkd->bnqk", queries, keys.repeat(2, axis=1))) * seen
+    expected = scores / scores.sum(-1, keepdims=True) @ values.repeat(2, axis=1)
+    attention, sizes = mx.fast.scaled_dot_product_attention, []
+
+    def noted(*args: mx.array, **options: Any) -> mx.array:
+        sizes.extend(x.shape[-1] for x in args)
+        return attention(*args, **options)
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", noted)
+    arrays = [mx.array(x.astype(np.float32)) for x in (queries, keys, values)]
+    found = attend_padded(*arrays, mx.array(seen)[None, None, None])
+    assert sizes == [fused] * 3
+    np.testing.assert_allclose(np.array(found), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("parameters", ["axial", {"rope_theta": "100"}, {"rope_theta": 0}])
+def test_other_rotary_parameters_are_refused(parameters: Any):
+    with pytest.raises(InputError, match="rope_parameters of gemma4_vision"):
+        Gemma4VisionConfig.from_dict({"rope_parameters": parameters})

@@ -53,9 +53,17 @@ class Gemma4VisionConfig:
         _expect(self, _is_count(self.head_dim) and self.head_dim % 4 == 0, "head_dim", "a multiple of 4")
         _expect(self, self.hidden_activation == "gelu_pytorch_tanh", "hidden_activation", "gelu_pytorch_tanh")
         _expect(self, not self.attention_bias, "attention_bias", "false")
+        _expect(self, isinstance(self.rope_parameters, Mapping), "rope_parameters", "an object")
         # Older checkpoints write "default" for the only kind that there is.
         axial = self.rope_parameters.get("rope_type", "axial") in ("axial", "default")
         _expect(self, axial, "rope_parameters", "rope_type axial")
+        theta = self.rope_theta
+        _expect(self, isinstance(theta, int | float) and theta > 0, "rope_parameters", "a positive rope_theta")
+
+    @property
+    def rope_theta(self) -> float:
+        """Base of the rotary embedding's periods."""
+        return self.rope_parameters.get("rope_theta", 100.0)
 
 
 @dataclass(frozen=True)
