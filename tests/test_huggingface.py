@@ -598,6 +598,15 @@ def test_video_options(processor):
         assert inputs["pixel_values_videos"].shape[0] == count
 
 
+def test_sound(processor):
+    inputs = processor(audio=np.zeros(8000), text="<|audio|> w4", return_tensors="mlx")
+    assert inputs["input_features"].ndim == 3
+    count = (inputs["input_ids"] == 126).sum().item()
+    assert 0 < count == inputs["input_features_mask"][:, ::4].sum().item()
+    with pytest.warns(UserWarning, match="lasts 31 seconds, of which the model hears the first 30"):
+        processor(audio=np.zeros(31 * 16_000), text="<|audio|> w4")
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "message"),
     [
@@ -699,6 +708,20 @@ def test_pipeline_takes_what_has_been_read(model, assistant, processor, source, 
     assert called[3]["max_new_tokens"] == 256
 
 
+def test_pipeline_reads_what_is_named(model, folder):
+    pipe = pipeline(
+        "image-text-to-text", model=model, processor=folder, assistant_model=helpers.ASSISTANT, dtype="float16"
+    )
+    assert pipe.model is model
+    assert pipe.assistant_model.dtype == mx.float16
+    pipe = pipeline(
+        "text-generation", model="tiny", assistant_model="tiny-assistant", processor="tiny", dtype="bfloat16"
+    )
+    assert pipe.model.dtype == mx.bfloat16
+    (found,) = pipe("It was a fine morning, and", max_new_tokens=6, do_sample=False)
+    assert found["generated_text"].startswith("It was a fine morning, and ")
+
+
 def test_pipeline_passes_thinking_on(pipes):
     options = {"max_new_tokens": 2, "do_sample": False, "return_tensors": True, "enable_thinking": True}
     found = pipes["image-text-to-text"](text=helpers.chat("w4 w5"), **options)
@@ -761,10 +784,17 @@ def test_no_such_pipeline(folder, model):
         pipeline("summarization", model=folder)
     with pytest.raises(InputError, match="needs its processor beside it"):
         pipeline("image-text-to-text", model=model)
+    for arguments in ({"dtype": "float16"}, {"revision": "main"}):
+        with pytest.raises(InputError, match="are for checkpoints, and these have been read already"):
+            pipeline("image-text-to-text", model=model, processor=folder, **arguments)
     with pytest.raises(InputError, match="model_type 'gemma4_text', which sees nothing"):
         pipeline("image-text-to-text", model=GOLDENS / "31b" / "target")
     with pytest.raises(InputError, match="the assistant does not belong to this target"):
         pipeline("image-text-to-text", model=folder, assistant_model=GOLDENS / "31b" / "assistant")
+    with pytest.raises(InputError, match="assistant_model is int, expected what AutoModelForCausalLM reads"):
+        pipeline("image-text-to-text", model=model, processor=folder, assistant_model=3)
+    with pytest.raises(InputError, match="device_map is 'cuda'"):
+        pipeline("text-generation", model=model, processor=folder, device_map="cuda")
     with pytest.raises(InputError, match="device_map is 'cuda'"):
         pipeline("text-generation", model=folder, device_map="cuda")
     with pytest.raises(TypeError, match="trust_remote_code"):

@@ -210,7 +210,7 @@ class Gemma4ForCausalLM(_Pretrained):
         prompt = read_prompt(arrays, self.placeholders)
         said = {name: value for name, value in arguments.items() if name in DEFAULTS}
         options = read_options(said, generation_config, self.generation_config, prompt.ids.shape[1])
-        assistant = _network(assistant_model)
+        assistant = assistant_network(assistant_model)
         if assistant is None and "num_assistant_tokens" not in said:
             options = replace(options, num_assistant_tokens=None)  # a configuration may say how many there would be
         responses = stream_generate(
@@ -272,7 +272,12 @@ def _arrays(inputs: Any, arguments: Values) -> dict[str, Any]:
     return {"input_ids": inputs, **arrays}
 
 
-def _network(assistant: Any) -> gemma4_assistant.Gemma4AssistantForCausalLM | None:
+def assistant_network(assistant: Any) -> gemma4_assistant.Gemma4AssistantForCausalLM | None:
+    """What the engine takes; None without an assistant.
+
+    Raises:
+        InputError: it is no assistant that has been read.
+    """
     if assistant is None:
         return None
     if isinstance(assistant, Gemma4AssistantForCausalLM):

@@ -9,8 +9,9 @@ import mlx.core as mx
 
 from ..errors import InputError
 from ..models.config import check_pair
+from .arrays import check_device
 from .auto import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
-from .model import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
+from .model import Gemma4AssistantForCausalLM, Gemma4ForCausalLM, assistant_network
 from .options import DEFAULTS, NEUTRAL, Values, said
 from .processor import Gemma4Processor
 
@@ -44,16 +45,20 @@ def pipeline(
     kinds = {each.task: each for each in (ImageTextToTextPipeline, TextGenerationPipeline)}
     if task not in kinds:
         raise InputError(f"task is {task!r}, expected {' or '.join(kinds)}")
+    check_device(device_map, "device_map")
     where = {"dtype": dtype, "device_map": device_map}
-    if isinstance(model, Gemma4ForCausalLM):
-        if processor is None:
-            raise InputError("a model that has been read already needs its processor beside it")
-    else:
-        processor = model if processor is None else processor
+    own = model
+    if not isinstance(model, Gemma4ForCausalLM):
         model = kinds[task].models.from_pretrained(model, revision=revision, **where)
-    if not isinstance(processor, Gemma4Processor):
-        processor = AutoProcessor.from_pretrained(processor, revision=revision)
-    if assistant_model is not None and not isinstance(assistant_model, Gemma4AssistantForCausalLM):
+    elif processor is None:
+        raise InputError("a model that has been read already needs its processor beside it")
+    elif revision is not None or (dtype is not None and not _is_name(assistant_model)):
+        raise InputError("dtype and revision are for checkpoints, and these have been read already")
+    if processor is None:
+        processor = AutoProcessor.from_pretrained(own, revision=revision)
+    elif _is_name(processor):
+        processor = AutoProcessor.from_pretrained(processor)
+    if _is_name(assistant_model):
         assistant_model = Gemma4AssistantForCausalLM.from_pretrained(assistant_model, **where)
     return kinds[task](model, processor, assistant_model)
 
@@ -75,8 +80,9 @@ class _Pipeline:
         processor: Gemma4Processor,
         assistant_model: Gemma4AssistantForCausalLM | None = None,
     ):
-        if assistant_model is not None:
-            check_pair(model.config, assistant_model.config)
+        network = assistant_network(assistant_model)
+        if network is not None:
+            check_pair(model.config, network.config)
         self.model = model
         self.processor = processor
         self.assistant_model = assistant_model
@@ -247,6 +253,10 @@ class TextGenerationPipeline(_Pipeline):
     def _decode(self, ids: mx.array, prompt_length: int, skip_special_tokens: bool) -> str:
         """The new tokens on their own, as in transformers."""
         return self.processor.decode(ids[prompt_length:], skip_special_tokens)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike)
 
 
 def _is_chat(value: Any) -> bool:

@@ -3,7 +3,8 @@
     python make_huggingface_goldens.py [--out FILE]
 
 Beside requirements.txt it needs pillow. The checkpoint is the one that `huggingface_helpers.py` makes. The reference's
-processor is given no video processor, which would need torchvision; no video is asked for.
+processor is given no video processor, which would need torchvision; no video is asked for. To be run again after
+`make_goldens.py` has written another E2B.
 """
 
 import argparse
