@@ -108,6 +108,8 @@ def _pictures(
     if pixel_values is None:
         return
     for values, positions in zip(pixel_values, position_ids, strict=True):
+        if positions.max() >= max(towers.most_positions, 1):
+            raise InputError(f"a picture has more than {towers.most_positions} columns or rows of patches")
         count = int((positions[:, 0] >= 0).sum())
         values, positions = values[:count], positions[:count].astype(np.int32)
         embeddings = towers.see(mx.array(values)[None], mx.array(positions)[None])[0]

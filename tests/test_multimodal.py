@@ -6,6 +6,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -175,6 +176,15 @@ def test_placeholders_and_sources_must_match(golden):
     )
     with pytest.raises(InputError, match="6 placeholders in the prompt, and 20 soft tokens"):
         encode_media(found.towers, swapped, found.target.config)
+
+
+def test_a_picture_beyond_the_position_table_is_refused(golden):
+    """MLX would read what lies behind the table."""
+    found = golden("e2b")
+    inputs = found.inputs("pictures")
+    wide = inputs.image_position_ids + 60 * (inputs.image_position_ids >= 0)
+    with pytest.raises(InputError, match="more than 64 columns or rows"):
+        encode_media(found.towers, replace(inputs, image_position_ids=wide), found.target.config)
 
 
 def test_a_model_without_ears_says_so(golden):

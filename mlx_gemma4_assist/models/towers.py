@@ -56,9 +56,11 @@ class Towers(Protocol):
 
     Attributes:
         steps_per_token: input steps of a sound that become one soft token.
+        most_positions: columns, and rows, of patches that a picture may have.
     """
 
     steps_per_token: int
+    most_positions: int
 
     def see(self, pixel_values: mx.array, position_ids: mx.array) -> mx.array:
         """Pictures or frames (B, P, values) with the column and row of each patch (B, P, 2) -> (B, S, H).
@@ -100,6 +102,7 @@ class Gemma4Towers(_Part):
 
     def __init__(self, vision: Gemma4VisionConfig | None, audio: Gemma4AudioConfig | None, text_width: int):
         super().__init__()
+        self.most_positions = 0 if vision is None else vision.position_embedding_size
         if vision is not None:
             self.vision_tower = Gemma4VisionModel(vision)
             self.embed_vision = MultimodalEmbedder(vision.hidden_size, text_width, vision.rms_norm_eps)
@@ -144,6 +147,7 @@ class UnifiedTowers(_Part):
         self, vision: Gemma4UnifiedVisionConfig | None, audio: Gemma4UnifiedAudioConfig | None, text_width: int
     ):
         super().__init__()
+        self.most_positions = 0 if vision is None else vision.mm_posemb_size
         if vision is not None:
             self.vision_embedder = UnifiedVisionEmbedder(vision)
             self.embed_vision = MultimodalEmbedder(vision.output_proj_dims, text_width, vision.rms_norm_eps)
