@@ -30,8 +30,11 @@ from mlx_gemma4_assist.huggingface import (
     pipeline,
 )
 from mlx_gemma4_assist.huggingface.arrays import check_device, read_dtype
+from mlx_gemma4_assist.huggingface.options import repetition_penalty
+from mlx_gemma4_assist.huggingface.prompts import read_prompt
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM as AssistantNetwork
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM as TargetNetwork
+from mlx_gemma4_assist.processing.inputs import ModelInputs
 
 GOLDENS = helpers.GOLDENS
 FAMILIES = ("e2b", "e4b", "12b", "26b-a4b", "31b")
@@ -83,6 +86,32 @@ def test_generate_equals_the_reference(model, assistant, name, assisted):
 def test_the_reference_was_asked_what_makes_a_difference():
     texts = [tuple(text) for name, text in GOLDEN["generate"].items() if name != "all but one filtered"]
     assert len(set(texts)) == len(texts)
+
+
+def test_padding_is_not_read():
+    """The reference's text alone would not show it."""
+    types = [[0, 0, 0, 1, 0]]
+    found = read_prompt({"input_ids": [[0, 0, 2, 9, 4]], "attention_mask": [[0, 0, 1, 1, 1]]}, {9: 1})
+    assert found.inputs == ModelInputs([2, 9, 4], [0, 1, 0])
+    given = {
+        "input_ids": [[0, 0, 2, 9, 4]],
+        "mm_token_type_ids": types,
+        "attention_mask": [[False, False, True, True, True]],
+    }
+    assert read_prompt(given, {}).inputs == found.inputs
+    assert found.ids.tolist() == [[0, 0, 2, 9, 4]]
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.5])
+def test_repetition_penalty(penalty):
+    """Once for each token that has been there, however often and however long ago."""
+    logits = mx.random.normal((1, 50), key=mx.random.key(0))
+    tokens = [3, 7, 3, *range(20, 45), 44]
+    expected = logits.tolist()[0]
+    for token in set(tokens):
+        expected[token] = expected[token] * penalty if expected[token] < 0 else expected[token] / penalty
+    found = repetition_penalty(penalty)(mx.array(tokens), logits + 0)
+    np.testing.assert_allclose(np.array(found)[0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -166,6 +195,15 @@ def test_sampling_without_a_word_from_the_checkpoint(folder):
     assert bare.generate(PROMPT, max_new_tokens=32).tolist() == [GOLDEN["generate"]["max_new_tokens"]]
     output = bare.generate(PROMPT, max_new_tokens=40, do_sample=True, temperature=5.0, seed=3)
     assert output.tolist() == [drawn(bare, 3, temperature=5.0, top_k=50)]
+
+
+def test_drafts_by_the_checkpoint(folder, assistant):
+    """A configuration may say how many there are; without an assistant that means nothing, and is no error."""
+    bare = AutoModelForCausalLM.from_pretrained(folder)
+    bare.generation_config = {"num_assistant_tokens": 3, "eos_token_id": [1, 106, 50]}
+    for beside in ({}, {"assistant_model": assistant}):
+        output = bare.generate(PROMPT, max_new_tokens=32, **beside)
+        assert output.tolist() == [GOLDEN["generate"]["max_new_tokens"]]
 
 
 def test_seeds(model):
