@@ -66,6 +66,7 @@ def with_vision(text: nn.Module, folder: Path, generator: torch.Generator) -> nn
     target.generation_config = text.generation_config
     tensors = {k: v.contiguous() for k, v in target.state_dict().items() if "vision" in k}
     save_file(tensors, folder / "vision.safetensors")
+    text.config._name_or_path = ""
     config.save_pretrained(folder)
     publish_spelling(folder)
     return target.eval()
