@@ -58,12 +58,6 @@ class CacheLayout:
     def ring(self) -> int:
         return self.window + self.slack
 
-    @property
-    def slot_bytes(self) -> int:
-        """Bytes of keys and values that one more position of a long text makes a forward read, per row."""
-        full, config = self.config.layer_types.count(FULL), self.config
-        return full * 2 * config.kv_heads(FULL) * config.head_dim_of(FULL) * self.dtype.size
-
     def allocate(self, rows: int, size: int) -> Buffers:
         """Empty buffers: (rows, G, size or ring, D) for each owning layer's keys and values."""
 

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from ..compiler import can_compile
 from ..errors import InputError
+from ..models.config import Gemma4TextConfig
+from ..models.cost import attention_multiplications, weight_multiplications
 from .cache import Buffers, CacheLayout, round_up
 from .prefill import Chunk, fill
 from .speculative import (
@@ -32,7 +33,7 @@ from .speculative import (
 )
 
 LEAST_BUCKET, MOST_BUCKET = 128, 1024  # positions
-PADDING_SHARE = 0.005  # keys and values read in vain, of the weights, in bytes
+PADDING_SHARE = 0.02  # multiplications with keys and values in vain, of those with weights
 GROWTH_SHARE = 8  # in a long text a bucket is up to this part of it, so that it traces as seldom as it doubles
 KEPT = 8  # settings per target: sampling options are constants of a trace
 
@@ -47,16 +48,12 @@ def check_compiler() -> None:
         raise InputError("compile needs the C++ compiler g++ on this backend, and there is none on the path")
 
 
-def bucket_size(weight_bytes: int, slot_bytes: int) -> int:
-    """Positions of a bucket: the largest power of two of which half, what is attended to in vain on average, is nothing
-    beside the weights.
-
-    Args:
-        weight_bytes: of the target.
-        slot_bytes: keys and values that a round reads for one more position.
-    """
+def bucket_size(config: Gemma4TextConfig) -> int:
+    """Positions of a bucket: the largest power of two of which half, what is attended to in vain on average, costs next
+    to nothing beside the weights. A large model, whose traces take longest, has large buckets."""
+    most = PADDING_SHARE * weight_multiplications(config)
     size = MOST_BUCKET
-    while size > LEAST_BUCKET and size // 2 * slot_bytes > PADDING_SHARE * weight_bytes:
+    while size > LEAST_BUCKET and size // 2 * attention_multiplications(config) > most:
         size //= 2
     return size
 
@@ -80,8 +77,7 @@ class CompiledSteps:
             accept=accept,
         )
         self._compiled: dict[tuple[Callable, int, int], Callable] = {}
-        weights = sum(array.nbytes for _, array in tree_flatten(engine.target.parameters()))
-        self._bucket = bucket_size(weights, engine.layout.slot_bytes)
+        self._bucket = bucket_size(engine.layout.config)
 
     def reach(self, end: int) -> int:
         """How many slots a round that ends at this position attends to, and writes to."""
