@@ -2,10 +2,12 @@
 
     python examples/measure_recipes.py target
     python examples/measure_recipes.py assistant
+    python examples/measure_recipes.py pairs
 
 Of the target: everything in 4 bits but one part in 8, and whole recipes; bits per weight, KL divergence to the original
 in nats per token of held-out text. Of the assistant: one part quantized, the rest and the target left alone, and whole
 assistants as ``convert`` makes them; agreement with the target's choice at draft 1, 2, 3 on held-out text, in percent.
+Of pairs: both converted to a format, and ``convert``'s own comparison with the original.
 """
 
 import argparse
@@ -57,6 +59,17 @@ ASSISTANT_PARTS = (
 )
 ASSISTANT_FORMATS = ({"bits": 8}, {"bits": 4}, {"bits": 3}, {"bits": 2}, {"mode": "nvfp4"}, {"mode": "mxfp4"})
 ASSISTANTS = ({"q_bits": 8}, {"q_bits": 4}, {"q_mode": "nvfp4"}, {"q_mode": "mxfp4"})
+
+PAIRS = (
+    {"q_bits": 8},
+    {"q_bits": 6},
+    {"quant_predicate": "gemma4_4_8"},
+    {"q_bits": 4, "q_group_size": 32},
+    {"q_bits": 4},
+    {"q_mode": "mxfp8"},
+    {"q_mode": "nvfp4"},
+    {"q_mode": "mxfp4"},
+)
 
 Measure = Callable[[str, dict[str, Any]], None]
 
@@ -117,12 +130,32 @@ def measure_assistants(length: int) -> None:
         measure(described(options), options)
 
 
+def measure_pairs(length: int) -> None:
+    """Bits per weight of the target, KL, same likeliest token, perplexity, drafts accepted, tokens per round."""
+    text = (ASSETS / "tiny" / "heldout.txt").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "text.txt"
+        file.write_text(text[: 3 * length], encoding="utf-8")
+        for i, options in enumerate(PAIRS):
+            done = convert("tiny", Path(folder) / str(i), quantize=True, text=file, **options)
+            found, bits = done.quality, done.conversion.target.bits_per_weight
+            for name, at in (("float32", 0), (described(options), 1))[i > 0 :]:
+                accepted = found.acceptance[at]
+                rates = ", ".join(f"{100 * rate:.0f}" for rate in accepted.rates)
+                cost = f"{bits:.2f} {found.kl:.4f} {100 * found.top1:.1f} %" if at else "32 0 100 %"
+                print(f"{name:20} {cost}  {found.perplexity[at]:.2f}  {rates} %  {accepted.tokens_per_round:.2f}")
+            sys.stdout.flush()
+
+
+MEASURES = {"target": measure_targets, "assistant": measure_assistants, "pairs": measure_pairs}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", choices=("target", "assistant"))
+    parser.add_argument("network", choices=MEASURES)
     parser.add_argument("--length", type=int, default=4096, help="tokens of held-out text")
     args = parser.parse_args()
-    (measure_targets if args.network == "target" else measure_assistants)(args.length)
+    MEASURES[args.network](args.length)
 
 
 if __name__ == "__main__":

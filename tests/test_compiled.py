@@ -9,9 +9,11 @@ import pytest
 from decoding_helpers import random_pair
 from test_generate import PROMPT, sampled
 
-from mlx_gemma4_assist import InputError, compiler
+from mlx_gemma4_assist import InputError, compiler, make_prompt_cache
 from mlx_gemma4_assist.compiler import can_compile
 from mlx_gemma4_assist.decoding import compiled
+from mlx_gemma4_assist.decoding.sampling import Sampling
+from mlx_gemma4_assist.decoding.speculative import Engine, accept, start
 from mlx_gemma4_assist.families import families
 from mlx_gemma4_assist.models.cost import attention_multiplications, weight_multiplications
 
@@ -40,6 +42,28 @@ def test_compiled_equals_eager(options):
     eager = [r.token for r in sampled(pair, pair[1], **options)]
     for _ in range(2):  # the second time everything has been traced
         assert [r.token for r in sampled(pair, pair[1], compile=True, **options)] == eager
+
+
+@needs_compiler
+def test_what_is_rare_is_not_traced():
+    """A length that is probed now and then runs as it is; one that is kept is traced within a few rounds."""
+    target, assistant = random_pair(4)
+    cache = make_prompt_cache(target, assistant, 3)
+    engine = Engine(target, assistant, cache.layout, Sampling(), accept)
+    steps = compiled.compiled_steps(engine)
+    cache.reserve(steps.reach(300))
+    state = start(engine, cache, [5], 0)
+    traced = lambda: {count for _, count, _ in steps._compiled}  # noqa: E731
+    for i in range(40):
+        count = 3 if i % 20 in (8, 9) else 1
+        emitted, state = steps.round(engine, state._replace(length=mx.array([i])), count, i)
+        mx.eval(emitted, state)
+        assert (1 in traced()) == (i >= 3)
+    assert traced() == {1}
+    for i in range(40, 44):
+        emitted, state = steps.round(engine, state._replace(length=mx.array([i])), 3, i)
+        mx.eval(emitted, state)
+    assert traced() == {1, 3}
 
 
 @needs_compiler

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..compiler import compiles_in_process
 from ..errors import InputError
 from ..json_file import read_json
 from ..models.config import read_assistant_config, read_target_config
@@ -15,6 +16,7 @@ from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..models.towers import Gemma4Towers, UnifiedTowers, towers_of
 from ..processing.processor import Processor
+from .cpu_layout import lay_out_for_cpu
 from .hub import resolve
 from .quantized import quantize_layers, read_quantization
 from .weights import assign, read_weights
@@ -97,6 +99,8 @@ def _load(
     assign(model, weights, folder)
     # Layer by layer, and held by nobody else, what was read is freed as soon as it is cast or split.
     del weights
+    if not compiles_in_process():
+        lay_out_for_cpu(model)
     # Evaluated, because a lazy array is bound to the stream of the thread that first asks for it.
     for part in (*parts, model):
         mx.eval(part.parameters())

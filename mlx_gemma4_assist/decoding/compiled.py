@@ -1,8 +1,9 @@
 """Rounds and prompt chunks under ``mx.compile``: traced once per draft length and bucket, then run without Python.
 
-A round is compiled whole; where acceptance needs the host, all that comes before. Attention over a linear buffer ends
-where a bucket of positions ends, which is when a run traces anew: seldom enough for tracing to cost nothing, close
-enough for attending to the padding to cost nothing (figures in the README).
+A round is compiled whole; where acceptance needs the host, all that comes before. What is not asked for again, such as
+a draft length that is only probed or the end of a prompt, is not traced: that takes as long as many rounds. Attention
+over a linear buffer ends where a bucket of positions ends, which is when a run traces anew: seldom enough for that to
+cost nothing, close enough for attending to the padding to cost nothing (figures in the README).
 """
 
 import weakref
@@ -35,6 +36,8 @@ from .speculative import (
 LEAST_BUCKET, MOST_BUCKET = 128, 1024  # positions
 PADDING_SHARE = 0.02  # multiplications with keys and values in vain, of those with weights
 GROWTH_SHARE = 8  # in a long text a bucket is up to this part of it, so that it traces as seldom as it doubles
+RECENT = 16  # rounds, over which the share of a draft length is taken
+WORTH_TRACING = 0.2  # share of the recent rounds
 KEPT = 8  # settings per target: sampling options are constants of a trace
 
 
@@ -78,6 +81,8 @@ class CompiledSteps:
         )
         self._compiled: dict[tuple[Callable, int, int], Callable] = {}
         self._bucket = bucket_size(engine.layout.config)
+        self._shares: dict[int, float] = {}
+        self._filled: set[tuple[int, int]] = set()
 
     def reach(self, end: int) -> int:
         """How many slots a round that ends at this position attends to, and writes to."""
@@ -89,7 +94,10 @@ class CompiledSteps:
 
     def round(self, engine: Engine, state: RoundState, count: int, bound: int) -> tuple[Round, RoundState]:
         """``speculative.speculate``, compiled; ``engine`` is the run's own, whose acceptance may be on the host."""
+        self._remember(count)
         bound = self.reach(bound + count + 1) - (count + 1)
+        if not self._is_worth_tracing(_whole if engine.accept is accept else _proposal, count, bound):
+            return speculate(engine, state, count, bound)
         if engine.accept is accept:
             emitted, after = self._get(_whole, count, bound)(tuple(state))
             return Round(*emitted), RoundState(*after)
@@ -97,11 +105,19 @@ class CompiledSteps:
         return settle(engine, state, Proposal(Drafts(drafts, log_q), hidden, logits, buffers))
 
     def fill(self, target: Target, layout: CacheLayout, chunk: Chunk) -> Buffers:
-        """``prefill.fill``, compiled; not for chunks with pictures or sound, of which no two are alike."""
-        if chunk.media:
+        """``prefill.fill``, compiled from the second chunk of a size and place on; with pictures or sound never."""
+        where = chunk.tokens.shape[1], chunk.bound
+        if chunk.media or where not in self._filled:
+            self._filled.add(where)
             return fill(target, layout, chunk)
-        run = self._get(_fill, chunk.tokens.shape[1], chunk.bound)
-        return run((chunk.tokens, chunk.length, chunk.buffers))
+        return self._get(_fill, *where)((chunk.tokens, chunk.length, chunk.buffers))
+
+    def _remember(self, count: int) -> None:
+        self._shares = {other: share * (1 - 1 / RECENT) for other, share in self._shares.items()}
+        self._shares[count] = self._shares.get(count, 0.0) + 1 / RECENT
+
+    def _is_worth_tracing(self, build: Callable, count: int, bound: int) -> bool:
+        return (build, count, bound) in self._compiled or self._shares[count] >= WORTH_TRACING
 
     def _get(self, build: Callable, count: int, bound: int) -> Callable:
         key = build, count, bound

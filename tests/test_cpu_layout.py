@@ -1,0 +1,45 @@
+"""Matrices by columns: the same shapes, values and products."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlx_gemma4_assist.checkpoints.cpu_layout import lay_out_for_cpu
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(12, 8)
+        self.proj = nn.Linear(8, 6, bias=True)
+        self.half = nn.Linear(8, 6, bias=False)
+        self.half.weight = self.half.weight.astype(mx.bfloat16)
+        self.norm = nn.RMSNorm(8)
+
+
+def strides(array: mx.array) -> tuple[int, ...]:
+    return memoryview(array).strides
+
+
+def test_values_shapes_and_products_stay():
+    model = Small()
+    mx.eval(model.parameters())
+    before = {name: np.array(value.astype(mx.float32)) for name, value in tree_flatten(model.parameters())}
+    tokens = mx.array([[3, 11]])
+
+    def products() -> list[np.ndarray]:
+        x = model.embed_tokens(tokens)
+        return [np.array(y) for y in (x, model.proj(x), model.embed_tokens.as_linear(x))]
+
+    expected = products()
+    lay_out_for_cpu(model)
+    mx.eval(model.parameters())
+    after = dict(tree_flatten(model.parameters()))
+    assert strides(after["proj.weight"]) == (4, 24)
+    assert strides(after["embed_tokens.weight"]) == (4, 48)
+    assert strides(after["half.weight"])[1] == 2  # not float32: as it was
+    for name, value in before.items():
+        np.testing.assert_array_equal(np.array(after[name].astype(mx.float32)), value)
+    for found, right in zip(products(), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
