@@ -8,6 +8,11 @@ import pytest
 TABLE = "measured"
 # What runs learn about draft lengths is not left in the user's folder, nor read from it; commands inherit this.
 os.environ["MLX_GEMMA4_ASSIST_CACHE"] = tempfile.mkdtemp(prefix="mlx-gemma4-assist-tests-")
+# MLX's CPU backend writes kernels to the temporary folder and loads what it finds there: two processes that build the
+# same one would read each other's halves.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ["TMPDIR"] = tempfile.tempdir = f"{tempfile.gettempdir()}/mlx-gemma4-assist-{worker}"
+    os.makedirs(tempfile.tempdir, exist_ok=True)
 
 
 @pytest.fixture

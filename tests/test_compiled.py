@@ -64,6 +64,10 @@ def test_what_is_rare_is_not_traced():
         emitted, state = steps.round(engine, state._replace(length=mx.array([i])), 3, i)
         mx.eval(emitted, state)
     assert traced() == {1, 3}
+    for i in range(44, 46):  # what all others are compared with
+        emitted, state = steps.round(engine, state._replace(length=mx.array([i])), 0, i)
+        mx.eval(emitted, state)
+        assert (0 in traced()) == (i > 44)
 
 
 @needs_compiler

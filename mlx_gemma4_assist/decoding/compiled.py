@@ -82,7 +82,7 @@ class CompiledSteps:
         self._compiled: dict[tuple[Callable, int, int], Callable] = {}
         self._bucket = bucket_size(engine.layout.config)
         self._shares: dict[int, float] = {}
-        self._filled: set[tuple[int, int]] = set()
+        self._asked: set[tuple[Callable, int, int]] = set()
 
     def reach(self, end: int) -> int:
         """How many slots a round that ends at this position attends to, and writes to."""
@@ -94,7 +94,6 @@ class CompiledSteps:
 
     def round(self, engine: Engine, state: RoundState, count: int, bound: int) -> tuple[Round, RoundState]:
         """``speculative.speculate``, compiled; ``engine`` is the run's own, whose acceptance may be on the host."""
-        self._remember(count)
         bound = self.reach(bound + count + 1) - (count + 1)
         if not self._is_worth_tracing(_whole if engine.accept is accept else _proposal, count, bound):
             return speculate(engine, state, count, bound)
@@ -107,17 +106,24 @@ class CompiledSteps:
     def fill(self, target: Target, layout: CacheLayout, chunk: Chunk) -> Buffers:
         """``prefill.fill``, compiled from the second chunk of a size and place on; with pictures or sound never."""
         where = chunk.tokens.shape[1], chunk.bound
-        if chunk.media or where not in self._filled:
-            self._filled.add(where)
+        if chunk.media or not self._asked_before((_fill, *where)):
             return fill(target, layout, chunk)
         return self._get(_fill, *where)((chunk.tokens, chunk.length, chunk.buffers))
 
-    def _remember(self, count: int) -> None:
+    def _is_worth_tracing(self, build: Callable, count: int, bound: int) -> bool:
+        """Whether a round of this draft length will be asked for again, because it was lately. Plain rounds, which all
+        others are compared with, are traced from the second on; the first is the one that gives the first token."""
         self._shares = {other: share * (1 - 1 / RECENT) for other, share in self._shares.items()}
         self._shares[count] = self._shares.get(count, 0.0) + 1 / RECENT
+        key = build, count, bound
+        if key in self._compiled or self._shares[count] >= WORTH_TRACING:
+            return True
+        return count == 0 and self._asked_before(key)
 
-    def _is_worth_tracing(self, build: Callable, count: int, bound: int) -> bool:
-        return (build, count, bound) in self._compiled or self._shares[count] >= WORTH_TRACING
+    def _asked_before(self, key: tuple[Callable, int, int]) -> bool:
+        before = key in self._asked
+        self._asked.add(key)
+        return before
 
     def _get(self, build: Callable, count: int, bound: int) -> Callable:
         key = build, count, bound
