@@ -22,7 +22,7 @@ from conversion_helpers import (
 from mlx.utils import tree_flatten
 
 from mlx_gemma4_assist import Processor, load_assistant, stream_generate
-from mlx_gemma4_assist.checkpoints.loading import load_model
+from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
 
 mlx_vlm = pytest.importorskip("mlx_vlm")
 
@@ -142,6 +142,7 @@ def test_as_mlx_vlm_converts(tmp_path, sources, family, form):
         assert mx.array_equal(array, other[name]), name
     found = mlx_vlm_load(tmp_path / "theirs")(mx.array([TOKENS])).logits
     assert largest_difference(logits(tmp_path / "theirs"), found) < CLOSE
+    assert (load_towers(tmp_path / "theirs") is not None) == (family in ("e2b", "12b"))
 
 
 @pytest.mark.parametrize("family", ["12b", "31b"])
