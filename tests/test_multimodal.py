@@ -16,8 +16,11 @@ from test_generate import LetterProcessor
 
 from mlx_gemma4_assist import InputError, load_assistant, stream_generate
 from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
+from mlx_gemma4_assist.decoding.cache import CacheLayout, KVCache
 from mlx_gemma4_assist.decoding.media import MediaPrompt
-from mlx_gemma4_assist.decoding.prefill import Chunk, merged
+from mlx_gemma4_assist.decoding.prefill import Chunk, merged, prefill
+from mlx_gemma4_assist.decoding.sampling import Sampling
+from mlx_gemma4_assist.decoding.speculative import Engine, accept, propose, start
 from mlx_gemma4_assist.multimodal import encode_media
 from mlx_gemma4_assist.processing.inputs import ModelInputs
 
@@ -99,6 +102,19 @@ def test_merged_embeddings_agree(golden, family, label):
     expected = found.tensors[f"{label}.inputs_embeds"]
     assert embeddings.shape == expected.shape
     np.testing.assert_allclose(np.array(embeddings), np.array(expected), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("step_size", [2048, 7])
+@pytest.mark.parametrize(("family", "label"), CASES)
+def test_first_logits_agree(golden, family, label, step_size):
+    """What a picture's tokens see shows here even where the likeliest token stays the same."""
+    found, prompt = golden(family), golden(family).prompt(label)
+    cache = KVCache(CacheLayout(found.target.config, 12, mx.float32))
+    prefill(found.target, cache, prompt.keys[:-1], step_size, media=prompt.media)
+    engine = Engine(found.target, None, cache.layout, Sampling(), accept)
+    state = start(engine, cache, prompt.keys[-1:], 0)
+    logits = propose(engine, state, 0, len(prompt.keys) - 1).logits[:, 0]
+    np.testing.assert_allclose(np.array(logits), np.array(found.tensors[f"{label}.logits"]), rtol=0, atol=TOLERANCE)
 
 
 def generated(golden, family, label, drafts, **options):

@@ -139,7 +139,7 @@ class Block:
 
     def _full_band(self, q0: int, q1: int) -> Band:
         before = self._seen - self._count
-        if not self._mutual.everywhere or self._mutual.reach(q0, q1) == (q0, q1):
+        if not self._mutual.everywhere or not self._mutual.touched(q0, q1):
             return Band((q0, q1), (0, before + q1), "causal")
         k1 = before + self._mutual.reach(q0, q1)[1]
         seen = mx.arange(k1) <= mx.arange(before + q0, before + q1)[:, None]

@@ -19,9 +19,13 @@ class Spans(NamedTuple):
     ranges: tuple[tuple[int, int], ...] = ()
     everywhere: bool = False
 
+    def touched(self, first: int, end: int) -> list[tuple[int, int]]:
+        """The spans that tokens ``first`` to ``end`` - 1 are part of."""
+        return [span for span in self.ranges if span[0] < end and span[1] > first]
+
     def reach(self, first: int, end: int) -> tuple[int, int]:
         """The range of tokens ``first`` to ``end`` - 1, extended to the spans that they are part of."""
-        touched = [span for span in self.ranges if span[0] < end and span[1] > first]
+        touched = self.touched(first, end)
         return min([first, *(start for start, _ in touched)]), max([end, *(stop for _, stop in touched)])
 
     def together(self, queries: tuple[int, int], keys: tuple[int, int], before: int) -> mx.array:
