@@ -37,6 +37,12 @@ def test_the_embedded_pair_answers():
     assert "RuntimeWarning" not in done.stderr
 
 
+def test_an_assistant_that_drafts_nothing_is_spoken_of():
+    one = command("--prompt", PROMPT, "--max-tokens", "1")  # the first token never has drafts
+    assert "Drafts: none" in one.stderr
+    assert "Drafts" not in command("--prompt", PROMPT, "--max-tokens", "1", "--assistant-model", "none").stderr
+
+
 def test_json_and_the_assistant_change_nothing():
     arguments = ("--prompt", PROMPT, "--ignore-chat-template", "--max-tokens", "60", "--json")
     assisted = json.loads(command(*arguments, "--num-assistant-tokens", "3").stdout)

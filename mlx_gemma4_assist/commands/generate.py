@@ -113,7 +113,7 @@ def generate(
         print(json.dumps(_summary(made, interrupted), ensure_ascii=False))
     elif made:
         print()
-        note(statistics(made[-1]))
+        note(statistics(made[-1], assisted=assistant is not None))
     return INTERRUPTED if interrupted else 0
 
 
@@ -157,7 +157,7 @@ def _progress(done: int, total: int) -> None:
         print(f"\rPrompt: {done:,} of {total:,} tokens{end}", end="", file=sys.stderr, flush=True)
 
 
-def statistics(last: "GenerationResponse") -> str:
+def statistics(last: "GenerationResponse", *, assisted: bool) -> str:
     """A line each for the prompt, the generation, the drafts and the memory."""
     stats = last.stats
     lines = [
@@ -169,6 +169,10 @@ def statistics(last: "GenerationResponse") -> str:
         lines.append(
             f"Drafts: {stats.accepted} of {stats.drafted} accepted ({places} at place 1 to {len(stats.drafted_at)}), "
             f"{last.generation_tokens / stats.rounds:.2f} tokens per round"
+        )
+    elif assisted:
+        lines.append(
+            "Drafts: none; plain rounds were faster here, as far as learned (--num-assistant-tokens makes some)"
         )
     lines.append(f"Peak memory: {last.peak_memory:.3f} GB")
     return "\n".join(lines)
