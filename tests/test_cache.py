@@ -7,7 +7,7 @@ from decoding_helpers import filled, layout_for, random_pair
 
 from mlx_gemma4_assist.decoding import cache as cache_module
 from mlx_gemma4_assist.decoding.cache import KVCache, ring_positions
-from mlx_gemma4_assist.models.layers import Band, attend
+from mlx_gemma4_assist.models.attention import Band, attend
 
 
 @pytest.mark.parametrize("last", [0, 3, 9, 10, 11, 25])
@@ -26,7 +26,7 @@ def test_bands_change_nothing(monkeypatch, step_size):
     target, _ = random_pair()
     prompt = [(7 * i * i + i) % 64 for i in range(101)]
     whole = filled(target, layout_for(target, 3), prompt, step_size)
-    monkeypatch.setattr(cache_module, "BAND", 7)
+    monkeypatch.setattr(cache_module, "band_size", lambda: 7)
     in_bands = filled(target, layout_for(target, 3), prompt, step_size)
     for (keys, values), (other_keys, other_values) in zip(whole.buffers, in_bands.buffers, strict=True):
         np.testing.assert_allclose(np.array(keys), np.array(other_keys), atol=1e-5)

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from ..models.attention import Band, KeysValues, Mask, band_size
 from ..models.config import FULL, SLIDING, Gemma4TextConfig
-from ..models.layers import Band, KeysValues, Mask
 from .spans import NO_SPANS, Spans
 
 Buffers = tuple[KeysValues, ...]
 
 GROWTH = 256  # slots by which a linear buffer grows
-BAND = 512  # queries of a prompt that attend together, which bounds the memory for scores and the keys seen in vain
 BUCKET = 64  # attention over a linear buffer stops at a multiple of this
 
 
@@ -134,7 +133,8 @@ class Block:
     def _full_mask(self, exact: bool) -> Mask:
         if not exact:
             return mx.arange(self._seen) <= self._positions[:, None, :, None]
-        bands = [self._full_band(q0, min(q0 + BAND, self._count)) for q0 in range(0, self._count, BAND)]
+        step = band_size()
+        bands = [self._full_band(q0, min(q0 + step, self._count)) for q0 in range(0, self._count, step)]
         return "causal" if len(bands) == 1 and isinstance(bands[0].mask, str) else bands
 
     def _full_band(self, q0: int, q1: int) -> Band:
@@ -156,7 +156,7 @@ class Block:
             return "causal"
         old = ring_positions(self._before, self.offset - 1, ring)
         keys = mx.concatenate([old, self._positions], axis=1)[:, None, None, :]
-        step = min(BAND, window)
+        step = min(band_size(), window)
         return [self._sliding_band(keys, q0, min(q0 + step, self._count)) for q0 in range(0, self._count, step)]
 
     def _sliding_band(self, keys: mx.array, q0: int, q1: int) -> Band:

@@ -21,7 +21,8 @@ from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
-from ..models.layers import BlockCache, KeysValues
+from ..models.attention import KeysValues
+from ..models.layers import BlockCache
 from .cache import Block, Buffers, CacheLayout, KVCache, shared_kv_states
 from .draft_length import DraftLength
 from .round_clock import RoundClock

@@ -12,9 +12,9 @@ import mlx.nn as nn
 import numpy as np
 
 from ..compiler import fused
+from .activations import softcap, softmax
 from .audio_config import Gemma4AudioConfig
 from .clippable import ClippableLinear
-from .layers import softcap
 
 _LONGEST_PERIOD = 10_000.0  # over 2 pi, in frames
 _QUERY_SCALE = 1 / math.log(2)
@@ -126,5 +126,5 @@ class AudioAttention(nn.Module):
         distances = self._heads(self.relative_k_proj(positions)).transpose(1, 2, 0)[:, None]
         scores = queries @ keys + _by_key(queries @ distances, keys.shape[-1])
         scores = mx.where(mask, softcap(scores, self.cap), self.invalid)
-        out = blocks.joined((mx.softmax(scores, axis=-1) @ values).transpose(0, 2, 3, 1, 4))
+        out = blocks.joined((softmax(scores) @ values).transpose(0, 2, 3, 1, 4))
         return self.post(out.reshape(x.shape).astype(x.dtype))

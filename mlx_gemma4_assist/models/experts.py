@@ -3,8 +3,9 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from .activations import geglu
 from .config import Gemma4TextConfig
-from .layers import geglu, rms_norm
+from .layers import rms_norm
 
 
 class GeGLU(nn.Module):

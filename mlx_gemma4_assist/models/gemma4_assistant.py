@@ -3,9 +3,9 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from .attention import KeysValues
 from .config import Gemma4AssistantConfig
 from .gemma4_text import Gemma4TextModel
-from .layers import KeysValues
 
 
 class MaskedEmbedder(nn.Module):

@@ -11,8 +11,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..compiler import fused
 from ..errors import InputError
+from .activations import glu, silu
 from .audio_attention import AudioAttention, Blocks, position_table, window
 from .audio_config import Gemma4AudioConfig
 from .clippable import ClippableLinear
@@ -25,16 +25,6 @@ _CONSTANT = re.compile(r"(^|\.)(inv_timescales|softcap)$")
 _BOUND = re.compile(r"\.(input|output)_(min|max)$")
 # The layers' norms have this whatever rms_norm_eps says; only those of the convolutions follow the config.
 _NORM_EPS = 1e-6
-
-
-@fused
-def _silu(x: mx.array) -> mx.array:
-    return x * mx.sigmoid(x)
-
-
-@fused
-def _glu(gated: mx.array, gate: mx.array) -> mx.array:
-    return gated * mx.sigmoid(gate)
 
 
 def _bounded(x: mx.array, limit: float) -> mx.array:
@@ -89,7 +79,7 @@ class AudioFeedForward(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """x: (B, S, H) -> (B, S, H)."""
-        inner = _silu(self.ffw_layer_1(self.pre_layer_norm(_bounded(x, self.limit))))
+        inner = silu(self.ffw_layer_1(self.pre_layer_norm(_bounded(x, self.limit))))
         out = self.post_layer_norm(_bounded(self.ffw_layer_2(inner), self.limit))
         return x + out * self.weight
 
@@ -110,9 +100,9 @@ class AudioLightConv(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """x: (B, S, H) -> (B, S, H)."""
-        gated = _glu(*mx.split(self.linear_start(self.pre_layer_norm(x)), 2, axis=-1))
+        gated = glu(*mx.split(self.linear_start(self.pre_layer_norm(x)), 2, axis=-1))
         mixed = self.depthwise_conv1d(mx.pad(gated, [(0, 0), (self.frames_back, 0), (0, 0)]))
-        return x + self.linear_end(_silu(self.conv_norm(_bounded(mixed, self.limit))))
+        return x + self.linear_end(silu(self.conv_norm(_bounded(mixed, self.limit))))
 
 
 class AudioLayer(nn.Module):

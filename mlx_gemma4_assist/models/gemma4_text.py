@@ -6,9 +6,11 @@ Module names are Hugging Face's (``model.layers.0.self_attn.q_proj``), experts e
 import mlx.core as mx
 import mlx.nn as nn
 
+from .activations import geglu, softcap
+from .attention import KeysValues, Mask
 from .config import Gemma4TextConfig
 from .experts import Experts, Router
-from .layers import MLP, Attention, BlockCache, KeysValues, Mask, RMSNorm, geglu, softcap
+from .layers import MLP, Attention, BlockCache, RMSNorm
 from .names import layer_number, split_experts, text_name
 
 

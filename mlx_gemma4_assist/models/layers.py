@@ -3,33 +3,16 @@
 Shapes: B rows of a batch, L positions, H hidden size, N query heads, G key-value heads, D head dim, S keys.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from ..compiler import compiles_in_process, fused
+from .activations import geglu
+from .attention import KeysValues, Mask, attend
 from .config import Gemma4TextConfig
-
-KeysValues = tuple[mx.array, mx.array]
-
-
-class Band(NamedTuple):
-    """Some queries of a long block, and the keys that any of them may see.
-
-    Attributes:
-        queries, keys: first and last + 1, in the block and among the keys.
-        mask: between these: (B, 1, queries, keys) bool, or ``"causal"``.
-    """
-
-    queries: tuple[int, int]
-    keys: tuple[int, int]
-    mask: mx.array | str
-
-
-Mask = mx.array | str | list[Band] | None
-"""What each query may see: (B, 1, L, S) bool, ``"causal"``, bands that cover all queries, or None for everything."""
 
 
 class BlockCache(Protocol):
@@ -45,37 +28,6 @@ class BlockCache(Protocol):
 
     def update(self, layer: int, keys: mx.array, values: mx.array) -> KeysValues:
         """Store a block's new (B, G, L, D) keys and values; return the (B, G, S, D) to attend to."""
-
-
-@fused
-def geglu(gate: mx.array, x: mx.array) -> mx.array:
-    """``gelu_pytorch_tanh(gate) * x``, in few operations: ``(1 + tanh(z)) / 2`` is ``sigmoid(2 z)``.
-
-    MLX's own cannot do without a C++ compiler on a CPU.
-    """
-    twice_inner = gate * (1.5957691216057308 + 0.07135481282718516 * (gate * gate))
-    return gate * mx.sigmoid(twice_inner) * x
-
-
-@fused
-def softcap(logits: mx.array, cap: float) -> mx.array:
-    """``cap * tanh(logits / cap)``."""
-    return mx.tanh(logits / cap) * cap
-
-
-def attend(queries: mx.array, keys_values: KeysValues, mask: Mask) -> mx.array:
-    """Attention of scale 1: queries (B, N, L, D) over keys and values (B, G, S, D) -> (B, N, L, D).
-
-    Bands leave out the keys that none of their queries may see, and bound the memory for scores.
-    """
-    if not isinstance(mask, list):
-        return mx.fast.scaled_dot_product_attention(queries, *keys_values, scale=1.0, mask=mask)
-    bands = []
-    for band in mask:
-        seen = (x[:, :, slice(*band.keys)] for x in keys_values)
-        some = queries[:, :, slice(*band.queries)]
-        bands.append(mx.fast.scaled_dot_product_attention(some, *seen, scale=1.0, mask=band.mask))
-    return mx.concatenate(bands, axis=2)
 
 
 @fused
