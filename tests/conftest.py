@@ -1,6 +1,7 @@
 """Tables that tests measure, printed at the end of the run."""
 
 import os
+import shutil
 import tempfile
 
 import pytest
@@ -13,6 +14,10 @@ os.environ["MLX_GEMMA4_ASSIST_CACHE"] = tempfile.mkdtemp(prefix="mlx-gemma4-assi
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["TMPDIR"] = tempfile.tempdir = f"{tempfile.gettempdir()}/mlx-gemma4-assist-{worker}"
     os.makedirs(tempfile.tempdir, exist_ok=True)
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["MLX_GEMMA4_ASSIST_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture
