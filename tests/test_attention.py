@@ -91,3 +91,13 @@ def test_functions_by_type(name, dtype):
     with np.errstate(over="ignore"):
         wanted = expected(np.array(x.astype(mx.float32), np.float64))
     np.testing.assert_allclose(np.array(found.astype(mx.float32)), wanted, rtol=3 * step + 2e-5, atol=2 * step)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_no_share_is_near_the_smallest_number(dtype):
+    """A softmax on a CPU has none of the numbers that make the product with values slow, and adds up to 1."""
+    scores = mx.where(mx.arange(4000) < 100, 0.0, mx.finfo(dtype).min).astype(dtype)
+    found = np.array(activations.softmax(scores).astype(mx.float32))
+    np.testing.assert_allclose(found[:100], 0.01, rtol=4e-3)
+    assert (found[100:] > 1e-30).all()
+    assert (found[100:] < 1e-25).all()

@@ -39,7 +39,9 @@ def test_the_embedded_pair_answers():
 
 def test_an_assistant_that_drafts_nothing_is_spoken_of():
     one = command("--prompt", PROMPT, "--max-tokens", "1")  # the first token never has drafts
-    assert "Drafts: none" in one.stderr
+    assert "Drafts: none; the text is too short" in one.stderr
+    many = command("--prompt", PROMPT, "--max-tokens", "8", "--num-assistant-tokens", "0")
+    assert "Drafts: none; plain rounds were faster" in many.stderr
     assert "Drafts" not in command("--prompt", PROMPT, "--max-tokens", "1", "--assistant-model", "none").stderr
 
 

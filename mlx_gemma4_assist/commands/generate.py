@@ -17,6 +17,8 @@ from .run import INTERRUPTED
 if TYPE_CHECKING:
     from ..generate import GenerationResponse
 
+TOO_SHORT = 5  # tokens: neither the prompt's round nor the first rounds of a new pair have drafts
+
 
 def generate(
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; - reads standard input.")] = None,
@@ -171,9 +173,8 @@ def statistics(last: "GenerationResponse", *, assisted: bool) -> str:
             f"{last.generation_tokens / stats.rounds:.2f} tokens per round"
         )
     elif assisted:
-        lines.append(
-            "Drafts: none; plain rounds were faster here, as far as learned (--num-assistant-tokens makes some)"
-        )
+        learned = "plain rounds were faster here, as far as learned (--num-assistant-tokens makes some)"
+        lines.append(f"Drafts: none; {'the text is too short' if last.generation_tokens <= TOO_SHORT else learned}")
     lines.append(f"Peak memory: {last.peak_memory:.3f} GB")
     return "\n".join(lines)
 

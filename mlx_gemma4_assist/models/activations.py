@@ -10,6 +10,9 @@ import mlx.core as mx
 
 from ..compiler import compiles_in_process, fused
 
+FEW_SCORES = 2048  # up to these, one slow operation is as fast as six quick ones
+FAINT = -60.0  # below the largest score of a row; what is fainter is made this, which no sum in float32 shows
+
 
 def sigmoid(x: mx.array) -> mx.array:
     """``1 / (1 + exp(-x))``, of x's dtype."""
@@ -19,10 +22,14 @@ def sigmoid(x: mx.array) -> mx.array:
 
 
 def softmax(scores: mx.array) -> mx.array:
-    """Over the last axis, computed in float32, of the scores' dtype."""
-    if compiles_in_process():
+    """Over the last axis, computed in float32, of the scores' dtype.
+
+    On a CPU no share falls below ``exp(FAINT)`` of the largest: numbers near the smallest there are make products slow.
+    """
+    if compiles_in_process() or scores.size < FEW_SCORES:
         return mx.softmax(scores, axis=-1, precise=True)
-    powers = _exp(scores - mx.max(scores, axis=-1, keepdims=True))
+    depth = (scores - mx.max(scores, axis=-1, keepdims=True)).astype(mx.float32)
+    powers = _exp(mx.maximum(depth, FAINT))
     return (powers / mx.sum(powers, axis=-1, keepdims=True)).astype(scores.dtype)
 
 
