@@ -5,7 +5,7 @@
     python examples/compare_peers.py --synthetic e2b --scale 0.04 --plain --prompt-tokens 2048 --max-tokens 2
 
 Each program is a process of its own (``peers.py``), with its own copy of the weights, that answers one request at a
-time: A B C D, A B C D, ..., medians, and ratios within a turn. The first turn of a prompt warms up. All get token ids
+time: A B C D, B C D A, ..., medians, and ratios within a turn. The first turn of a prompt warms up. All get token ids
 and give token ids, all decode greedily, and all texts are compared token for token. ``--python transformers=PATH`` runs
 one in another environment; one that is not installed is left out, and said to be. ``--acceptance`` wraps the assistant
 in an oracle (``oracle.py``) that is right with that probability, here and in mlx-vlm; ``--synthetic`` writes a random
@@ -139,7 +139,8 @@ def take_turns(
     failed: dict[str, str] = {}
     for name, tokens in prompts.items():
         for turn in range(args.turns + 1):
-            for case in todo:
+            first = turn % len(todo)  # warming up is in the order given: plain decoding is an oracle's script
+            for case in todo[first:] + todo[:first]:
                 if case.label in failed:
                     continue
                 note(f"{name}, {'warming up' if turn == WARM_UP else f'turn {turn} of {args.turns}'}: {case.label}")
