@@ -11,7 +11,7 @@ import mlx.core as mx
 from ..compiler import compiles_in_process, fused
 
 FEW_SCORES = 2048  # up to these, one slow operation is as fast as six quick ones
-FAINT = -60.0  # below the largest score of a row; what is fainter is made this, which no sum in float32 shows
+FAINT = -60.0  # below the largest score of a row; fainter ones are raised to this, which no sum in float32 shows
 
 
 def sigmoid(x: mx.array) -> mx.array:
@@ -24,7 +24,7 @@ def sigmoid(x: mx.array) -> mx.array:
 def softmax(scores: mx.array) -> mx.array:
     """Over the last axis, computed in float32, of the scores' dtype.
 
-    On a CPU no share falls below ``exp(FAINT)`` of the largest: numbers near the smallest there are make products slow.
+    On a CPU no share falls below ``exp(FAINT)`` of the largest: denormal numbers make the product with values slow.
     """
     if compiles_in_process() or scores.size < FEW_SCORES:
         return mx.softmax(scores, axis=-1, precise=True)
