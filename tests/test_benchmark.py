@@ -187,7 +187,6 @@ def test_report_is_json_and_a_table(runs, pair, capsys):
 
 
 def test_plot(runs, pair, tmp_path):
-    pytest.importorskip("matplotlib", reason="the extra plot is not installed")
     path = tmp_path / "out.png"
     _check_plot(path)
     report = {"model": "m", "command": "c"} | _report(pair, OPTIONS, runs, {"pi": 8, "e": 6})
