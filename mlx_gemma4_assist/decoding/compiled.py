@@ -17,7 +17,7 @@ from ..compiler import can_compile
 from ..errors import InputError
 from ..models.config import Gemma4TextConfig
 from ..models.cost import attention_multiplications, weight_multiplications
-from .cache import Buffers, CacheLayout, round_up
+from .cache import BUCKET, Buffers, CacheLayout, round_up
 from .prefill import Chunk, fill
 from .speculative import (
     Drafts,
@@ -33,7 +33,7 @@ from .speculative import (
     speculate,
 )
 
-LEAST_BUCKET, MOST_BUCKET = 128, 1024  # positions
+LEAST_BUCKET, MOST_BUCKET = 192, 1024  # positions
 PADDING_SHARE = 0.02  # multiplications with keys and values in vain, of those with weights
 GROWTH_SHARE = 8  # in a long text a bucket is up to this part of it, so that it traces as seldom as it doubles
 RECENT = 16  # rounds, over which the share of a draft length is taken
@@ -52,18 +52,16 @@ def check_compiler() -> None:
 
 
 def bucket_size(config: Gemma4TextConfig) -> int:
-    """Positions of a bucket: the largest power of two of which half, what is attended to in vain on average, costs next
-    to nothing beside the weights. A large model, whose traces take longest, has large buckets."""
-    most = PADDING_SHARE * weight_multiplications(config)
-    size = MOST_BUCKET
-    while size > LEAST_BUCKET and size // 2 * attention_multiplications(config) > most:
-        size //= 2
-    return size
+    """Positions of a bucket: so many that half of them, what is attended to in vain on average, cost next to nothing
+    beside the weights. A large model, whose traces take longest, has large buckets."""
+    padding = int(PADDING_SHARE * weight_multiplications(config) / attention_multiplications(config))
+    return min(max(2 * padding // BUCKET * BUCKET, LEAST_BUCKET), MOST_BUCKET)
 
 
 def bucket_end(end: int, size: int) -> int:
-    """Where the bucket of position ``end`` - 1 ends. Beyond ``GROWTH_SHARE * size`` positions buckets grow."""
-    return round_up(end, max(size, (1 << end.bit_length() - 1) // GROWTH_SHARE))
+    """Where the bucket of position ``end`` - 1 ends. From twice ``GROWTH_SHARE * size`` positions on buckets grow."""
+    doublings = max(0, (end // (GROWTH_SHARE * size)).bit_length() - 1)
+    return round_up(end, size << doublings)
 
 
 class CompiledSteps:

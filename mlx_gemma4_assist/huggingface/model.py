@@ -1,6 +1,7 @@
 """transformers' model classes: each holds a network of ``models`` that was read from a checkpoint."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,7 @@ class Gemma4AssistantConfig(configs.Gemma4AssistantConfig):
         return cls.from_dict(values)
 
 
-class _Pretrained:
+class _Pretrained(ABC):
     """What targets and assistants have in common.
 
     Attributes:
@@ -105,8 +106,9 @@ class _Pretrained:
         return cls._read(folder, wanted)
 
     @classmethod
+    @abstractmethod
     def _read(cls, folder: Path, dtype: mx.Dtype | None) -> Self:
-        raise NotImplementedError
+        """From a folder that holds one of ``model_types``."""
 
     @property
     def config(self) -> Any:
