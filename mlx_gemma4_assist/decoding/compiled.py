@@ -34,7 +34,7 @@ from .speculative import (
 )
 
 LEAST_BUCKET, MOST_BUCKET = 192, 1024  # positions
-PADDING_SHARE = 0.02  # multiplications with keys and values in vain, of those with weights
+PADDING_PERCENT = 2  # multiplications with keys and values in vain, of those with weights
 GROWTH_SHARE = 8  # in a long text a bucket is up to this part of it, so that it traces as seldom as it doubles
 RECENT = 16  # rounds, over which the share of a draft length is taken
 WORTH_TRACING = 0.2  # share of the recent rounds
@@ -54,7 +54,7 @@ def check_compiler() -> None:
 def bucket_size(config: Gemma4TextConfig) -> int:
     """Positions of a bucket: so many that half of them, what is attended to in vain on average, cost next to nothing
     beside the weights. A large model, whose traces take longest, has large buckets."""
-    padding = int(PADDING_SHARE * weight_multiplications(config) / attention_multiplications(config))
+    padding = PADDING_PERCENT * weight_multiplications(config) // (100 * attention_multiplications(config))
     return min(max(2 * padding // BUCKET * BUCKET, LEAST_BUCKET), MOST_BUCKET)
 
 
