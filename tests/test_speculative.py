@@ -252,7 +252,8 @@ def test_the_next_round_is_submitted_before_one_is_read(pair, monkeypatch):
 
 
 def test_memory_stays_flat_over_two_thousand_tokens():
-    """After the buffers have their size, 2,000 tokens add nothing to what is allocated, at rest or at the peak."""
+    """After the buffers have their size, 2,000 tokens add nothing to what is allocated at rest, and to the peak what
+    one layer's attention takes to see them."""
     folder = Path(__file__).parent / "goldens" / "e2b"
     target, assistant = load_model(folder / "target"), load_assistant(folder / "assistant")
     layout = layout_for(target, 3)
@@ -267,6 +268,7 @@ def test_memory_stays_flat_over_two_thousand_tokens():
             peaks.append(mx.get_peak_memory())
             mx.reset_peak_memory()
     assert len(at_rest) == 8
-    # Attention sees more keys towards the end: one mask and one block's scores more, not one per token.
     assert max(at_rest[1:]) - min(at_rest[1:]) < 100_000, at_rest
-    assert peaks[-1] - peaks[1] < 0.1 * peaks[1], peaks
+    scores = 4 * target.config.num_attention_heads * mx.float32.size  # of a block and one position more
+    # Products, masked, their softmax, and less than one more for the mask; of one layer and one round at a time.
+    assert peaks[-1] - peaks[1] < 4 * scores * 250 * 6, peaks
