@@ -2,22 +2,67 @@
 
     python examples/measure_buckets.py [--model tiny] [--dtype bfloat16] [--tokens 2000] [--drafts 3]
 
-Runs a pair compiled, once to build kernels and once to measure. A round that enters a bucket is traced:
-what it takes beyond the median round is the cost of tracing. Padding is measured by the same rounds with one bucket
-more or less to attend over, interleaved: on average half of that difference is wasted.
+Tracing: runs of a pair that trace at each bucket; what the rounds about a trace take beyond the median of their
+neighbours is its cost, of which look-ahead hides a part. In a process that goes on, a later run does not pay it again.
+Padding: rounds with one bucket more or less to attend over, in turns; on average half of that difference is wasted.
 """
 
 import argparse
 import statistics
 import time
+from dataclasses import replace
+from itertools import pairwise
 
 import mlx.core as mx
 
 from mlx_gemma4_assist import assistant_for, load_assistant, make_prompt_cache
 from mlx_gemma4_assist.checkpoints.loading import DTYPES, load_model
-from mlx_gemma4_assist.decoding.compiled import compiled_steps
+from mlx_gemma4_assist.decoding.cache import KVCache
+from mlx_gemma4_assist.decoding.compiled import CompiledSteps
+from mlx_gemma4_assist.decoding.draft_length import FixedDraftLength
 from mlx_gemma4_assist.decoding.sampling import Sampling
-from mlx_gemma4_assist.decoding.speculative import Engine, accept, start
+from mlx_gemma4_assist.decoding.speculative import Engine, Plan, Round, RoundState, accept, rounds, start
+
+FIRST_TOKEN = 5
+
+
+def cost_of_tracing(engine: Engine, steps: CompiledSteps, cache: KVCache, tokens: int, drafts: int) -> float:
+    """Which share of a run it takes."""
+    cache.reset()
+    plan = steps.carry_out(Plan(tokens, FixedDraftLength(drafts)))
+    read, entered, known = [time.perf_counter()], [], set()
+
+    def step(engine: Engine, state: RoundState, count: int, bound: int) -> tuple[Round, RoundState]:
+        end = steps.reach(bound + count + 1)
+        if end not in known:
+            known.add(end)
+            entered.append(len(read) - 1)
+        return plan.step(engine, state, count, bound)
+
+    for _ in rounds(engine, cache, [FIRST_TOKEN], replace(plan, step=step)):
+        read.append(time.perf_counter())
+    times = [end - begin for begin, end in pairwise(read)]
+    extra = 0.0
+    for at in entered:
+        about = range(max(at - 1, 0), min(at + 3, len(times)))  # its trace delays the rounds in flight and what follows
+        usual = statistics.median(times[max(at - 12, 0) : at + 12])
+        extra += sum(times[i] - usual for i in about)
+    return extra / sum(times)
+
+
+def cost_of_padding(engine: Engine, steps: CompiledSteps, cache: KVCache, ends: list[int], drafts: int, turns: int):
+    """By how much of a round one bucket more prolongs it."""
+    state = start(engine, cache, [FIRST_TOKEN], 0)
+    times = {end: [] for end in ends}
+    for _ in range(turns):
+        for end in ends:
+            bound = end - drafts - 1
+            began = time.perf_counter()
+            emitted, state = steps.round(engine, state._replace(length=mx.array([ends[0] // 2])), drafts, bound)
+            mx.eval(emitted, state)
+            times[end].append(time.perf_counter() - began)
+    shorter, longer = (statistics.median(found) for found in times.values())
+    return longer / shorter - 1
 
 
 def main() -> None:
@@ -26,49 +71,27 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--drafts", type=int, default=3)
-    parser.add_argument("--turns", type=int, default=200, help="rounds that padding is measured by")
+    parser.add_argument("--runs", type=int, default=9, help="that tracing is measured by")
+    parser.add_argument("--turns", type=int, default=500, help="rounds that padding is measured by")
     options = parser.parse_args()
     target = load_model(options.model, dtype=options.dtype)
     assistant = load_assistant(assistant_for(options.model), dtype=options.dtype)
     cache = make_prompt_cache(target, assistant, options.drafts)
     engine = Engine(target, assistant, cache.layout, Sampling(), accept)
-    block = options.drafts + 1
-    reach = compiled_steps(engine).reach
-    ends = sorted({reach(end) for end in range(block, options.tokens + block, block)})
+    known = CompiledSteps(engine)
+    run = cache, options.tokens, options.drafts
+    cost_of_tracing(engine, known, *run)  # builds kernels
+    shares = [cost_of_tracing(engine, CompiledSteps(engine), *run) for _ in range(options.runs)]
+    none = [cost_of_tracing(engine, known, *run) for _ in range(options.runs)]
+    buckets = len({known.reach(end) for end in range(1, options.tokens + 1)})
+    low, median, high = statistics.quantiles(shares, n=4)
+    print(f"tracing {buckets} buckets in {options.tokens} tokens: {median:.2%} ({low:.2%} to {high:.2%}) of a run")
+    print(f"the same where all are traced already: {statistics.median(none):.2%}")
+
+    ends = sorted({known.reach(end) for end in range(options.drafts + 1, options.tokens + 1)})[-2:]
     cache.reserve(ends[-1])
-
-    def rounds() -> tuple[list[float], list[float]]:
-        """Seconds of rounds that trace, and of the others; one round per position, as if nothing were accepted."""
-        steps = compiled_steps(engine)
-        steps._compiled.clear()
-        state = start(engine, cache, [5], 0)
-        traced, others, known = [], [], set()
-        for bound in range(0, options.tokens, block):
-            began = time.perf_counter()
-            emitted, state = steps.round(engine, state._replace(length=mx.array([bound])), options.drafts, bound)
-            mx.eval(emitted, state)
-            bucket = reach(bound + block)
-            (others if bucket in known else traced).append(time.perf_counter() - began)
-            known.add(bucket)
-        return traced, others
-
-    rounds()  # builds kernels
-    traced, others = rounds()
-    extra, whole = sum(traced) - len(traced) * statistics.median(others), sum(traced) + sum(others)
-    print(f"{len(traced)} buckets in {options.tokens} positions, {len(others)} other rounds")
-    print(f"tracing: {1e3 * extra / len(traced):.0f} ms per bucket, {extra / whole:.2%} of the run")
-
-    steps, times = compiled_steps(engine), {0: [], 1: []}
-    state = start(engine, cache, [5], 0)
-    for _ in range(options.turns):
-        for longer, end in enumerate(ends[-2:]):
-            bound = end - block
-            began = time.perf_counter()
-            emitted, state = steps.round(engine, state._replace(length=mx.array([bound - 8])), options.drafts, bound)
-            mx.eval(emitted, state)
-            times[longer].append(time.perf_counter() - began)
-    a, b = (statistics.median(t) for t in times.values())
-    print(f"padding: a whole bucket more costs {b / a - 1:.2%} of a round, half of it on average {(b / a - 1) / 2:.2%}")
+    more = cost_of_padding(engine, known, cache, ends, options.drafts, options.turns)
+    print(f"padding: a bucket more costs {more:.2%} of a round, half of it on average {more / 2:.2%}")
 
 
 if __name__ == "__main__":
