@@ -50,7 +50,9 @@ def cost_of_tracing(engine: Engine, steps: CompiledSteps, cache: KVCache, tokens
     return extra / sum(times)
 
 
-def cost_of_padding(engine: Engine, steps: CompiledSteps, cache: KVCache, ends: list[int], drafts: int, turns: int):
+def cost_of_padding(
+    engine: Engine, steps: CompiledSteps, cache: KVCache, ends: list[int], drafts: int, turns: int
+) -> float:
     """By how much of a round one bucket more prolongs it."""
     state = start(engine, cache, [FIRST_TOKEN], 0)
     times = {end: [] for end in ends}
@@ -83,14 +85,13 @@ def main() -> None:
     cost_of_tracing(engine, known, *run)  # builds kernels
     shares = [cost_of_tracing(engine, CompiledSteps(engine), *run) for _ in range(options.runs)]
     none = [cost_of_tracing(engine, known, *run) for _ in range(options.runs)]
-    buckets = len({known.reach(end) for end in range(1, options.tokens + 1)})
+    ends = sorted({known.reach(end) for end in range(options.drafts + 1, options.tokens + 1)})
     low, median, high = statistics.quantiles(shares, n=4)
-    print(f"tracing {buckets} buckets in {options.tokens} tokens: {median:.2%} ({low:.2%} to {high:.2%}) of a run")
+    print(f"tracing {len(ends)} buckets in {options.tokens} tokens: {median:.2%} ({low:.2%} to {high:.2%}) of a run")
     print(f"the same where all are traced already: {statistics.median(none):.2%}")
 
-    ends = sorted({known.reach(end) for end in range(options.drafts + 1, options.tokens + 1)})[-2:]
     cache.reserve(ends[-1])
-    more = cost_of_padding(engine, known, cache, ends, options.drafts, options.turns)
+    more = cost_of_padding(engine, known, cache, ends[-2:], options.drafts, options.turns)
     print(f"padding: a bucket more costs {more:.2%} of a round, half of it on average {more / 2:.2%}")
 
 

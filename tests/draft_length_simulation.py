@@ -126,6 +126,7 @@ def run(
     disturbance: Disturbance = lambda rng, place: 1.0,
     first_use: float = 1.0,
     overlap: float = 0.0,
+    change: float = 0.0,
 ) -> Run:
     """Decode, as ``decoding.speculative.rounds`` does it: a round is submitted before the one in front of it is read.
 
@@ -138,14 +139,16 @@ def run(
         first_use: multiplies the time in which a round of a new length is submitted, and its own.
         overlap: how much of the time between two reads belongs to the round that was submitted meanwhile. MLX limits
             the work in flight, so that submitting a round may wait until it is nearly done: then this is 1.
+        change: what a round costs besides if the one before it had another length, in plain steps.
     """
     rng = random.Random(setting.seed)
     budget = len(setting.chances) if tokens is None else tokens
-    flight: deque[tuple[int, int, int, float]] = deque()
+    flight: deque[tuple[int, int, int, float, float]] = deque()
     rounds: list[tuple[int, int, int]] = []
     used: set[int] = set()
     place = done = 0
     spent = 0.0
+    last = 0
     while done < budget:
         delay = 1.0
         while len(flight) < 2 and place < budget and (left := budget - done - len(flight)) > 0:
@@ -154,12 +157,14 @@ def run(
             used.add(drafted)
             delay = max(delay, own)
             count = setting.accepted(place, drafted)
-            flight.append((place, drafted, count, own))
-            spent += setting.costs[drafted]
+            cost = setting.costs[drafted] + (change if drafted != last else 0.0)
+            last = drafted
+            flight.append((place, drafted, count, own, cost))
+            spent += cost
             place += count + 1
-        at, drafted, count, own = flight.popleft()
-        ahead = flight[-1][1] if flight else drafted
-        cost = (1 - overlap) * setting.costs[drafted] + overlap * setting.costs[ahead]
+        at, drafted, count, own, cost = flight.popleft()
+        ahead = flight[-1][-1] if flight else cost
+        cost = (1 - overlap) * cost + overlap * ahead
         seconds = PLAIN_SECONDS * cost * max(0.2, rng.gauss(1, noise))
         seconds *= disturbance(rng, at) * max(own, delay)
         draft_length.observe(drafted, [count], seconds if rounds else None)

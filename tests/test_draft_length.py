@@ -106,6 +106,26 @@ def test_costs_are_right_wherever_the_host_waits(overlap):
     assert draft_length.learned().costs[1] == pytest.approx(costs[1], rel=0.05)
 
 
+@pytest.mark.parametrize("overlap", [0.0, 1.0])
+def test_the_first_time_of_a_run_says_nothing(overlap):
+    """It may hold the end of the prompt, or compiling. Taken for a plain step's it would make drafts seem cheap."""
+    draft_length = auto()
+    near_tie = setting("", [1 + 1.1 * k for k in range(simulation.LONGEST + 1)], [0.95] * 200, 0)
+    made = run(draft_length, near_tie, first_use=5.0, overlap=overlap)
+    assert draft_length.learned().costs[1] == pytest.approx(2.1, rel=0.06)
+    assert draft_length.choose() == 0
+    assert 200 / made.spent >= 0.95
+
+
+def test_changing_the_length_is_charged_to_probes():
+    """Where a draft is worth what it costs, probes look free; a change of length is not."""
+    tie = setting("", [1 + 0.95 * k for k in range(simulation.LONGEST + 1)], [0.93] * LONG, 0)
+    made = run(auto(), tie, overlap=1.0, change=0.3)
+    lengths = [drafted for _, drafted, _ in made.rounds]
+    assert sum(before != after for before, after in pairwise(lengths)) < 0.1 * len(lengths)
+    assert LONG / made.spent >= 0.97
+
+
 def test_costs_of_lengths_never_tried_follow_the_neighbours():
     costs = round_costs("M1 Ultra", 0.05)
     draft_length = auto()

@@ -53,6 +53,7 @@ PROBE_SHARE = 0.02  # of all time goes into probes at first;
 BACK_OFF = 0.75  # each one lost lowers the share by this factor,
 MOST_LOSSES = 4  # down to a third: the text may change
 PROBE_ROUNDS = 2  # a time means something between rounds of one length only
+MOST_PROBED = 1.5  # times what it should take is what a probe is charged with at most: it may include compiling
 PROBE_FEE = 0.05  # what a probe costs at least, so that near ties are not probed all the time
 MOST_SAVINGS = 2.0
 COST_HOPE = 2.0  # deviations by which a length may be cheaper than believed
@@ -186,13 +187,19 @@ class Learned:
 @dataclass
 class Probe:
     """Some rounds of another length than the best: how many of them were chosen, how many observed, how many rounds of
-    any length observed since, and what they gained."""
+    any length observed since; in plain steps, what they were worth, what they should have taken, and what they took."""
 
     drafts: int
     chosen: int = 0
     seen: int = 0
     age: int = 0
-    gain: float = 0.0
+    worth: float = 0.0
+    expected: float = 0.0
+    taken: float = 0.0
+
+    @property
+    def gain(self) -> float:
+        return self.worth - min(self.taken, MOST_PROBED * self.expected)
 
 
 class AutoDraftLength:
@@ -220,7 +227,7 @@ class AutoDraftLength:
         self._stood, self._reached = [0] * longest, [0] * longest
 
         self._opening = list(reversed(OPENING))
-        self._tried = {0}
+        self._tried: set[int] = set()
         self._previous: tuple[int, float | None] = (0, None)  # the last observed round: its drafts, its time
         self._streak = 0  # rounds of its length before it
         self._rounds = 0
@@ -244,7 +251,7 @@ class AutoDraftLength:
         return self._best
 
     def observe(self, drafted: int, accepted: list[int], seconds: float | None = None) -> None:
-        self._follow_probe(drafted, 1 + sum(accepted) / len(accepted))
+        self._follow_probe(drafted, 1 + sum(accepted) / len(accepted), seconds)
         self._rounds += 1
         if self._rounds % FORGET_EVERY == 0:
             self._acceptance.forget()
@@ -295,16 +302,21 @@ class AutoDraftLength:
                 cheapest, price = drafts, loss
         return cheapest
 
-    def _follow_probe(self, drafted: int, emitted: float) -> None:
+    def _follow_probe(self, drafted: int, emitted: float, seconds: float | None) -> None:
         """Charge a probe with the time that it lost against the best length, in plain steps, and save for the next.
 
-        A probe that gained pays for another at once; lost ones make the next ever rarer.
+        A probe that gained pays for another at once; lost ones make the next ever rarer. It is charged with the time
+        that it took, not with what it should have taken: changing the length costs too. The time of the round before
+        holds a part of it.
         """
         if (probe := self._probe) is not None:
             probe.age += 1
             if drafted == probe.drafts:
+                if probe.seen == 0:
+                    before, its_seconds = self._previous
+                    self._charge(probe, before, self._cost[before], its_seconds)
                 probe.seen += 1
-                probe.gain += emitted / self._value - self._cost[drafted]
+                self._charge(probe, drafted, emitted / self._value, seconds)
             # The run may have ended before, or the rounds been given other numbers.
             if probe.seen == PROBE_ROUNDS or probe.age > PROBE_ROUNDS + 2:
                 self._savings += probe.gain - PROBE_FEE
@@ -312,6 +324,13 @@ class AutoDraftLength:
                 self._probe = None
         share = PROBE_SHARE * BACK_OFF**self._losses
         self._savings = min(self._savings + share * self._cost[drafted], MOST_SAVINGS)
+
+    def _charge(self, probe: Probe, drafted: int, worth: float, seconds: float | None) -> None:
+        cost = self._cost[drafted]
+        known = seconds is not None and seconds > 0 and self._timings > 0
+        probe.worth += worth
+        probe.expected += cost
+        probe.taken += seconds / exp(self._costs.mean[0]) if known else cost
 
     def _learn_acceptance(self, drafted: int, accepted: list[int]) -> None:
         for at in range(drafted):
@@ -327,7 +346,8 @@ class AutoDraftLength:
         """Learn from the time of the round before this one, if both are of one length.
 
         The host reads a round while the next is under way, and submitting that one may have waited for a part of it to
-        be done, so that a time between two reads is of both. The first time of a length may include compiling it.
+        be done, so that a time between two reads is of both. The first time of a length may include compiling it,
+        that of a run the end of its prompt.
         Returns whether there was something to learn: in a long row of one length only every few rounds.
         """
         before, its_seconds = self._previous
