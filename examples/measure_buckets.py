@@ -81,11 +81,13 @@ def main() -> None:
     cache = make_prompt_cache(target, assistant, options.drafts)
     engine = Engine(target, assistant, cache.layout, Sampling(), accept)
     known = CompiledSteps(engine)
+    ends = sorted({known.reach(end) for end in range(options.drafts + 1, options.tokens + 1)})
+    if len(ends) < 2 or options.runs < 2:
+        parser.error(f"{options.tokens} tokens, {options.runs} runs: expected two buckets or more, and two runs")
     run = cache, options.tokens, options.drafts
     cost_of_tracing(engine, known, *run)  # builds kernels
     shares = [cost_of_tracing(engine, CompiledSteps(engine), *run) for _ in range(options.runs)]
     none = [cost_of_tracing(engine, known, *run) for _ in range(options.runs)]
-    ends = sorted({known.reach(end) for end in range(options.drafts + 1, options.tokens + 1)})
     low, median, high = statistics.quantiles(shares, n=4)
     print(f"tracing {len(ends)} buckets in {options.tokens} tokens: {median:.2%} ({low:.2%} to {high:.2%}) of a run")
     print(f"the same where all are traced already: {statistics.median(none):.2%}")
