@@ -1,8 +1,33 @@
-"""The one exception for bad input, and how it quotes others."""
+"""The exceptions for bad input, and how they quote others."""
+
+from collections.abc import Mapping
 
 
 class InputError(ValueError):
     """Bad input; ``str(error)`` is one clear sentence for the user. Commands print it and exit with code 2."""
+
+
+class OptionError(InputError):
+    """A value that an option does not take.
+
+    Args:
+        template: the sentence, with Python names of options in braces: ``"{top_k} is {value!r}"``.
+        **words: what else the template names.
+    """
+
+    def __init__(self, template: str, **words: object):
+        self._template = template
+        self._words = words
+        super().__init__(self.spelled({}))
+
+    def spelled(self, names: Mapping[str, str]) -> str:
+        """The sentence with options as ``names`` has them, such as ``--top-k``; what it lacks keeps its Python name."""
+        return self._template.format_map(_Spelling({**names, **self._words}))
+
+
+class _Spelling(dict[str, object]):
+    def __missing__(self, name: str) -> str:
+        return name
 
 
 def first_line(error: BaseException) -> str:

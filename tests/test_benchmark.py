@@ -5,10 +5,11 @@ import math
 import sys
 
 import pytest
-from decoding_helpers import random_pair
+from support.decoding import random_pair
 
 from mlx_gemma4_assist import InputError
-from mlx_gemma4_assist.benchmark import (
+from mlx_gemma4_assist.commands.benchmark import _check_plot, _plot, _print, _report, benchmark
+from mlx_gemma4_assist.evaluation.benchmark import (
     AUTO,
     PLAIN,
     Options,
@@ -24,7 +25,6 @@ from mlx_gemma4_assist.benchmark import (
     read_prompt,
     summarise,
 )
-from mlx_gemma4_assist.commands.benchmark import _check_plot, _plot, _print, _report, benchmark
 
 PROMPTS = {"pi": [3, 1, 4, 1, 5, 9, 2, 6], "e": [2, 7, 1, 8, 2, 8]}
 

@@ -3,10 +3,10 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from decoding_helpers import filled, layout_for, random_pair
+from support.decoding import filled, layout_for, random_pair
 
-from mlx_gemma4_assist.decoding import cache as cache_module
-from mlx_gemma4_assist.decoding.cache import KVCache, ring_positions
+from mlx_gemma4_assist.cache import layout as cache_module
+from mlx_gemma4_assist.cache.layout import KVCache, ring_positions
 from mlx_gemma4_assist.models.attention import Band, attend
 
 

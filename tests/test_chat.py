@@ -8,14 +8,14 @@ import subprocess
 import sys
 import time
 
-import checkpoint_helpers as helpers
 import pytest
+from support import checkpoints as helpers
 
 from mlx_gemma4_assist import InputError, Processor, load, load_assistant, stream_generate
-from mlx_gemma4_assist import chat as chat_module
-from mlx_gemma4_assist.chat import Chat, ChatOptions
+from mlx_gemma4_assist.commands import repl as chat_module
 from mlx_gemma4_assist.commands.chat import chat as command
-from mlx_gemma4_assist.conversation import Conversation
+from mlx_gemma4_assist.commands.repl import Chat, ChatOptions
+from mlx_gemma4_assist.engine.session import Conversation
 
 EOS, END_OF_TURN = 1, 5  # of the helpers' tokenizer and of the embedded one
 

@@ -8,12 +8,12 @@ import sys
 import threading
 from pathlib import Path
 
-import checkpoint_helpers as helpers
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx_lm.models import gemma4
 from mlx_lm.utils import quantize_model, save_model
+from support import checkpoints as helpers
 
 from mlx_gemma4_assist.checkpoints.loading import load, load_assistant, load_model
 from mlx_gemma4_assist.checkpoints.quantized import Quantizable

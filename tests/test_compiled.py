@@ -6,16 +6,17 @@ from itertools import pairwise
 
 import mlx.core as mx
 import pytest
-from decoding_helpers import random_pair
+from support.decoding import random_pair
 from test_generate import PROMPT, sampled
 
-from mlx_gemma4_assist import InputError, compiler, make_prompt_cache
-from mlx_gemma4_assist.compiler import can_compile
-from mlx_gemma4_assist.decoding import compiled
-from mlx_gemma4_assist.decoding.sampling import Sampling
-from mlx_gemma4_assist.decoding.speculative import Engine, accept, start
-from mlx_gemma4_assist.families import families
+from mlx_gemma4_assist import InputError, make_prompt_cache
+from mlx_gemma4_assist import backend as compiler
+from mlx_gemma4_assist.backend import can_compile
 from mlx_gemma4_assist.models.cost import attention_multiplications, weight_multiplications
+from mlx_gemma4_assist.models.families import families
+from mlx_gemma4_assist.rounds import compiled
+from mlx_gemma4_assist.rounds.round import Engine, accept, start
+from mlx_gemma4_assist.rounds.sampling import Sampling
 
 needs_compiler = pytest.mark.skipif(not can_compile(), reason="the CPU backend compiles with g++")
 

@@ -2,11 +2,11 @@
 
 import json
 
-import checkpoint_helpers as helpers
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from conversion_helpers import (
+from support import checkpoints as helpers
+from support.conversion import (
     FAMILIES,
     FORMATS,
     GOLDENS,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conversion_helpers import config_of, small_assistant, small_checkpoint
+from support.conversion import config_of, small_assistant, small_checkpoint
 
 import mlx_gemma4_assist
 from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
@@ -16,8 +16,8 @@ from mlx_gemma4_assist.conversion import convert as module
 from mlx_gemma4_assist.conversion.convert import Request, Silent, command_line, run
 from mlx_gemma4_assist.conversion.options import Precision
 from mlx_gemma4_assist.conversion.pair import Places
-from mlx_gemma4_assist.conversion.quality import bundled_text
 from mlx_gemma4_assist.conversion.upload import Upload
+from mlx_gemma4_assist.evaluation.quality import bundled_text
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = (sys.executable, str(ROOT / "convert.py"))

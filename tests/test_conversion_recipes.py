@@ -1,8 +1,8 @@
 """Which layer gets which format, and which format suits which chip; nothing is converted."""
 
-import checkpoint_helpers as helpers
 import pytest
-from conversion_helpers import FORMATS, GOLDENS, config_of, convert, small_checkpoint, tensors
+from support import checkpoints as helpers
+from support.conversion import FORMATS, GOLDENS, config_of, convert, small_checkpoint, tensors
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.checkpoints.quantized import Quantization
@@ -10,7 +10,7 @@ from mlx_gemma4_assist.conversion.formats import advice, choose_format
 from mlx_gemma4_assist.conversion.options import Precision
 from mlx_gemma4_assist.conversion.recipes import GEMMA4, MIXED, RECIPES, Recipe
 from mlx_gemma4_assist.conversion.shards import parse_size
-from mlx_gemma4_assist.metal import chip_generation
+from mlx_gemma4_assist.machine.chip import chip_generation
 
 FOUR = Quantization(64, 4)
 CHIPS = {"Apple M1": 13, "Apple M2 Ultra": 14, "Apple M3 Max": 15, "Apple M4 Pro": 16, "Apple M5": 17}

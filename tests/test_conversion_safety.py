@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conversion_helpers import FAMILIES, GOLDENS, config_of, convert, copied, small_assistant, small_checkpoint, tensors
+from support.conversion import FAMILIES, GOLDENS, config_of, convert, copied, small_assistant, small_checkpoint, tensors
 
 from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
 from mlx_gemma4_assist.conversion import shards, staging, writing
@@ -114,7 +114,7 @@ def test_too_little_space_is_seen_before_writing(tmp_path, pair, monkeypatch):
 KILLED = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from conversion_helpers import convert
+from support.conversion import convert
 from mlx_gemma4_assist.conversion import writing
 write = writing.write_shards
 def slow(folder, *rest):

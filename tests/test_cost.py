@@ -3,8 +3,8 @@
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_gemma4_assist.families import families
 from mlx_gemma4_assist.models.cost import attention_multiplications, weight_multiplications
+from mlx_gemma4_assist.models.families import families
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 
 

@@ -5,7 +5,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_gemma4_assist.checkpoints.cpu_layout import lay_out_for_cpu
+from mlx_gemma4_assist.models.cpu import lay_out_for_cpu
 
 
 class Small(nn.Module):

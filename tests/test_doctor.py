@@ -7,18 +7,18 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from decoding_helpers import random_pair
 from mlx.utils import tree_flatten
+from support.decoding import random_pair
 
 from mlx_gemma4_assist import InputError, make_prompt_cache
-from mlx_gemma4_assist import doctor as findings
 from mlx_gemma4_assist.checkpoints import hub
 from mlx_gemma4_assist.checkpoints.quantized import Quantization
 from mlx_gemma4_assist.commands import doctor as command
-from mlx_gemma4_assist.doctor import describe_machine, examine, is_older, package_problems
-from mlx_gemma4_assist.families import families
-from mlx_gemma4_assist.memory import Fit, context_bytes, fit, pair_bytes, weight_bytes
+from mlx_gemma4_assist.machine import doctor as findings
+from mlx_gemma4_assist.machine.doctor import describe_machine, examine, is_older, package_problems
+from mlx_gemma4_assist.machine.memory import Fit, context_bytes, fit, pair_bytes, weight_bytes
 from mlx_gemma4_assist.models.config import check_pair
+from mlx_gemma4_assist.models.families import families
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -1,6 +1,6 @@
 """Draft lengths by expected value, against simulated machines; what is remembered of them.
 
-The machines are in ``draft_length_simulation``. ``pytest -s`` shows the figures.
+The machines are in ``support.draft_simulation``. ``pytest -s`` shows the figures.
 """
 
 import json
@@ -8,12 +8,20 @@ import math
 from itertools import pairwise
 from statistics import fmean, median
 
-import draft_length_simulation as simulation
 import pytest
-from draft_length_simulation import FORWARD, best_fixed_cost, random_settings, round_costs, run, setting, spent_on_first
+from support import draft_simulation as simulation
+from support.draft_simulation import (
+    FORWARD,
+    best_fixed_cost,
+    random_settings,
+    round_costs,
+    run,
+    setting,
+    spent_on_first,
+)
 
-from mlx_gemma4_assist.decoding.draft_length import AutoDraftLength, DriftingCurve, FixedDraftLength, Learned
-from mlx_gemma4_assist.decoding.draft_memory import FOLDER_VARIABLE, DraftKey, DraftMemory, cache_folder
+from mlx_gemma4_assist.drafts.draft_length import AutoDraftLength, DriftingCurve, FixedDraftLength, Learned
+from mlx_gemma4_assist.drafts.memory import FOLDER_VARIABLE, DraftKey, DraftMemory, cache_folder
 from mlx_gemma4_assist.errors import InputError
 
 LONG, SHORT = 2000, 500

@@ -2,10 +2,10 @@
 
 import mlx.core as mx
 import pytest
-from decoding_helpers import OracleAssistant, random_pair, run
+from support.decoding import OracleAssistant, random_pair, run
 
 from mlx_gemma4_assist import InputError, generate, make_prompt_cache, stream_generate
-from mlx_gemma4_assist.decoding.sampling import Sampling
+from mlx_gemma4_assist.rounds.sampling import Sampling
 
 BUDGET = 40
 SEED = 0

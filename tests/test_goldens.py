@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mlx_gemma4_assist import Processor, load, load_assistant, stream_generate
-from mlx_gemma4_assist.decoding.cache import Block, CacheLayout, KVCache
+from mlx_gemma4_assist.cache.layout import Block, CacheLayout, KVCache
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from conversion_helpers import (
+from mlx.utils import tree_flatten
+from support.conversion import (
     FAMILIES,
     GOLDENS,
     TOKENS,
@@ -19,7 +20,6 @@ from conversion_helpers import (
     logits,
     tensors,
 )
-from mlx.utils import tree_flatten
 
 from mlx_gemma4_assist import Processor, load_assistant, stream_generate
 from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers

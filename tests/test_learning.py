@@ -4,11 +4,11 @@ import json
 import logging
 
 import pytest
-from decoding_helpers import random_pair
+from support.decoding import random_pair
 from test_generate import sampled
 
-from mlx_gemma4_assist.decoding.draft_memory import FOLDER_VARIABLE, DraftMemory
-from mlx_gemma4_assist.learning import draft_key, start_learning
+from mlx_gemma4_assist.drafts.learning import draft_key, start_learning
+from mlx_gemma4_assist.drafts.memory import FOLDER_VARIABLE, DraftMemory
 
 
 @pytest.fixture

@@ -14,22 +14,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
-import media_helpers as helpers
 import mlx.core as mx
 import numpy as np
 import pytest
 from PIL import Image
+from support import media as helpers
 
 from mlx_gemma4_assist.errors import InputError
-from mlx_gemma4_assist.processing import extras, pictures, sound
-from mlx_gemma4_assist.processing.fetch import Bounds, fetch, open_source
-from mlx_gemma4_assist.processing.inputs import PICTURE, SOUND, VIDEO, ModelInputs
-from mlx_gemma4_assist.processing.media import MediaProcessor
-from mlx_gemma4_assist.processing.media_config import MediaOptions
-from mlx_gemma4_assist.processing.messages import Media
-from mlx_gemma4_assist.processing.pictures import open_picture
-from mlx_gemma4_assist.processing.sound import read_sound
-from mlx_gemma4_assist.processing.video import Sampling, _Survey, read_video
+from mlx_gemma4_assist.media import extras, pictures, sound
+from mlx_gemma4_assist.media.config import MediaOptions
+from mlx_gemma4_assist.media.fetch import Bounds, fetch, open_source
+from mlx_gemma4_assist.media.inputs import PICTURE, SOUND, VIDEO, ModelInputs
+from mlx_gemma4_assist.media.pictures import open_picture
+from mlx_gemma4_assist.media.processor import MediaProcessor
+from mlx_gemma4_assist.media.sound import read_sound
+from mlx_gemma4_assist.media.video import Sampling, _Survey, read_video
+from mlx_gemma4_assist.text.messages import Media
 
 KINDS = ("gemma4", "gemma4_unified")
 NAMES = tuple(helpers.conversations(dict.fromkeys(helpers.SOURCES)))
@@ -624,8 +624,8 @@ def test_works_without_torch():
     """Nor do text prompts wait for the import of classes that only media need."""
     code = (
         "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None\n"
-        "from mlx_gemma4_assist.processing.media import MediaProcessor\n"
-        "from mlx_gemma4_assist.processing.messages import Media\n"
+        "from mlx_gemma4_assist.media.processor import MediaProcessor\n"
+        "from mlx_gemma4_assist.text.messages import Media\n"
         f"processor = MediaProcessor.from_pretrained({str(helpers.GOLDENS / 'gemma4')!r})\n"
         "processor.encode('hello')\n"
         "assert not any(name.startswith('transformers.models.gemma4') for name in sys.modules)\n"

@@ -2,15 +2,15 @@
 
 import json
 
-import media_helpers
 import mlx.core as mx
 import pytest
-from multimodal_checkpoint import write_pair
+from support import media as media_helpers
+from support.multimodal import write_pair
 
 from mlx_gemma4_assist import InputError, load, load_assistant, load_media, stream_generate
 from mlx_gemma4_assist.commands.generate import generate
-from mlx_gemma4_assist.processing.media import MediaProcessor
-from mlx_gemma4_assist.processing.messages import Media
+from mlx_gemma4_assist.media.processor import MediaProcessor
+from mlx_gemma4_assist.text.messages import Media
 
 QUESTION = "What is shown in this image?"
 

@@ -5,16 +5,16 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from decoding_helpers import GREEDY, random_pair
+from support.decoding import GREEDY, random_pair
 from test_generate import LetterProcessor
 
 from mlx_gemma4_assist import InputError, make_prompt_cache, stream_generate
-from mlx_gemma4_assist.decoding.cache import CacheLayout, KVCache
-from mlx_gemma4_assist.decoding.media import MediaPrompt, SoftTokens, chunk_ends
-from mlx_gemma4_assist.decoding.prefill import Chunk, merged, prefill
-from mlx_gemma4_assist.decoding.speculative import Engine, accept, propose, start
+from mlx_gemma4_assist.cache.layout import CacheLayout, KVCache
+from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt, SoftTokens, chunk_ends
+from mlx_gemma4_assist.engine.prefill import Chunk, merged, prefill
 from mlx_gemma4_assist.models.config import FULL, SLIDING
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
+from mlx_gemma4_assist.rounds.round import Engine, accept, propose, start
 
 WINDOW = 16
 

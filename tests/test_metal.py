@@ -5,8 +5,8 @@ from contextlib import suppress
 import mlx.core as mx
 import pytest
 
-from mlx_gemma4_assist import metal
-from mlx_gemma4_assist.metal import (
+from mlx_gemma4_assist.machine import chip as metal
+from mlx_gemma4_assist.machine.chip import (
     chip_generation,
     fused_attention_queries,
     has_small_batch_kernel,

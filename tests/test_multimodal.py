@@ -15,14 +15,14 @@ import pytest
 from test_generate import LetterProcessor
 
 from mlx_gemma4_assist import InputError, load_assistant, stream_generate
+from mlx_gemma4_assist.cache.layout import CacheLayout, KVCache
+from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt
 from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
-from mlx_gemma4_assist.decoding.cache import CacheLayout, KVCache
-from mlx_gemma4_assist.decoding.media import MediaPrompt
-from mlx_gemma4_assist.decoding.prefill import Chunk, merged, prefill
-from mlx_gemma4_assist.decoding.sampling import Sampling
-from mlx_gemma4_assist.decoding.speculative import Engine, accept, propose, start
-from mlx_gemma4_assist.multimodal import encode_media
-from mlx_gemma4_assist.processing.inputs import ModelInputs
+from mlx_gemma4_assist.engine.prefill import Chunk, merged, prefill
+from mlx_gemma4_assist.media.inputs import ModelInputs
+from mlx_gemma4_assist.media.reader import encode_media
+from mlx_gemma4_assist.rounds.round import Engine, accept, propose, start
+from mlx_gemma4_assist.rounds.sampling import Sampling
 
 GOLDENS = Path(os.environ.get("GOLDENS_DIR", Path(__file__).parent / "goldens"))
 CASES = [

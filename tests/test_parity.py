@@ -7,16 +7,17 @@ from dataclasses import replace
 import mlx.core as mx
 import numpy as np
 import pytest
-from decoding_helpers import GREEDY, filled, layout_for, random_pair, run
+from support.decoding import GREEDY, filled, layout_for, random_pair, run
 from test_generate import LetterProcessor
 
-from mlx_gemma4_assist import InputError, SpeculationStats, frequencies, parity
+from mlx_gemma4_assist import InputError, SpeculationStats
 from mlx_gemma4_assist.commands import parity as command
-from mlx_gemma4_assist.decoding import speculative
-from mlx_gemma4_assist.decoding.sampling import DRAFT, Sampling, choose
-from mlx_gemma4_assist.decoding.speculative import Engine, Round, accept, accept_matching, start, verify
-from mlx_gemma4_assist.frequencies import Frequencies, chi_square_p, count_p, evenness_p, first_tokens
-from mlx_gemma4_assist.parity import Divergence, TextComparison, Verdict, compare_texts, tie_tolerance
+from mlx_gemma4_assist.evaluation import frequencies, parity
+from mlx_gemma4_assist.evaluation.frequencies import Frequencies, chi_square_p, count_p, evenness_p, first_tokens
+from mlx_gemma4_assist.evaluation.parity import Divergence, TextComparison, Verdict, compare_texts, tie_tolerance
+from mlx_gemma4_assist.rounds import round as speculative
+from mlx_gemma4_assist.rounds.round import Engine, Round, accept, accept_matching, start, verify
+from mlx_gemma4_assist.rounds.sampling import DRAFT, Sampling, choose
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
 

@@ -6,12 +6,12 @@ import subprocess
 import sys
 import time
 
-import checkpoint_helpers as helpers
 import pytest
+from support import checkpoints as helpers
 
 from mlx_gemma4_assist.errors import InputError
-from mlx_gemma4_assist.processing.processor import Processor
-from mlx_gemma4_assist.processing.stops import StopStrings
+from mlx_gemma4_assist.text.processor import Processor
+from mlx_gemma4_assist.text.stops import StopStrings
 
 BOS, EOS, TURN, END_OF_TURN = 2, 1, 4, 5
 
@@ -169,7 +169,7 @@ def test_damaged_files(tmp_path):
 
 def test_no_torch_and_no_advice(folder):
     code = (
-        "import sys; from mlx_gemma4_assist.processing.processor import Processor\n"
+        "import sys; from mlx_gemma4_assist.text.processor import Processor\n"
         f"Processor.from_pretrained({str(folder)!r}).encode('hello')\n"
         "assert 'torch' not in sys.modules"
     )

@@ -7,13 +7,15 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from decoding_helpers import GREEDY, OracleAssistant, layout_for, random_pair, run
+from support.decoding import GREEDY, OracleAssistant, layout_for, random_pair, run
 
 from mlx_gemma4_assist import load, load_assistant
+from mlx_gemma4_assist.cache.layout import KVCache
 from mlx_gemma4_assist.checkpoints.loading import load_model
 from mlx_gemma4_assist.checkpoints.quantized import Quantizable
-from mlx_gemma4_assist.conversion import quality
-from mlx_gemma4_assist.conversion.quality import (
+from mlx_gemma4_assist.errors import InputError
+from mlx_gemma4_assist.evaluation import quality
+from mlx_gemma4_assist.evaluation.quality import (
     Acceptance,
     Effort,
     Pair,
@@ -25,10 +27,8 @@ from mlx_gemma4_assist.conversion.quality import (
     measure_acceptance,
     measure_quality,
 )
-from mlx_gemma4_assist.decoding.cache import KVCache
-from mlx_gemma4_assist.decoding.speculative import Engine, accept, propose, start
-from mlx_gemma4_assist.errors import InputError
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
+from mlx_gemma4_assist.rounds.round import Engine, accept, propose, start
 
 SMALL = Effort(window=32, prompts=2, prompt_tokens=10, new_tokens=10)
 FORMATS = {

@@ -7,9 +7,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_gemma4_assist.decoding import speculative
-from mlx_gemma4_assist.decoding.sampling import CHOOSE, Sampling, choose, log_probabilities, row_keys, suppress, uniform
-from mlx_gemma4_assist.decoding.speculative import (
+from mlx_gemma4_assist.errors import InputError
+from mlx_gemma4_assist.rounds import round as speculative
+from mlx_gemma4_assist.rounds.round import (
     Drafts,
     RoundState,
     accept,
@@ -17,7 +17,7 @@ from mlx_gemma4_assist.decoding.speculative import (
     accept_matching,
     accept_tokens,
 )
-from mlx_gemma4_assist.errors import InputError
+from mlx_gemma4_assist.rounds.sampling import CHOOSE, Sampling, choose, log_probabilities, row_keys, suppress, uniform
 
 VOCABULARY = 5
 CHI_SQUARE_P = 1e-4

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from decoding_helpers import GREEDY, OracleAssistant, filled, layout_for, random_pair, run
+from support.decoding import GREEDY, OracleAssistant, filled, layout_for, random_pair, run
 
 import mlx_gemma4_assist
+from mlx_gemma4_assist.cache.layout import Block, CacheLayout, KVCache, stack
 from mlx_gemma4_assist.checkpoints.loading import load_assistant, load_model
-from mlx_gemma4_assist.decoding import speculative
-from mlx_gemma4_assist.decoding.cache import Block, CacheLayout, KVCache, stack
-from mlx_gemma4_assist.decoding.draft_length import FixedDraftLength
-from mlx_gemma4_assist.decoding.processors import HostAcceptor
-from mlx_gemma4_assist.decoding.sampling import CHOOSE, Sampling, choose, log_probabilities, row_keys
-from mlx_gemma4_assist.decoding.speculative import Engine, Plan, accept, rounds, speculate, start
+from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.rounds import round as speculative
+from mlx_gemma4_assist.rounds.host_accept import HostAcceptor
+from mlx_gemma4_assist.rounds.round import Engine, Plan, accept, rounds, speculate, start
+from mlx_gemma4_assist.rounds.sampling import CHOOSE, Sampling, choose, log_probabilities, row_keys
 
 SAMPLED = Sampling(temperature=1.0, top_k=40)
 BUDGET = 48  # past the wrap of a window of 16 in a ring of 16 + slack
@@ -188,8 +188,8 @@ def test_a_round_returns_the_types_it_takes(pair):
 
 
 READS = {"item", "tolist", "eval", "async_eval", "synchronize"}
-ALLOWED = {("speculative.py", "read"), ("speculative.py", "rounds"), ("prefill.py", "prefill")}
-ON_THE_HOST = {"processors.py"}  # acceptance on the host is what it is for
+ALLOWED = {("round.py", "read"), ("round.py", "rounds"), ("cpu.py", "lay_out_for_cpu")}
+ON_THE_HOST = {"host_accept.py"}  # acceptance on the host is what it is for
 
 
 def host_reads(path: Path) -> list[str]:
@@ -214,12 +214,13 @@ def host_reads(path: Path) -> list[str]:
 
 def test_no_host_read_in_networks_and_rounds():
     root = Path(mlx_gemma4_assist.__file__).parent
-    files = [p for folder in ("models", "decoding") for p in (root / folder).glob("*.py") if p.name not in ON_THE_HOST]
+    rooms = ("models", "cache", "rounds")
+    files = [p for room in rooms for p in (root / room).glob("*.py") if p.name not in ON_THE_HOST]
     # Numbers from a config or an option are no arrays.
     harmless = ("int(parameters", "float(parameters", "int(index)", "int(match", "int(sampling", "int(self.top_k")
     found = [read for p in files for read in host_reads(p) if not any(h in read for h in harmless)]
     assert found == []
-    assert host_reads(root / "decoding" / "processors.py")  # the search does find some where there are some
+    assert host_reads(root / "rounds" / "host_accept.py")  # the search does find some where there are some
 
 
 def test_the_next_round_is_submitted_before_one_is_read(pair, monkeypatch):

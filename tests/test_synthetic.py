@@ -9,12 +9,12 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from decoding_helpers import random_pair, run
+from support.decoding import random_pair, run
 
 from mlx_gemma4_assist import InputError, load, load_assistant, stream_generate
 from mlx_gemma4_assist.models.config import FULL, check_pair, read_assistant_config, read_target_config
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parent.parent / "tools"
 sys.path.insert(0, str(EXAMPLES))
 oracle, synthetic = import_module("oracle"), import_module("synthetic")
 

@@ -8,16 +8,16 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from decoding_helpers import GREEDY, filled, layout_for
 from mlx.utils import tree_flatten
+from support.decoding import GREEDY, filled, layout_for
 from test_sampling import CHI_SQUARE_P, chi_square_p
 
 import mlx_gemma4_assist
 from mlx_gemma4_assist import generate, load, load_assistant, stream_generate
-from mlx_gemma4_assist.decoding.cache import stack
-from mlx_gemma4_assist.decoding.draft_length import FixedDraftLength
-from mlx_gemma4_assist.decoding.sampling import Sampling, log_probabilities
-from mlx_gemma4_assist.decoding.speculative import Engine, Plan, accept, propose, rounds, start
+from mlx_gemma4_assist.cache.layout import stack
+from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.rounds.round import Engine, Plan, accept, propose, rounds, start
+from mlx_gemma4_assist.rounds.sampling import Sampling, log_probabilities
 
 ASSETS = Path(mlx_gemma4_assist.__file__).parent / "assets"
 DRAFTS = 3

@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..compiler import compiles_in_process
+from ..backend import compiles_in_process
 from ..errors import InputError
-from ..json_file import read_json
+from ..files import read_json
 from ..models.config import read_assistant_config, read_target_config
+from ..models.cpu import lay_out_for_cpu
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..models.towers import Gemma4Towers, UnifiedTowers, towers_of
-from ..processing.processor import Processor
-from .cpu_layout import lay_out_for_cpu
+from ..text.processor import Processor
 from .hub import resolve
 from .quantized import quantize_layers, read_quantization
 from .weights import assign, read_weights

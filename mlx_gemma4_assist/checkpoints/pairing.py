@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, try_to_load_from_cache
 
-from ..json_file import read_json, read_json_if_there
+from ..files import read_json, read_json_if_there
 from .hub import EMBEDDED, REPO_ID
 
 SIZES = {  # as Google spells them: text hidden_size, num_hidden_layers

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from safetensors import SafetensorError, safe_open
 
 from ..errors import InputError, first_line
-from ..json_file import read_json
+from ..files import read_json
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
 _OTHER_FORMATS = ("*.gguf", "pytorch_model*.bin", "*.pt", "*.pth", "*.litertlm", "*.npz")

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..commands import options
 from ..errors import InputError, first_line
-from . import options
 from .loading import EMBEDDED, load_pair
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..benchmark import Options, Pair, Run, Setting, Summary
+    from ..evaluation.benchmark import Options, Pair, Run, Setting, Summary
 
 PICTURES = (".png", ".svg", ".pdf")
 
@@ -51,7 +51,7 @@ def benchmark(
     ] = None,
 ) -> None:
     """Compare plain decoding with each draft length on this machine, taking turns on the same prompts."""
-    from ..benchmark import Options, Pair, measure, parse_settings
+    from ..evaluation.benchmark import Options, Pair, measure, parse_settings
 
     settings = parse_settings(draft_lengths)
     if repeats < 1:
@@ -78,7 +78,7 @@ def benchmark(
 
 
 def _prompts(files: Sequence[Path]) -> "dict[str, Any]":
-    from ..benchmark import bundled_prompts, read_prompt
+    from ..evaluation.benchmark import bundled_prompts, read_prompt
 
     return {str(path): read_prompt(path) for path in files} or bundled_prompts()
 
@@ -117,7 +117,7 @@ class _Progress:
 
 def _report(pair: "Pair", chosen: "Options", runs: "Sequence[Run]", prompts: dict[str, int]) -> dict[str, Any]:
     """All that is known, fit for JSON."""
-    from ..benchmark import differences, environment, summarise
+    from ..evaluation.benchmark import differences, environment, summarise
 
     return {
         "environment": environment(pair.target, chosen),

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ..commands import options
 from ..errors import InputError
-from . import options
 from .loading import EMBEDDED, load_pair, note
 
 
@@ -32,7 +32,7 @@ def chat(
     to standard output as they are made, everything else to standard error. Without a terminal, each line of standard
     input is a message.
     """
-    from ..decoding.sampling import Sampling
+    from ..rounds.sampling import Sampling
 
     Sampling(temp, top_k, top_p, min_p, draft_temperature or 0)  # nonsense is refused before anything is loaded
     for name, value in (("--max-tokens", max_tokens), ("--prefill-step-size", prefill_step_size)):
@@ -43,7 +43,7 @@ def chat(
     target, processor, assistant = load_pair(model, assistant_model, dtype)
     if model == EMBEDDED:
         note("The embedded tiny pair answers, from Jane Austen's novels; --model google/gemma-4-E2B-it is a real one.")
-    from ..chat import Chat, ChatOptions
+    from .repl import Chat, ChatOptions
 
     _prepare_input()
     settings = ChatOptions(

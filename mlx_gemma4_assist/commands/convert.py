@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from ..commands import options
 from .loading import note
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..commands import options
 from ..errors import InputError
-from . import options
 
 if TYPE_CHECKING:
-    from ..doctor import Checkpoint, FamilyNeeds, Machine
+    from ..machine.doctor import Checkpoint, FamilyNeeds, Machine
 
 
 def doctor(
@@ -32,7 +32,7 @@ def doctor(
         raise InputError(f"--context is {context}, expected a positive integer")
     if assistant_model is not None and model is None:
         raise InputError("--assistant-model belongs to a --model")
-    from ..doctor import DEFAULT_CONTEXT, examine, family_needs, package_problems, this_machine, versions
+    from ..machine.doctor import DEFAULT_CONTEXT, examine, family_needs, package_problems, this_machine, versions
 
     machine = this_machine()
     checkpoint = None if model is None else examine(machine, model, assistant_model, context)
@@ -52,8 +52,8 @@ def doctor(
 
 
 def _machine_lines(machine: "Machine", versions: dict[str, str]) -> list[str]:
-    from ..doctor import readable
-    from ..metal import has_small_batch_kernel, recommended_format
+    from ..machine.chip import has_small_batch_kernel, recommended_format
+    from ..machine.doctor import readable
 
     if machine.metal:
         generation = "unknown" if machine.generation is None else machine.generation
@@ -76,7 +76,7 @@ def _machine_lines(machine: "Machine", versions: dict[str, str]) -> list[str]:
 
 
 def _family_lines(needs: "list[FamilyNeeds]", context: int) -> list[str]:
-    from ..doctor import readable
+    from ..machine.doctor import readable
 
     formats = list(needs[0].weights)
     lines = [
@@ -95,7 +95,7 @@ def _family_lines(needs: "list[FamilyNeeds]", context: int) -> list[str]:
 
 
 def _checkpoint_lines(checkpoint: "Checkpoint") -> list[str]:
-    from ..doctor import readable
+    from ..machine.doctor import readable
 
     lines = [f"Model: {checkpoint.name}"]
     if checkpoint.folder is None:
@@ -125,7 +125,7 @@ def _summary(
     context: int,
     problems: list[str],
 ) -> dict[str, Any]:
-    from ..metal import recommended_format
+    from ..machine.chip import recommended_format
 
     def plain(finding: Any) -> dict[str, Any]:
         values = asdict(finding)

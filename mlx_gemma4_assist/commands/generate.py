@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..commands import options
 from ..errors import InputError
-from ..processing.messages import Media, user_message
-from . import options
+from ..text.messages import Media, user_message
 from .loading import EMBEDDED, load_pair, note
 from .media import Source, read_media
 from .run import INTERRUPTED
 
 if TYPE_CHECKING:
-    from ..generate import GenerationResponse
+    from ..api import GenerationResponse
 
 TOO_SHORT = 5  # tokens: neither the prompt's round nor the first rounds of a new pair have drafts
 
@@ -75,9 +75,9 @@ def generate(
         chat=not ignore_chat_template,
         max_soft_tokens=max_soft_tokens,
     )
-    from ..compiler import compiles_in_process
-    from ..decoding.compiled import check_compiler
-    from ..generate import stream_generate
+    from ..api import stream_generate
+    from ..backend import compiles_in_process
+    from ..rounds.compiled import check_compiler
 
     if compile and not compiles_in_process():
         check_compiler()

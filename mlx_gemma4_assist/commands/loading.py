@@ -8,7 +8,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
     from ..models.gemma4_text import Gemma4ForCausalLM
-    from ..processing.processor import Processor
+    from ..text.processor import Processor
 
 EMBEDDED = "tiny"
 NONE = "none"

@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError
-from ..processing.messages import Media, split_media
+from ..text.messages import Media, split_media
 from .loading import note
 
 if TYPE_CHECKING:
-    from ..decoding.media import MediaPrompt
-    from ..processing.processor import Processor
+    from ..cache.soft_tokens import MediaPrompt
+    from ..text.processor import Processor
 
 Content = str | list[dict[str, Any]]
 
@@ -41,8 +41,8 @@ def read_media(
         if max_soft_tokens is not None:
             raise InputError("--max-soft-tokens is for pictures, and there are none")
         return content
-    from ..multimodal import encode_media, load_media
-    from ..processing.media_config import MediaOptions
+    from ..media.config import MediaOptions
+    from ..media.reader import encode_media, load_media
 
     options = MediaOptions(max_soft_tokens=max_soft_tokens)
     reader = load_media(source.model, source.processor, dtype=source.dtype)

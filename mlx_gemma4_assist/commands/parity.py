@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..commands import options
 from ..errors import InputError
-from . import options
 from .loading import EMBEDDED, load_pair, note
 
 if TYPE_CHECKING:
-    from ..frequencies import Frequencies
-    from ..parity import Divergence, Pair, TextComparison
+    from ..evaluation.frequencies import Frequencies
+    from ..evaluation.parity import Divergence, Pair, TextComparison
 
 IDENTICAL, NEAR_TIES, DIFFERENT = "identical", "near ties only (gap below {:.3g})", "DIFFERENT"
 SAMPLED_PROMPTS = 4
@@ -60,7 +60,7 @@ def parity(
     target, processor, assistant = load_pair(model, assistant_model, dtype)
     if assistant is None:
         raise InputError("there is no assistant to compare with; --assistant-model names one")
-    from ..parity import Pair
+    from ..evaluation.parity import Pair
 
     pair = Pair(target, processor, assistant, compile)
     prompts = [processor.encode(text, chat=chat) for text in texts[:num_prompts]]
@@ -88,7 +88,7 @@ def _prompts(model: str, file: Path | None, raw: bool) -> tuple[list[str], bool]
     elif model == EMBEDDED:
         return _passages(), False
     else:
-        from ..parity import PROMPTS
+        from ..evaluation.parity import PROMPTS
 
         return list(PROMPTS), True
     texts = [part.strip() for part in text.replace("\r\n", "\n").split("\n\n") if part.strip()]
@@ -107,7 +107,7 @@ def _passages() -> list[str]:
 def _compare(
     pair: "Pair", prompts: Sequence[Sequence[int]], max_tokens: int, num_assistant_tokens: int
 ) -> "dict[str, list[TextComparison]]":
-    from ..parity import compare_texts
+    from ..evaluation.parity import compare_texts
 
     compared: dict[str, list[TextComparison]] = {"greedy": [], "sampled": []}
     for way, temperature in (("greedy", 0.0), ("sampled", 1.0)):
@@ -128,7 +128,7 @@ def _compare(
 def _frequencies(
     pair: "Pair", prompts: Sequence[Sequence[int]], samples: int, num_assistant_tokens: int
 ) -> "list[Frequencies]":
-    from ..frequencies import first_tokens
+    from ..evaluation.frequencies import first_tokens
 
     def progress(done: int, total: int) -> None:
         if sys.stderr.isatty():
@@ -152,7 +152,7 @@ def _frequencies(
 
 def _verdict(texts: "Sequence[TextComparison]", frequencies: "Sequence[Frequencies]") -> tuple[str, bool]:
     """The last line, and whether the test has failed."""
-    from ..parity import Verdict
+    from ..evaluation.parity import Verdict
 
     worst = max(finding.verdict for finding in (*texts, *frequencies))
     if worst is Verdict.IDENTICAL:
@@ -184,7 +184,7 @@ def _frequencies_line(found: "Frequencies") -> str:
 def _report(
     pair: "Pair", compared: "dict[str, list[TextComparison]]", frequencies: "Sequence[Frequencies]"
 ) -> list[str]:
-    from ..frequencies import P_THRESHOLD
+    from ..evaluation.frequencies import P_THRESHOLD
 
     lines = [f"computed in {str(pair.dtype).removeprefix('mlx.core.')}"]
     for way, texts in compared.items():

@@ -9,8 +9,8 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..errors import InputError
-from ..json_file import read_json_if_there
-from .quality import Quality
+from ..evaluation.quality import Quality
+from ..files import read_json_if_there
 
 README = "README.md"
 TEXT_GENERATION = "text-generation"

@@ -11,13 +11,13 @@ import mlx.core as mx
 
 from ..checkpoints.loading import load_assistant, load_model
 from ..errors import InputError
-from ..metal import chip_generation
-from ..processing.processor import Processor
+from ..evaluation.quality import Pair, Quality, bundled_text, measure_quality
+from ..machine.chip import chip_generation
+from ..text.processor import Processor
 from .card import CardFacts, read_source, write_card
 from .formats import AFFINE
 from .options import Precision, described
 from .pair import Job, PairPlan, Places, plan_pair
-from .quality import Pair, Quality, bundled_text, measure_quality
 from .recipes import Predicate
 from .shards import DEFAULT_SHARD_SIZE
 from .upload import Upload, check_repo_id, upload_folder

@@ -2,7 +2,7 @@
 
 from ..checkpoints.quantized import FLOAT_MODES, Quantization
 from ..errors import InputError
-from ..metal import FormatChoice, has_small_batch_kernel, recommended_format
+from ..machine.chip import FormatChoice, has_small_batch_kernel, recommended_format
 
 AFFINE = "affine"
 AUTO = "auto"

@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 
 from ..checkpoints.quantized import Quantization
 from ..errors import InputError
-from ..metal import FormatChoice
+from ..machine.chip import FormatChoice
 from .formats import AFFINE, AUTO, choose_format
 from .plan import Wishes
 from .recipes import MIXED, RECIPES, Predicate, Recipe, low_bits
 
 ASSISTANT_BITS = 4
-"""Fewer save little, since an assistant is small, and cost acceptance: examples/measure_recipes.py."""
+"""Fewer save little, since an assistant is small, and cost acceptance: tools/measure_recipes.py."""
 
 
 @dataclass(frozen=True)

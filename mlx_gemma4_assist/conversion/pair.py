@@ -8,8 +8,8 @@ from pathlib import Path
 from ..checkpoints.hub import resolve
 from ..checkpoints.pairing import assistant_for
 from ..errors import InputError
-from ..json_file import read_json
-from ..metal import FormatChoice
+from ..files import read_json
+from ..machine.chip import FormatChoice
 from ..models.config import ASSISTANT_MODEL_TYPES, check_pair, read_assistant_config, read_target_config
 from .formats import AFFINE, advice
 from .options import ASSISTANT_BITS, Precision

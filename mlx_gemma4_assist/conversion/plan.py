@@ -11,7 +11,7 @@ import mlx.core as mx
 from ..checkpoints.loading import DTYPES
 from ..checkpoints.quantized import Quantization
 from ..errors import InputError
-from ..json_file import read_json
+from ..files import read_json
 from .config_file import output_config, with_quantization
 from .layout import Network, Part, read_network
 from .recipes import Recipe

@@ -139,7 +139,7 @@ def _is_high_in_mlx_lm(path: str, text: Mapping[str, Any]) -> bool:
 def _is_sensitive(path: str, text: Mapping[str, Any]) -> bool:
     """Keys and values, the head, what per-layer inputs go through, and mlx-lm's choice of down projections.
 
-    These gave most per bit on the embedded pair (examples/measure_recipes.py): embeddings, tied to the head, far more
+    These gave most per bit on the embedded pair (tools/measure_recipes.py): embeddings, tied to the head, far more
     than all others. Keys and values are read by all layers that share them, and by the assistant. The large table of
     per-layer inputs gave little, and routed experts are nearly all of their model: both stay low.
     """
@@ -152,7 +152,7 @@ def _assistant(path: str, config: Mapping[str, Any], general: Quantization) -> Q
     """An assistant's layers are alike, but for the table of a centroid head, which stays as it is.
 
     Of that table few rows are read per draft, so that quantizing it saves no time; mlx-vlm (0.7) cannot read it
-    quantized. Nothing else stands out: examples/measure_recipes.py.
+    quantized. Nothing else stands out: tools/measure_recipes.py.
     """
     if config.get("use_ordered_embeddings") and path == "model.embed_tokens":
         return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..metal import FormatChoice
+from ..machine.chip import FormatChoice
 from .pair import Job, PairPlan
 from .shards import write_shards
 from .staging import staged

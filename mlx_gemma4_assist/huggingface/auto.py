@@ -5,7 +5,7 @@ from typing import Any
 
 from ..checkpoints.hub import resolve
 from ..errors import InputError
-from ..json_file import read_json
+from ..files import read_json
 from ..models.config import ASSISTANT_MODEL_TYPES
 from .model import (
     Gemma4AssistantForCausalLM,

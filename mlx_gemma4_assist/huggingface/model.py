@@ -10,17 +10,17 @@ from typing import Any, ClassVar, Protocol, Self
 import mlx.core as mx
 import numpy as np
 
+from ..api import stream_generate
+from ..cache.soft_tokens import MediaPrompt
 from ..checkpoints.hub import resolve
 from ..checkpoints.loading import load_assistant, load_model, load_towers
-from ..decoding.media import MediaPrompt
 from ..errors import InputError
-from ..generate import stream_generate
-from ..json_file import read_json, read_json_if_there
+from ..files import read_json, read_json_if_there
+from ..media.inputs import PICTURE, SOUND, VIDEO, ModelInputs
+from ..media.reader import encode_media
 from ..models import config as configs
 from ..models import gemma4_assistant, gemma4_text
 from ..models.towers import Towers
-from ..multimodal import encode_media
-from ..processing.inputs import PICTURE, SOUND, VIDEO, ModelInputs
 from .arrays import check_device, read_dtype
 from .options import DEFAULTS, GenerationConfig, Values, read_options
 from .prompts import NAMES, read_prompt

@@ -10,11 +10,11 @@ from jinja2 import TemplateError
 
 from ..checkpoints.hub import resolve
 from ..errors import InputError, first_line
-from ..processing.inputs import ModelInputs
-from ..processing.media import MediaProcessor
-from ..processing.media_config import MediaOptions
-from ..processing.messages import Media, Message, split_media
-from ..processing.processor import Processor
+from ..media.config import MediaOptions
+from ..media.inputs import ModelInputs
+from ..media.processor import MediaProcessor
+from ..text.messages import Media, Message, split_media
+from ..text.processor import Processor
 from .arrays import ModelArrays, as_returned, to_numpy
 
 if TYPE_CHECKING:

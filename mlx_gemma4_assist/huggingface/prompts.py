@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..processing.inputs import TEXT, ModelInputs
+from ..media.inputs import TEXT, ModelInputs
 from .arrays import to_numpy
 
 NAMES = (

@@ -8,7 +8,7 @@ import math
 
 import mlx.core as mx
 
-from ..compiler import compiles_in_process, fused
+from ..backend import compiles_in_process, fused
 
 FEW_SCORES = 2048  # up to these, one slow operation is as fast as six quick ones
 FAINT = -60.0  # below the largest score of a row; fainter ones are raised to this, which no sum in float32 shows

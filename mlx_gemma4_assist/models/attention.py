@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from ..compiler import compiles_in_process
+from ..backend import compiles_in_process
 from .activations import softmax
 
 KeysValues = tuple[mx.array, mx.array]

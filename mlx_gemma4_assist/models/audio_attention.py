@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..compiler import fused
+from ..backend import fused
 from .activations import softcap, softmax
 from .audio_config import Gemma4AudioConfig
 from .clippable import ClippableLinear

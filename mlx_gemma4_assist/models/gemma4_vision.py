@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..compiler import compiles_in_process
+from ..backend import compiles_in_process
 from .activations import geglu
 from .attention import attend
 from .clippable import ClippableLinear

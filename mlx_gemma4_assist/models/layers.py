@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..compiler import compiles_in_process, fused
+from ..backend import compiles_in_process, fused
 from .activations import geglu
 from .attention import KeysValues, Mask, attend
 from .config import Gemma4TextConfig

@@ -1,7 +1,7 @@
 """A checkpoint that sees, its assistant and its processor, read by the façade."""
 
-import huggingface_helpers as helpers
 import pytest
+from support import huggingface as helpers
 
 from mlx_gemma4_assist.huggingface import (
     AutoModelForCausalLM,

@@ -3,10 +3,10 @@
 import sys
 from types import SimpleNamespace
 
-import huggingface_helpers as helpers
 import mlx.core as mx
 import numpy as np
 import pytest
+from support import huggingface as helpers
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.huggingface import AutoModelForCausalLM

@@ -5,13 +5,13 @@ import threading
 from types import SimpleNamespace
 from typing import Any
 
-import huggingface_helpers as helpers
 import mlx.core as mx
 import numpy as np
 import pytest
+from support import huggingface as helpers
 
 from mlx_gemma4_assist import InputError, stream_generate
-from mlx_gemma4_assist.decoding.media import MediaPrompt
+from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt
 from mlx_gemma4_assist.huggingface import (
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
@@ -21,9 +21,9 @@ from mlx_gemma4_assist.huggingface import (
 )
 from mlx_gemma4_assist.huggingface.options import repetition_penalty
 from mlx_gemma4_assist.huggingface.prompts import read_prompt
+from mlx_gemma4_assist.media.inputs import ModelInputs
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM as AssistantNetwork
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM as TargetNetwork
-from mlx_gemma4_assist.processing.inputs import ModelInputs
 
 FAMILIES = ("e2b", "e4b", "12b", "26b-a4b", "31b")
 GOLDEN = json.loads((helpers.GOLDENS / "huggingface.json").read_text())

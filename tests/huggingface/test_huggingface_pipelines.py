@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_helpers as helpers
 import mlx.core as mx
 import pytest
+from support import huggingface as helpers
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.huggingface import (

@@ -1,9 +1,9 @@
 """``from_pretrained``: what is read, and what is refused."""
 
-import huggingface_helpers as helpers
 import mlx.core as mx
 import numpy as np
 import pytest
+from support import huggingface as helpers
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.huggingface import (

@@ -2,9 +2,9 @@
 
     python make_huggingface_goldens.py [--out FILE]
 
-Beside requirements.txt it needs pillow. The checkpoint is the one that `huggingface_helpers.py` makes. The reference's
-processor is given no video processor, which would need torchvision; no video is asked for. To be run again after
-`make_goldens.py` has written another E2B.
+Beside requirements.txt it needs pillow. The checkpoint is the one that `tests/support/huggingface.py` makes. The
+reference's processor is given no video processor, which would need torchvision; no video is asked for. To be run again
+after `make_goldens.py` has written another E2B.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImagePr
 from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import huggingface_helpers as helpers
+from support import huggingface as helpers
 
 OUT = helpers.GOLDENS / "huggingface.json"
 

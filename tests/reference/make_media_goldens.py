@@ -1,4 +1,4 @@
-"""Write what transformers' processors make of the conversations in tests/media_helpers.py.
+"""Write what transformers' processors make of the conversations in tests/support/media.py.
 
     python make_media_goldens.py [--out DIR]
 
@@ -29,7 +29,7 @@ from transformers.models.gemma4_unified.processing_gemma4_unified import Gemma4U
 from transformers.models.gemma4_unified.video_processing_gemma4_unified import Gemma4UnifiedVideoProcessor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import media_helpers as helpers
+from support import media as helpers
 
 CLASSES = {
     "gemma4": (Gemma4Processor, Gemma4AudioFeatureExtractor, Gemma4ImageProcessorPil, Gemma4VideoProcessor),

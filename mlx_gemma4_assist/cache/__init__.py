@@ -1,0 +1,1 @@
+"""What a row remembers: keys and values, and the tokens that they belong to."""

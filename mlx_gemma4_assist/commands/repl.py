@@ -1,0 +1,243 @@
+"""A chat in the terminal, in the manner of mlx-lm's: answers as they are made, and one cache for the conversation."""
+
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from ..api import GenerationResponse, SpeculationStats, make_prompt_cache, stream_generate
+from ..engine.session import Conversation
+from ..errors import InputError
+from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
+from ..models.gemma4_text import Gemma4ForCausalLM
+from ..text.processor import Processor
+
+HELP = """\
+q       leave (Ctrl-D too)
+r       reset: begin a new conversation
+h       help
+/undo   take back the last message and its answer
+/stats  what the conversation took so far
+A line that ends in \\ goes on in the next one. Ctrl-C stops an answer."""
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How answers are generated; the fields of ``stream_generate``."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    draft_temperature: float | None = None
+    seed: int | None = None
+    num_assistant_tokens: int | None = None
+    prefill_step_size: int = 2048
+
+
+@dataclass
+class Totals:
+    """Of all answers since the chat began."""
+
+    answers: int = 0
+    tokens: int = 0
+    stats: SpeculationStats = field(default_factory=SpeculationStats)
+
+    def add(self, last: GenerationResponse) -> None:
+        self.answers += 1
+        self.tokens += last.generation_tokens
+        self.stats.rounds += last.stats.rounds
+        self.stats.drafted += last.stats.drafted
+        self.stats.accepted += last.stats.accepted
+
+
+class Stopped(Exception):
+    """Ctrl-C, at a moment when nothing is half done."""
+
+
+class CtrlC:
+    """While it is entered, Ctrl-C is only taken note of; pressed again it interrupts at once."""
+
+    def __init__(self) -> None:
+        self.pressed = False
+
+    def __enter__(self) -> "CtrlC":
+        self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+
+
+class Chat:
+    """A conversation between a person at a terminal and a model.
+
+    Args:
+        model, processor, assistant_model: from ``load`` and ``load_assistant``.
+        options: how answers are generated.
+        system_prompt: goes before the first message.
+        read: asks for a line, as ``input`` does.
+
+    Raises:
+        InputError: the model does not chat, or the options do not fit it.
+    """
+
+    def __init__(
+        self,
+        model: Gemma4ForCausalLM,
+        processor: Processor,
+        assistant_model: Gemma4AssistantForCausalLM | None,
+        options: ChatOptions,
+        system_prompt: str | None = None,
+        read: Callable[[str], str] = input,
+    ):
+        self.conversation = Conversation(processor, system_prompt)
+        self.totals = Totals()
+        self._model = model
+        self._processor = processor
+        self._assistant = assistant_model
+        self._options = options
+        self._read = read
+        self._terminal = sys.stdin.isatty() and sys.stdout.isatty()
+        self._new_cache()
+
+    def run(self) -> None:
+        """Read, answer, and so on, until the person leaves."""
+        self._say(HELP)
+        while (message := self._message()) is not None:
+            command = message.strip()
+            if command == "q":
+                return
+            if command in ("r", "h", "/undo", "/stats"):
+                self._command(command)
+            elif command:
+                self.answer(message)
+
+    def answer(self, message: str) -> None:
+        """Print an answer as it is made, and a line of statistics; what is wrong with the message if anything is."""
+        try:
+            prompt = self.conversation.prompt(message)
+            made, computed = self._generate(prompt)
+        except InputError as error:
+            self._say(f"error: {error}. r begins anew, /undo takes back the last exchange.")
+            return
+        if not made:
+            self._say("Nothing was answered; the message is taken back.")
+            return
+        self.conversation.record(prompt, [response.token for response in made])
+        self.totals.add(made[-1])
+        print()
+        self._say(_statistics(made[-1], computed))
+
+    def _generate(self, prompt: list[int]) -> tuple[list[GenerationResponse], int]:
+        """What was made, perhaps cut off by Ctrl-C, and how many tokens of the prompt had to be computed for it."""
+        options = self._options
+        made: list[GenerationResponse] = []
+        computed = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal computed
+            computed = total + 1  # the last token of a prompt is left to the first round
+            if ctrl_c.pressed:
+                raise Stopped
+
+        with CtrlC() as ctrl_c:
+            responses = stream_generate(
+                self._model,
+                self._processor,
+                prompt,
+                self._assistant,
+                max_tokens=options.max_tokens,
+                temperature=options.temperature,
+                top_p=options.top_p,
+                top_k=options.top_k,
+                min_p=options.min_p,
+                draft_temperature=options.draft_temperature,
+                seed=options.seed,
+                num_assistant_tokens=options.num_assistant_tokens,
+                prefill_step_size=options.prefill_step_size,
+                prompt_cache=self._cache,
+                prompt_progress_callback=progress,
+            )
+            try:
+                for response in responses:
+                    made.append(response)
+                    print(response.text, end="", flush=True)
+                    if ctrl_c.pressed:
+                        break
+                responses.close()
+            except Stopped:
+                pass
+            except KeyboardInterrupt:  # pressed twice: it may have struck anywhere
+                self._new_cache()
+        return made, computed
+
+    def _new_cache(self) -> None:
+        self._cache = make_prompt_cache(self._model, self._assistant, self._options.num_assistant_tokens)
+
+    def _message(self) -> str | None:
+        """The next message, of one line or several; None if there is no more."""
+        lines: list[str] = []
+        while True:
+            try:
+                line = self._read((".. " if lines else ">> ") if self._terminal else "")
+            except EOFError:
+                self._say("")
+                return "\n".join(lines) if lines else None
+            except KeyboardInterrupt:
+                self._say("\nq or Ctrl-D leaves.")
+                lines = []
+                continue
+            if not line.endswith("\\"):
+                return "\n".join([*lines, line])
+            lines.append(line[:-1])
+
+    def _command(self, name: str) -> None:
+        if name == "r":
+            self.conversation.reset()
+            self._cache.reset()
+            self._say("A new conversation.")
+        elif name == "/undo":
+            done = self.conversation.undo()
+            self._say("The last exchange is taken back." if done else "There is nothing to take back.")
+        elif name == "/stats":
+            self._say(self._session())
+        else:
+            self._say(HELP)
+
+    def _session(self) -> str:
+        totals, context = self.totals, self._model.config.max_position_embeddings
+        lines = [
+            f"{totals.answers} answers, {totals.tokens:,} tokens{_drafting(totals.tokens, totals.stats)}",
+            f"Context: {len(self.conversation.tokens):,} of {context:,} tokens, "
+            f"{self._cache.nbytes / 1e6:,.1f} MB of keys and values",
+        ]
+        return "\n".join(lines)
+
+    def _say(self, text: str) -> None:
+        """To the person, not part of the conversation: dim, on standard error."""
+        print(f"\033[2m{text}\033[0m" if sys.stderr.isatty() and text else text, file=sys.stderr, flush=True)
+
+
+def _statistics(last: GenerationResponse, computed: int) -> str:
+    """One line on an answer."""
+    cut = {"stop": "", "length": "; cut off by --max-tokens", None: "; stopped"}[last.finish_reason]
+    return (
+        f"[{last.generation_tokens} tokens, {last.generation_tps:.1f} per second"
+        f"{_drafting(last.generation_tokens, last.stats)}; {computed} of {last.prompt_tokens} prompt tokens computed, "
+        f"{last.prompt_tps:.1f} per second; peak {last.peak_memory:.2f} GB{cut}]"
+    )
+
+
+def _drafting(tokens: int, stats: SpeculationStats) -> str:
+    if not stats.drafted:
+        return ""
+    return f", {tokens / stats.rounds:.2f} per round, {stats.acceptance_rate:.0%} of drafts accepted"

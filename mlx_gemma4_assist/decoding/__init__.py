@@ -1,1 +1,0 @@
-"""How tokens get made: caches whose lengths are arrays, sampling, speculative rounds."""

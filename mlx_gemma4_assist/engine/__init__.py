@@ -1,0 +1,1 @@
+"""Who runs when: the only mutable room above the cache."""

@@ -1,0 +1,1 @@
+"""Whether the output is right, what drafts are worth, and what a conversion cost."""

@@ -1,0 +1,1 @@
+"""What this computer is, what fits on it, and what suits it."""

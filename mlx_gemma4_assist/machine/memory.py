@@ -1,0 +1,78 @@
+"""How many bytes weights and contexts take, and whether they fit; counted from configs, with nothing allocated."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ..api import SLACK_STEP
+from ..checkpoints.quantized import Quantizable, Quantization
+from ..engine.prefill import DEFAULT_STEP_SIZE
+from ..models.config import FULL, SLIDING, Gemma4TextConfig
+from ..models.families import Family
+from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
+from ..models.gemma4_text import Gemma4ForCausalLM
+
+HALF = 2  # bytes of a bfloat16 or float16
+TIGHT = 0.9  # of the memory; mlx-lm warns from the same share on
+
+
+def weight_bytes(network: nn.Module, quantization: Quantization | None = None) -> int:
+    """Bytes of a network's parameters, in half precision or quantized. The network is changed, and never evaluated."""
+    if quantization is not None:
+        size = quantization.group_size
+
+        def fits(_: str, module: nn.Module) -> bool:
+            return isinstance(module, Quantizable) and module.weight.shape[-1] % size == 0
+
+        nn.quantize(network, size, quantization.bits, mode=quantization.mode, class_predicate=fits)
+    parameters = (array for _, array in tree_flatten(network.parameters()))
+    return sum(a.size * (HALF if mx.issubdtype(a.dtype, mx.floating) else a.itemsize) for a in parameters)
+
+
+def pair_bytes(family: Family, quantization: Quantization | None = None) -> int:
+    """Bytes of a target and its assistant, both in the same format."""
+    networks = Gemma4ForCausalLM(family.target), Gemma4AssistantForCausalLM(family.assistant)
+    return sum(weight_bytes(network, quantization) for network in networks)
+
+
+class ContextBytes(NamedTuple):
+    """What a context costs besides the weights.
+
+    Attributes:
+        per_token: keys and values of the layers with full attention.
+        sliding: keys and values of the sliding layers, once the context is longer than their window.
+        keys_values: both, at the context asked for.
+        scores: of one full layer's attention while a prompt's chunk is computed; such layers are never fused.
+    """
+
+    per_token: int
+    sliding: int
+    keys_values: int
+    scores: int
+
+
+def context_bytes(config: Gemma4TextConfig, context: int) -> ContextBytes:
+    """For one conversation of ``context`` tokens in half precision, stored as ``KVCache`` does at default settings."""
+    owners = config.layer_types[: config.num_kv_layers]
+
+    def per_slot(kind: str) -> int:
+        return owners.count(kind) * config.kv_heads(kind) * config.head_dim_of(kind) * 2 * HALF
+
+    full, sliding = per_slot(FULL), per_slot(SLIDING) * (config.sliding_window + SLACK_STEP)
+    scores = config.num_attention_heads * min(DEFAULT_STEP_SIZE, context) * context * HALF
+    return ContextBytes(full, sliding, full * context + sliding, scores)
+
+
+class Fit(StrEnum):
+    FITS = "fits"
+    TIGHT = "tight"
+    NO = "no"
+
+
+def fit(needed: int, usable: int) -> Fit:
+    if needed > usable:
+        return Fit.NO
+    return Fit.TIGHT if needed > TIGHT * usable else Fit.FITS

@@ -1,0 +1,208 @@
+"""How a text is generated: every option, its range and its words in one place.
+
+``stream_generate`` takes these as keywords and the command line as flags; both check them here, before anything is
+loaded. Imports neither MLX nor anything that does.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from math import inf
+from operator import index
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from .errors import OptionError
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+LogitsProcessor = Callable[["mx.array", "mx.array"], "mx.array"]
+"""mlx-lm's signature: (all token ids so far (T,) int32, logits (1, V)) -> logits (1, V)."""
+
+MAX_DRAFTS = 32
+"""The most drafts of a round."""
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return index(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool | str | bytes):
+        raise TypeError
+    return float(value)
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else () if value is None else tuple(value)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError
+    return texts
+
+
+def _functions(value: Any) -> tuple[LogitsProcessor, ...]:
+    functions = () if value is None else tuple(value)
+    if not all(callable(function) for function in functions):
+        raise TypeError
+    return functions
+
+
+def _option(
+    default: Any,
+    read: Callable[[Any], Any],
+    accepts: Callable[[Any], bool],
+    expected: str,
+    help: str,
+    flags: Sequence[str] = (),
+) -> Any:
+    """A field: how a value is read (TypeError or ValueError: it is of another kind), which ones are in range, and what
+    the command line says of it."""
+    metadata = {"read": read, "accepts": accepts, "expected": expected, "help": help, "flags": tuple(flags)}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """How a text is generated.
+
+    Attributes:
+        max_tokens: the most tokens to generate.
+        temperature: 0 is greedy.
+        top_p, top_k, min_p: filters, in transformers' order: top-k, top-p, min-p after the temperature; 1 (or 0, as in
+            mlx-lm), 0 and 0 keep all.
+        draft_temperature: how the assistant's drafts are drawn when sampling; 0 takes its likeliest token. None is 0
+            with a seed, 1 without one: drawn drafts are accepted more often, but they change the text that is drawn.
+        seed: makes sampling repeatable; None draws a fresh one.
+        num_assistant_tokens: drafts per round; 0 decodes plainly. None learns from the rounds how many are worth their
+            time, none included; only with a seed and a ``draft_temperature`` it is 3, for the text to be repeatable.
+        stop: strings that end the text; they are not part of it.
+        logits_processors: mlx-lm's ``(tokens, logits) -> logits``, called once per token; rounds then do not overlap.
+        compile: whether rounds run under ``mx.compile``; None does so on a GPU. On the CPU backend that takes a C++
+            compiler, and half a minute the first time on a machine.
+        prefill_step_size: tokens of the prompt computed at once, which bounds memory.
+
+    Raises:
+        OptionError: a value of another kind or out of its range.
+    """
+
+    max_tokens: int = _option(
+        256, _integer, lambda x: x > 0, "a positive integer", "The most tokens to generate.", ("--max-tokens", "-m")
+    )
+    temperature: float = _option(
+        0.0, _number, lambda x: 0 <= x < inf, "0 or more", "Sampling temperature; 0 is greedy.", ("--temp",)
+    )
+    top_p: float = _option(
+        1.0,
+        _number,
+        lambda x: 0 <= x <= 1,
+        "0 to 1",
+        "Keep the likeliest tokens that together reach this; 1 keeps all.",
+    )
+    top_k: int = _option(
+        0,
+        _integer,
+        lambda x: x >= 0,
+        "0 or a positive integer",
+        "Keep this many of the likeliest tokens; 0 keeps all.",
+    )
+    min_p: float = _option(
+        0.0, _number, lambda x: 0 <= x <= 1, "0 to 1", "Keep tokens this fraction as likely as the likeliest."
+    )
+    draft_temperature: float | None = _option(
+        None,
+        _number,
+        lambda x: 0 <= x < inf,
+        "0 or more",
+        "How drafts are drawn when sampling; 0 takes the likeliest. Default: 0 with a seed, else 1.",
+    )
+    seed: int | None = _option(
+        None, _integer, lambda x: 0 <= x < 2**64, "an integer from 0 to 2 ** 64 - 1", "Makes sampling repeatable."
+    )
+    num_assistant_tokens: int | None = _option(
+        None,
+        _integer,
+        lambda x: 0 <= x <= MAX_DRAFTS,
+        f"0 to {MAX_DRAFTS}",
+        "Drafts per round; 0 decodes plainly. Learned unless told.",
+    )
+    stop: Sequence[str] = _option(
+        (),
+        _texts,
+        lambda x: "" not in x,
+        "a string that is not empty, or several",
+        "Text that ends the answer; may be repeated.",
+    )
+    logits_processors: Sequence[LogitsProcessor] = _option(
+        (), _functions, lambda x: True, "functions of (tokens, logits)", ""
+    )
+    compile: bool | None = _option(
+        None,
+        _switch,
+        lambda x: True,
+        "True, False or None",
+        "Run rounds under mx.compile; on a CPU that takes g++. Default: on a GPU.",
+        ("--compile/--no-compile",),
+    )
+    prefill_step_size: int = _option(
+        2048, _integer, lambda x: x > 0, "a positive integer", "Tokens of the prompt computed at once."
+    )
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None or each.default is not None:
+                object.__setattr__(self, each.name, _read(each.name, each.metadata, value))
+        if self.temperature == 0 and self.draft_temperature:
+            raise OptionError("{draft_temperature} needs a {temperature} above 0: greedy decoding drafts greedily")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+def _read(name: str, metadata: Mapping[str, Any], value: Any) -> Any:
+    """The value as the option has it.
+
+    Raises:
+        OptionError: it takes no such value.
+    """
+    try:
+        read = metadata["read"](value)
+        accepted = metadata["accepts"](read)
+    except (TypeError, ValueError, OverflowError):
+        accepted = False
+    if not accepted:
+        raise OptionError(f"{{{name}}} is {{value!r}}, expected {metadata['expected']}", value=value)
+    return read
+
+
+class OptionValues(TypedDict, total=False):
+    """The fields of ``GenerationOptions`` as keywords, for functions that take them as ``**options``."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    draft_temperature: float | None
+    seed: int | None
+    num_assistant_tokens: int | None
+    stop: str | Iterable[str] | None
+    logits_processors: Sequence[LogitsProcessor] | None
+    compile: bool | None
+    prefill_step_size: int
+
+
+def flags(name: str) -> tuple[str, ...]:
+    """How an option is spelled on the command line: what it declares, else its name with dashes."""
+    declared = {each.name: each.metadata["flags"] for each in fields(GenerationOptions)}
+    return declared.get(name) or (f"--{name.replace('_', '-')}",)

@@ -1,1 +1,0 @@
-"""From what people write to token ids, and back."""

@@ -1,0 +1,121 @@
+"""Small pieces that tests of decoding share: runs, oracle drafters, a random pair."""
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_gemma4_assist.cache.layout import CacheLayout, KVCache, round_up
+from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.engine.prefill import prefill
+from mlx_gemma4_assist.models.config import FULL, SLIDING, Gemma4AssistantConfig, Gemma4TextConfig
+from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
+from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
+from mlx_gemma4_assist.rounds.round import Accept, Assistant, Emitted, Engine, Plan, Target, accept, rounds
+from mlx_gemma4_assist.rounds.sampling import Sampling
+
+GREEDY = Sampling()
+MARK = 1e4  # no normed hidden state is as large
+
+
+def layout_for(target: Gemma4ForCausalLM, drafts: int) -> CacheLayout:
+    return CacheLayout(target.config, round_up(2 * (drafts + 1), 8), mx.float32)
+
+
+def filled(target: Target, layout: CacheLayout, prompt: Sequence[int], step_size: int = 2048) -> KVCache:
+    """A cache that holds all of a prompt but its last token."""
+    cache = KVCache(layout)
+    prefill(target, cache, prompt[:-1], step_size)
+    return cache
+
+
+def run(
+    target: Gemma4ForCausalLM,
+    assistant: Assistant | None,
+    prompt: Sequence[int],
+    budget: int,
+    drafts: int = 0,
+    *,
+    sampling: Sampling = GREEDY,
+    ahead: int = 1,
+    seed: int = 0,
+    acceptor: Accept = accept,
+    step_size: int = 2048,
+) -> tuple[list[int], list[Emitted]]:
+    """``budget`` tokens after a prompt, and the rounds that gave them."""
+    layout = layout_for(target, drafts)
+    cache = filled(target, layout, prompt, step_size)
+    engine = Engine(target, assistant if drafts else None, layout, sampling, acceptor)
+    made = list(rounds(engine, cache, [prompt[-1]], Plan(budget, FixedDraftLength(drafts), ahead, seed)))
+    return [token for emitted in made for token in emitted.tokens[0]][:budget], made
+
+
+class OracleAssistant(nn.Module):
+    """Drafts from a script of what the target says at each position, made wrong where it is told to.
+
+    Which draft of a round is asked for it reads from the hidden state, where it left that number the step before.
+    """
+
+    def __init__(self, script: Sequence[int], vocabulary: int, wrong: Callable[[int], bool]):
+        super().__init__()
+        answers = [(token + 1) % vocabulary if wrong(p) else token for p, token in enumerate(script)]
+        self._answers = mx.array([*answers, *[0] * 32], mx.int32)
+        self._vocabulary = vocabulary
+
+    def __call__(self, inputs_embeds, position_ids, shared_kv_states, masks):
+        width = inputs_embeds.shape[-1] // 2
+        step = mx.maximum(mx.round(inputs_embeds[:, :, -1] / -MARK), 0).astype(mx.int32)
+        token = self._answers[position_ids[:, None] + 1 + step]
+        left = (step + 1)[..., None].astype(inputs_embeds.dtype) * -MARK
+        return token[..., None], mx.broadcast_to(left, (*inputs_embeds.shape[:2], width))
+
+    def argmax(self, hidden):
+        return hidden.squeeze(-1)
+
+    def logits(self, hidden):
+        return mx.where(mx.arange(self._vocabulary) == hidden, 10.0, 0.0)
+
+
+_SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 16,
+    "max_position_embeddings": 512,
+}
+
+
+def random_pair(seed: int = 0) -> tuple[Gemma4ForCausalLM, Gemma4AssistantForCausalLM]:
+    """An untrained pair with E2B's switches; sampled at temperature 1 its text varies."""
+    mx.random.seed(seed)
+    target = Gemma4TextConfig.from_dict(
+        _SMALL
+        | {
+            "num_hidden_layers": 6,
+            "layer_types": [SLIDING, SLIDING, FULL] * 2,
+            "num_kv_shared_layers": 3,
+            "hidden_size_per_layer_input": 32,
+            "vocab_size_per_layer_input": 64,
+            "use_double_wide_mlp": True,
+            "final_logit_softcapping": 30.0,
+        }
+    )
+    text = _SMALL | {"num_hidden_layers": 4, "layer_types": [SLIDING, SLIDING, SLIDING, FULL]}
+    assistant = Gemma4AssistantConfig.from_dict(
+        {
+            "backbone_hidden_size": 64,
+            "use_ordered_embeddings": True,
+            "num_centroids": 16,
+            "centroid_intermediate_top_k": 4,
+            "text_config": text,
+        }
+    )
+    pair = Gemma4ForCausalLM(target), Gemma4AssistantForCausalLM(assistant)
+    pair[1].masked_embedding.token_ordering = mx.random.permutation(64).astype(mx.int32)
+    for model in pair:
+        mx.eval(model.parameters())
+    return pair

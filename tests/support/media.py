@@ -1,0 +1,167 @@
+"""Pictures, sounds and videos made on the spot, and a tokenizer that knows Gemma's placeholders.
+
+Shared by the tests and by the script that asks the reference, so that both see the same sources; needs neither MLX nor
+PyTorch.
+"""
+
+import json
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+
+GOLDENS = Path(__file__).resolve().parents[1] / "goldens" / "media"
+PHOTO = Path(__file__).resolve().parents[1] / "data" / "grace_hopper.jpg"
+VIDEO_RATE = 10
+NAMED = {
+    "boi_token": "<|image>",
+    "eoi_token": "<image|>",
+    "image_token": "<|image|>",
+    "boa_token": "<|audio>",
+    "eoa_token": "<audio|>",
+    "audio_token": "<|audio|>",
+}
+SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", *NAMED.values(), "<|video|>")
+# In the manner of Gemma's own: blank lines around what is seen, none around what is heard.
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|turn>' + m.role + '\n' }}"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+    "{% if part.type == 'image' %}{{ '\n\n<|image|>\n\n' }}"
+    "{% elif part.type == 'video' %}{{ '\n\n<|video|>\n\n' }}"
+    "{% elif part.type == 'audio' %}{{ '<|audio|>' }}"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}{{ '<turn|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|turn>model\n' }}{% endif %}"
+)
+
+
+def save_tokenizer(folder: Path) -> Path:
+    """Single characters and bytes, apart from Gemma's special tokens; with the chat template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "\n", "\n\n", *letters]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(BPE(vocabulary, [("\n", "\n")], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "extra_special_tokens": NAMED}
+    config |= {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk")}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+def picture(height: int, width: int, channels: int = 3) -> np.ndarray:
+    """Smooth waves (height, width, channels) uint8, no two channels alike."""
+    y, x, c = np.meshgrid(np.arange(height), np.arange(width), np.arange(channels), indexing="ij")
+    return np.uint8(127.5 + 127 * np.sin(x / (9 + 4 * c) + y / (17 - 3 * c) + c))
+
+
+def video(frames: int) -> np.ndarray:
+    """(frames, 72, 128, 3) uint8; waves that move, by a step of their own in each frame."""
+    wide = picture(72, 128 + 7 * frames)
+    return np.stack([wide[:, 7 * i : 7 * i + 128] for i in range(frames)])
+
+
+def tone(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
+    """A rising tone (channels, n) float64, each channel an octave above the one before."""
+    t = np.arange(int(seconds * rate)) / rate
+    return np.stack([0.5 * np.sin(2 * np.pi * 2**c * (220 + 300 * t) * t) for c in range(channels)])
+
+
+def save_wave(path: Path, samples: np.ndarray, rate: int) -> Path:
+    """16 bits per sample."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(samples.shape[0])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.round(samples.T * 32767).astype("<i2").tobytes())
+    return path
+
+
+SOURCES = (
+    "wide",
+    "tall",
+    "turned",
+    "see_through",
+    "see_through_image",
+    "photo",
+    "stereo",
+    "mono",
+    "samples",
+    "long_video",
+    "short_video",
+)
+
+
+def write_sources(folder: Path) -> dict[str, Any]:
+    """Write files into ``folder``; name what conversations show."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture(180, 310)).save(folder / "wide.png")
+    Image.fromarray(picture(400, 130)).save(folder / "tall.webp", lossless=True)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(picture(120, 300)).save(folder / "turned.jpg", quality=95, exif=turned)
+    see_through = Image.fromarray(picture(150, 150, 4))
+    see_through.save(folder / "see_through.png")
+    save_wave(folder / "stereo.wav", tone(0.7, 44_100, 2), 44_100)
+    save_wave(folder / "mono.wav", tone(0.45, 8_000), 8_000)
+    files = {path.stem: str(path) for path in folder.iterdir()}
+    return files | {
+        "photo": str(PHOTO),
+        "see_through_image": see_through,
+        "samples": tone(0.3, 16_000)[0].astype(np.float32),
+        "long_video": video(40),
+        "short_video": video(5),
+    }
+
+
+def user(*parts: Any) -> dict[str, Any]:
+    """A message of strings, which are text, and (kind, source) pairs."""
+    content = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": part[0], part[0]: part[1]}
+        for part in parts
+    ]
+    return {"role": "user", "content": content}
+
+
+def conversations(sources: dict[str, Any]) -> dict[str, tuple[list[dict[str, Any]], dict[str, int]]]:
+    """Name: messages, and options for the image processor."""
+    wide, tall, photo = (("image", sources[name]) for name in ("wide", "tall", "photo"))
+    plain = {
+        "text": [{"role": "user", "content": "Hello?"}],
+        "photo": [user(photo, "Who is this?")],
+        "two pictures": [user("Compare", wide, "with", tall, ".")],
+        "turned": [user(("image", sources["turned"]), "Which way is up?")],
+        "see-through file": [user(("image", sources["see_through"]), "What is behind?")],
+        "see-through image": [user(("image", sources["see_through_image"]), "What is behind?")],
+        "sounds": [user(("audio", sources["stereo"]), "and", ("audio", sources["mono"]), "Which is higher?")],
+        "samples": [user("Transcribe: ", ("audio", sources["samples"]))],
+        "long video": [user(("video", sources["long_video"]), "What moves?")],
+        "short video": [user(("video", sources["short_video"]), "What moves?")],
+        "everything": [
+            {"role": "system", "content": "Be brief."},
+            user(wide, ("audio", sources["mono"]), "First."),
+            {"role": "model", "content": "Yes."},
+            user(("video", sources["short_video"]), "Second", ("image", sources["turned"]), photo, "third."),
+        ],
+    }
+    return {name: (messages, {}) for name, messages in plain.items()} | {
+        "70 soft tokens": (plain["two pictures"], {"max_soft_tokens": 70}),
+        "1120 soft tokens": (plain["photo"], {"max_soft_tokens": 1120}),
+    }
+
+
+def sample(patches: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Some values of some patches of each picture as bytes, (pictures, rows, values) uint8; small enough to be kept."""
+    pictures, rows = [], max(1, 8 // len(patches))
+    for those, at in zip(patches, positions, strict=True):
+        real = np.flatnonzero(at[:, 0] >= 0)
+        pictures.append(those[real[np.linspace(0, len(real) - 1, rows).astype(int)]])
+    return np.round(np.stack(pictures)[..., ::7] * 255).astype(np.uint8)
