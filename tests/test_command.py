@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import mlx_gemma4_assist
+
 COMMAND = (sys.executable, "-m", "mlx_gemma4_assist.generate")
 ROOT = Path(__file__).parent.parent
 PROMPT = "It was a fine morning, and"
