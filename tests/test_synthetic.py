@@ -22,7 +22,7 @@ PUBLISHED = {  # hidden, intermediate, layers, layers that own keys, head dims, 
     "e2b": (1536, 6144, 35, 15, 256, 512, 1, 1),
     "e4b": (2560, 10240, 42, 24, 256, 512, 2, 2),
     "12b": (3840, 15360, 48, 48, 256, 512, 8, 1),
-    "26b": (2816, 2112, 30, 30, 256, 512, 8, 2),
+    "26b-a4b": (2816, 2112, 30, 30, 256, 512, 8, 2),
     "31b": (5376, 21504, 60, 60, 256, 512, 16, 4),
 }
 
@@ -83,7 +83,7 @@ def test_the_walk_is_far_from_any_tie(written):
 
 
 def test_experts_walk_too(tmp_path):
-    written = synthetic.write_pair(tmp_path / "26b", "26b", 0.02, layers=12, dtype="float32")
+    written = synthetic.write_pair(tmp_path / "26b", "26b-a4b", 0.02, layers=12, dtype="float32")
     target, processor = load(written[0])
     made = [r.token for r in stream_generate(target, processor, "Hi", max_tokens=12, compile=False)]
     assert len(set(made)) == 12

@@ -17,7 +17,6 @@ import argparse
 import json
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,8 +25,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import peers
+from command_line import parser_for, positive, run_tool, share
 from peers import AUTO, ENGINES, MLX_LM, MLX_VLM, OURS, TRANSFORMERS, Request, Settings
 from synthetic import FAMILIES, copy_pair, write_pair
+from workers import Failed, Worker
 
 from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
 from mlx_gemma4_assist.checkpoints.loading import DTYPES
@@ -47,48 +48,6 @@ class Case(NamedTuple):
     def label(self) -> str:
         how = "plain" if self.drafts == 0 else f"assisted, {self.drafts} drafts"
         return f"{self.engine}{' compiled' if self.compiled else ''} {how}"
-
-
-class Failed(Exception):
-    """A worker's error, in one line."""
-
-
-class Worker:
-    """One program, in a process of its own."""
-
-    def __init__(self, name: str, python: str, settings: Settings, verbose: bool):
-        command = [python, peers.__file__, name, json.dumps(asdict(settings))]
-        errors = None if verbose else subprocess.DEVNULL
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-        try:
-            self._process = subprocess.Popen(command, text=True, **pipes)
-        except OSError as error:
-            raise Failed(f"cannot start {python}: {error.strerror}") from None
-        try:
-            self.versions = self._receive()["versions"]
-        except Failed:
-            self.close()
-            raise
-
-    def ask(self, request: Request) -> dict[str, Any]:
-        try:
-            print(json.dumps(asdict(request)), file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            raise Failed("the process has ended") from None
-        return self._receive()
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _receive(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
-        if not line:
-            raise Failed("the process has ended; --verbose shows what it said")
-        reply = json.loads(line)
-        if "error" in reply:
-            raise Failed(reply["error"])
-        return reply
 
 
 def cases(args: argparse.Namespace) -> list[Case]:
@@ -145,7 +104,8 @@ def take_turns(
                     continue
                 note(f"{name}, {'warming up' if turn == WARM_UP else f'turn {turn} of {args.turns}'}: {case.label}")
                 try:
-                    reply = workers[case.engine].ask(Request(name, tokens, args.max_tokens, case.drafts, case.compiled))
+                    request = Request(name, tokens, args.max_tokens, case.drafts, case.compiled)
+                    reply = workers[case.engine].ask(asdict(request))
                 except Failed as error:
                     failed[case.label] = str(error)
                     continue
@@ -238,14 +198,11 @@ def check(args: argparse.Namespace) -> None:
     missing = set(args.prompts.split(",")) - set(bundled_prompts())
     if missing:
         raise InputError(f"no prompt is named {sorted(missing)[0]!r}: expected {', '.join(bundled_prompts())}")
-    ranges = (
-        ("--acceptance", args.acceptance, 0, 1),
+    for name, value, low, high in (
         ("--prompt-tokens", args.prompt_tokens, 16, 10**6),
         ("--num-assistant-tokens", args.num_assistant_tokens, 1, 32),
         ("--max-tokens", args.max_tokens, 2, 10**6),
-        ("--turns", args.turns, 1, 10**6),
-    )
-    for name, value, low, high in ranges:
+    ):
         if value is not None and not low <= value <= high:
             raise InputError(f"{name} is {value}, expected {low} to {high}")
 
@@ -262,8 +219,9 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
         for name in dict.fromkeys(case.engine for case in todo):
             note(f"starting {name}")
             try:
-                workers[name] = Worker(name, pythons.get(name, sys.executable), settings, args.verbose)
-                facts["versions"] |= workers[name].versions
+                command = [pythons.get(name, sys.executable), peers.__file__, name, json.dumps(asdict(settings))]
+                workers[name] = Worker(command, verbose=args.verbose)
+                facts["versions"] |= workers[name].started["versions"]
             except Failed as error:
                 failed[name] = str(error)
         todo = [case for case in todo if case.engine in workers]
@@ -294,14 +252,14 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(__doc__)
     parser.add_argument("--model", default="tiny", help="not quantized; any that this package loads")
     parser.add_argument("--assistant-model")
     parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--synthetic", choices=FAMILIES, help="instead of a model")
     parser.add_argument("--scale", type=float, default=0.25, help="of a synthetic checkpoint's widths")
     parser.add_argument("--layers", type=int, help="of a synthetic checkpoint, instead of its family's")
-    parser.add_argument("--acceptance", type=float, help="chance of a draft to be right: an oracle assistant")
+    parser.add_argument("--acceptance", type=share, help="chance of a draft to be right: an oracle assistant")
     parser.add_argument("--num-assistant-tokens", type=int, default=3)
     parser.add_argument("--plain", action="store_true", help="plain decoding only")
     parser.add_argument("--engines", default=",".join(ENGINES))
@@ -309,7 +267,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", default="code,prose,list,json,chat", help="of the bundled ones")
     parser.add_argument("--prompt-tokens", type=int, help="one prompt of this length instead")
     parser.add_argument("--max-tokens", type=int, default=96)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=positive, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the oracle's luck")
     parser.add_argument("--python", action="append", default=[], metavar="ENGINE=PATH")
     parser.add_argument("--work", type=Path, help="keep the checkpoint in this folder")
@@ -318,18 +276,13 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def main() -> None:
-    parser = arguments()
-    args = parser.parse_args()
-    try:
-        if args.work is not None:
-            compare(args, args.work / "pair")
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            compare(args, Path(folder) / "pair")
-    except InputError as error:
-        parser.error(str(error))
+def compare_in_folder(args: argparse.Namespace) -> None:
+    if args.work is not None:
+        compare(args, args.work / "pair")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        compare(args, Path(folder) / "pair")
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(arguments(), compare_in_folder)

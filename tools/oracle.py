@@ -31,7 +31,7 @@ def answers(script: Sequence[int], vocabulary: int, acceptance: float, seed: int
 
 
 class OracleAssistant(nn.Module):
-    """Implements ``decoding.speculative.Assistant`` around a real one.
+    """Implements ``rounds.round.Assistant`` around a real one.
 
     A round's drafts share one position, so that each has to know which one it is: the step before leaves the number in
     the last entry of the hidden state, as a multiple of ``-MARK``. No host reads, and no state between calls.
@@ -43,10 +43,11 @@ class OracleAssistant(nn.Module):
         self._assistant = assistant
         self._drafts = drafts
 
-    def __call__(self, inputs_embeds, position_ids, shared_kv_states, masks):
-        """As the real one's; the hidden state that goes to ``argmax`` has the scripted token beside it."""
+    def __call__(self, inputs_embeds, position_ids, *cache):
+        """As the real one's, whatever that takes of the cache; hidden states that go to ``argmax`` have the scripted
+        token beside them."""
         step = mx.maximum(mx.round(inputs_embeds[:, :, -1].astype(mx.float32) / -MARK), 0)
-        hidden, projected = self._assistant(inputs_embeds, position_ids, shared_kv_states, masks)
+        hidden, projected = self._assistant(inputs_embeds, position_ids, *cache)
         token = self._drafts[position_ids[:, None] + 1 + step.astype(mx.int32)]
         mark = ((step + 1) * -MARK)[..., None].astype(projected.dtype)
         return (hidden, token), mx.concatenate([projected[..., :-1], mark], axis=-1)

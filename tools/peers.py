@@ -1,21 +1,22 @@
 """One of the programs to compare, as a process that generates what it is asked for: token ids in, token ids out.
 
-    python peers.py ours '{"folder": "work/pair", "dtype": "float32", "acceptance": null, "seed": 0}'
+    python tools/peers.py ours '{"folder": "work/pair", "dtype": "float32", "acceptance": null, "seed": 0}'
 
 reads requests from standard input and writes answers to standard output, a line of JSON each. ``compare_peers.py``
-starts these processes, in different environments if need be; so the top of this file needs the standard library only.
+starts these processes, in different environments if need be; so the top of this file, and of ``workers.py``, needs the
+standard library only.
 """
 
 import json
-import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from workers import Answer, serve
 
 OURS, MLX_LM, MLX_VLM, TRANSFORMERS = "ours", "mlx-lm", "mlx-vlm", "transformers"
 AUTO = "auto"
@@ -261,29 +262,14 @@ ENGINES: dict[str, Callable[[Settings], Any]] = {
 
 
 def work(name: str, settings: Settings) -> None:
-    """Answer requests, a line of JSON each, until there are no more."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    """Answer requests until there are no more."""
 
-    def answer(make: Callable[[], dict[str, Any]]) -> bool:
-        try:
-            reply = make()
-        except Exception as error:  # whatever a peer fails with is reported, and the others go on
-            traceback.print_exc()
-            reply = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-        print(json.dumps(reply), file=out, flush=True)
-        return "error" not in reply
+    def start() -> tuple[dict[str, Any], Answer]:
+        engine = ENGINES[name](settings)
+        versions = {package: _version(package) for package in engine.packages}
+        return {"versions": versions}, lambda request: engine.run(Request(**request))
 
-    engine: list[Any] = []
-
-    def start() -> dict[str, Any]:
-        engine.append(ENGINES[name](settings))
-        return {"versions": {package: _version(package) for package in engine[0].packages}}
-
-    if answer(start):
-        for line in sys.stdin:
-            request = Request(**json.loads(line))
-            answer(lambda request=request: engine[0].run(request))
+    serve(start)
 
 
 def _version(package: str) -> str:

@@ -13,12 +13,14 @@ follows is certain by a wide margin, and still no two positions of a block have 
 
 import argparse
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from command_line import parser_for, run_tool
 from mlx.utils import tree_flatten
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
@@ -33,6 +35,7 @@ from mlx_gemma4_assist.models.config import (
     read_assistant_config,
     read_target_config,
 )
+from mlx_gemma4_assist.models.families import families
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 
@@ -41,39 +44,12 @@ WALK = 512  # tokens
 FIRST_ID = 512  # of them; lower ones are bytes, stop tokens and what the tokenizer wants
 ROOM = 0.05  # weight of all that is added to the residual stream, the walk excepted
 MEMORY = 4.0  # weight of the walk; a token's own embedding has 1
+MOST_AT_ONCE = 1 << 27  # random numbers
 
 
-@dataclass(frozen=True)
-class Family:
-    """The published sizes, as far as they shape the networks."""
-
-    layers: int
-    full_every: int
-    hidden: int
-    intermediate: int
-    heads: tuple[int, int, int]  # query, KV, KV of full layers
-    window: int
-    assistant_hidden: int
-    assistant_heads: int
-    shared_layers: int = 0
-    per_layer: int = 0
-    double_wide: bool = False
-    keys_are_values: bool = False
-    expert_size: int = 0
-
-    @property
-    def centroid_head(self) -> bool:
-        return self.per_layer > 0
-
-
-FAMILIES = {
-    "e2b": Family(35, 5, 1536, 6144, (8, 1, 1), 512, 256, 4, shared_layers=20, per_layer=256, double_wide=True),
-    "e4b": Family(42, 6, 2560, 10240, (8, 2, 2), 512, 256, 4, shared_layers=18, per_layer=256),
-    "12b": Family(48, 6, 3840, 15360, (16, 8, 1), 1024, 1024, 16, keys_are_values=True),
-    "26b": Family(30, 6, 2816, 2112, (16, 8, 2), 1024, 1024, 16, keys_are_values=True, expert_size=704),
-    "31b": Family(60, 6, 5376, 21504, (32, 16, 4), 1024, 1024, 32, keys_are_values=True),
-}
-EXPERTS, CHOSEN_EXPERTS = 128, 8
+FAMILIES = {name.lower(): family for name, family in families().items()}
+"""The published sizes: ``e2b``, ``e4b``, ``12b``, ``26b-a4b``, ``31b``."""
+SOFTCAP = 30.0  # of all targets' logits
 
 
 def configs(family: str, scale: float, layers: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -91,92 +67,78 @@ def configs(family: str, scale: float, layers: int | None = None) -> tuple[dict[
         raise InputError(f"the family is {family!r}, expected one of {', '.join(FAMILIES)}")
     if not 0 < scale <= 1:
         raise InputError(f"the scale is {scale}, expected above 0 and at most 1")
-    sizes = FAMILIES[family]
+    target, assistant = FAMILIES[family]
     if layers is not None:
-        if layers < 2 * sizes.full_every:
-            raise InputError(f"{family} needs at least {2 * sizes.full_every} layers, not {layers}")
-        shared = round(sizes.shared_layers * layers / sizes.layers)
-        shared = min(shared, layers - sizes.full_every)  # a full layer has to own keys
-        sizes = replace(sizes, layers=layers, shared_layers=shared)
+        target = _with_layers(target, layers)
+    target = replace(_scaled(target, scale), final_logit_softcapping=SOFTCAP)
+    assistant = replace(
+        assistant,
+        text_config=_scaled(assistant.text_config, scale),
+        backbone_hidden_size=target.hidden_size,
+        num_centroids=_centroids(scale),
+        centroid_intermediate_top_k=max(1, round(assistant.centroid_intermediate_top_k * scale)),
+    )
+    return target_file(target), assistant_file(assistant)
 
+
+def _with_layers(target: Gemma4TextConfig, layers: int) -> Gemma4TextConfig:
+    full_every = target.layer_types.index(FULL) + 1
+    if layers < 2 * full_every:
+        raise InputError(f"a target of this family needs at least {2 * full_every} layers, not {layers}")
+    shared = round(target.num_kv_shared_layers * layers / target.num_hidden_layers)
+    return replace(
+        target,
+        num_hidden_layers=layers,
+        layer_types=layer_types(layers, full_every),
+        num_kv_shared_layers=min(shared, layers - full_every),  # a full layer has to own keys
+    )
+
+
+def _scaled(text: Gemma4TextConfig, scale: float) -> Gemma4TextConfig:
     def scaled(size: int, step: int = 64) -> int:
-        return max(step, round(size * scale / step) * step)
+        return max(step, round(size * scale / step) * step) if size else 0
 
-    centroids = scaled(2048, 32)
-    shared = {
-        "model_type": "gemma4_text",
-        "vocab_size": centroids * IDS_PER_CENTROID,
-        "head_dim": scaled(256, 32),
-        "global_head_dim": 2 * scaled(256, 32),
-        "num_key_value_heads": sizes.heads[1],
-        "num_global_key_value_heads": sizes.heads[2] if sizes.keys_are_values else None,
-        "attention_k_eq_v": sizes.keys_are_values,
-        "sliding_window": sizes.window,
-        "max_position_embeddings": 131_072,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": True,
-        "rope_parameters": Gemma4TextConfig().rope_parameters,
-        "bos_token_id": 2,
-        "eos_token_id": 1,
-        "pad_token_id": 0,
-    }
-    target = shared | {
-        "hidden_size": scaled(sizes.hidden),
-        "intermediate_size": scaled(sizes.intermediate),
-        "num_hidden_layers": sizes.layers,
-        "num_attention_heads": sizes.heads[0],
-        "num_kv_shared_layers": sizes.shared_layers,
-        "layer_types": layer_types(sizes.layers, sizes.full_every),
-        "final_logit_softcapping": 30.0,
-        "hidden_size_per_layer_input": scaled(sizes.per_layer) if sizes.per_layer else 0,
-        "vocab_size_per_layer_input": centroids * IDS_PER_CENTROID if sizes.per_layer else 0,
-        "use_double_wide_mlp": sizes.double_wide,
-        "enable_moe_block": sizes.expert_size > 0,
-        "num_experts": EXPERTS if sizes.expert_size else None,
-        "top_k_experts": CHOSEN_EXPERTS if sizes.expert_size else None,
-        "moe_intermediate_size": scaled(sizes.expert_size) if sizes.expert_size else None,
-    }
-    assistant = shared | {
-        "hidden_size": scaled(sizes.assistant_hidden),
-        "intermediate_size": scaled(8 * sizes.assistant_hidden),
-        "num_hidden_layers": 4,
-        "num_attention_heads": sizes.assistant_heads,
-        "num_kv_shared_layers": 4,
-        "layer_types": [SLIDING, SLIDING, SLIDING, FULL],
-        "final_logit_softcapping": None,
-        "hidden_size_per_layer_input": 0,
-        "vocab_size_per_layer_input": 0,
-        "use_double_wide_mlp": False,
-        "enable_moe_block": False,
-    }
-    return target_file(target), {
-        "model_type": "gemma4_assistant",
-        "architectures": ["Gemma4AssistantForCausalLM"],
-        "backbone_hidden_size": target["hidden_size"],
-        "use_ordered_embeddings": sizes.centroid_head,
-        "num_centroids": centroids,
-        "centroid_intermediate_top_k": max(1, round(32 * scale)),
-        "tie_word_embeddings": True,
-        "text_config": assistant,
-    }
+    vocabulary = _centroids(scale) * IDS_PER_CENTROID
+    return replace(
+        text,
+        vocab_size=vocabulary,
+        hidden_size=scaled(text.hidden_size),
+        intermediate_size=scaled(text.intermediate_size),
+        head_dim=scaled(text.head_dim, 32),
+        global_head_dim=2 * scaled(text.head_dim, 32),
+        hidden_size_per_layer_input=scaled(text.hidden_size_per_layer_input),
+        vocab_size_per_layer_input=vocabulary if text.hidden_size_per_layer_input else 0,
+        moe_intermediate_size=scaled(text.moe_intermediate_size or 0) or None,
+    )
 
 
-def layer_types(layers: int, full_every: int) -> list[str]:
+def _centroids(scale: float) -> int:
+    return max(32, round(Gemma4AssistantConfig.num_centroids * scale / 32) * 32)
+
+
+def layer_types(layers: int, full_every: int) -> tuple[str, ...]:
     """The last layer is full in any case, as transformers wants it."""
     kinds = [FULL if (i + 1) % full_every == 0 else SLIDING for i in range(layers)]
-    return [*kinds[:-1], FULL]
+    return (*kinds[:-1], FULL)
 
 
-def target_file(text_config: dict[str, Any]) -> dict[str, Any]:
-    """The ``config.json`` around a text configuration: mlx-lm and mlx-vlm's drafting know the multimodal model only."""
+def target_file(target: Gemma4TextConfig) -> dict[str, Any]:
+    """A target's ``config.json``: mlx-lm and mlx-vlm's drafting know the multimodal model only."""
+    text = asdict(target) | {"model_type": "gemma4_text", "bos_token_id": 2, "eos_token_id": 1}
     return {
         "model_type": "gemma4",
         "architectures": ["Gemma4ForConditionalGeneration"],
-        "vocab_size": text_config["vocab_size"],
-        "tie_word_embeddings": text_config["tie_word_embeddings"],
-        "text_config": text_config,
+        "vocab_size": target.vocab_size,
+        "tie_word_embeddings": target.tie_word_embeddings,
+        "text_config": text,
     }
+
+
+def assistant_file(assistant: Gemma4AssistantConfig) -> dict[str, Any]:
+    """An assistant's ``config.json``."""
+    config = asdict(assistant) | {"model_type": "gemma4_assistant", "architectures": ["Gemma4AssistantForCausalLM"]}
+    config["text_config"]["model_type"] = "gemma4_text"
+    return config
 
 
 def write_pair(
@@ -209,11 +171,9 @@ def copy_pair(folder: Path, target: Gemma4ForCausalLM, assistant: Gemma4Assistan
         raise InputError("the model is quantized, which not all programs read")
     dtype = str(target.model.embed_tokens.weight.dtype).rpartition(".")[2]
     beside = folder.with_name(f"{folder.name}-assistant")
-    text = asdict(target.config) | {"model_type": "gemma4_text", "bos_token_id": 2, "eos_token_id": 1}
-    write_model(folder, target_file(text) | {"dtype": dtype}, target_tensors(target))
-    config = asdict(assistant.config) | {"model_type": "gemma4_assistant", "dtype": dtype}
-    config["text_config"]["model_type"] = "gemma4_text"
-    write_model(beside, config, dict(tree_flatten(assistant.parameters())))
+    write_model(folder, target_file(target.config) | {"dtype": dtype}, target_tensors(target))
+    parameters = dict(tree_flatten(assistant.parameters()))
+    write_model(beside, assistant_file(assistant.config) | {"dtype": dtype}, parameters)
     return folder, beside
 
 
@@ -253,22 +213,38 @@ def random_assistant(config: Gemma4AssistantConfig, dtype: mx.Dtype) -> Gemma4As
     return model
 
 
-def random_weights(model: Gemma4ForCausalLM | Gemma4AssistantForCausalLM, dtype: mx.Dtype) -> dict[str, mx.array]:
-    """Matrices that keep the size of what goes through them; norms of 1, small ones before residual additions."""
+def random_weights(
+    model: Gemma4ForCausalLM | Gemma4AssistantForCausalLM, dtype: mx.Dtype, added: float = ROOM
+) -> dict[str, mx.array]:
+    """Matrices that keep the size of what goes through them; norms of 1, of ``added`` before residual additions."""
     weights = {}
     for name, value in tree_flatten(model.parameters()):
         if value.dtype == mx.int32:
             weights[name] = value
         elif value.ndim > 1:
-            weights[name] = (mx.random.normal(value.shape) * value.shape[-1] ** -0.5).astype(dtype)
+            weights[name] = random_matrix(value.shape, dtype)
         elif ".post_" in name and "norm" in name:
-            weights[name] = mx.full(value.shape, ROOM, dtype)
+            weights[name] = mx.full(value.shape, added, dtype)
         elif ".q_norm." in name:  # attention has the scale 1: scores would be as large as the root of the head dim
             weights[name] = mx.full(value.shape, value.shape[0] ** -0.5, dtype)
         else:
             weights[name] = mx.ones(value.shape, dtype)
         mx.eval(weights[name])
     return weights
+
+
+def random_matrix(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    """Normal values with a deviation of 1 over the root of the last dimension; of a large matrix, made in place, some
+    rows at a time."""
+    at_once = max(1, MOST_AT_ONCE // prod(shape[1:]))
+    if shape[0] <= at_once:
+        return (mx.random.normal(shape) * shape[-1] ** -0.5).astype(dtype)
+    matrix = mx.zeros(shape, dtype)
+    for begin in range(0, shape[0], at_once):
+        rows = min(at_once, shape[0] - begin)
+        matrix[begin : begin + rows] = random_matrix((rows, *shape[1:]), dtype)
+        mx.eval(matrix)
+    return matrix
 
 
 def target_tensors(model: Gemma4ForCausalLM) -> dict[str, mx.array]:
@@ -317,22 +293,21 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments() -> argparse.ArgumentParser:
+    parser = parser_for(__doc__)
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("--scale", type=float, default=0.25)
     parser.add_argument("--layers", type=int)
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    try:
-        written = write_pair(args.out, args.family, args.scale, args.layers, args.dtype, args.seed)
-    except InputError as error:
-        parser.error(str(error))
-    for folder in written:
+    return parser
+
+
+def write(args: argparse.Namespace) -> None:
+    for folder in write_pair(args.out, args.family, args.scale, args.layers, args.dtype, args.seed):
         print(f"{folder}: {(folder / 'model.safetensors').stat().st_size / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(arguments(), write)
