@@ -5,7 +5,6 @@ Of the package it uses the public interface only, which both commits have, and o
 
 import gc
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +21,10 @@ class Settings(NamedTuple):
 
     Attributes:
         large: the folder of the large pair's target.
-        learned: a folder for learned draft lengths, emptied before each text.
         acceptance: the chance of the large pair's drafts to be right; None for the assistant's own.
     """
 
     large: str
-    learned: str
     acceptance: float | None
 
 
@@ -57,7 +54,6 @@ class Commit:
             assistant = None
         elif request.pair == LARGE and self._settings.acceptance is not None:
             assistant = self._oracle = self._oracle or self._make_oracle(request.tokens)
-        shutil.rmtree(self._settings.learned, ignore_errors=True)
         gc.collect()
         mx.synchronize()
         mx.reset_peak_memory()

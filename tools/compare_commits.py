@@ -7,10 +7,11 @@ Each commit is a process of its own (``commit_worker.py``), with its own working
 answers one request at a time: a text by the embedded pair in float32, or by a random E2B in bfloat16 (``synthetic.py``:
 0.22 of the published widths, 470 MB) whose drafts are right with a chance of 0.8 (``oracle.py``); plain, with 3 drafts,
 with learned draft lengths; eager and compiled. Turns go A B, B A, A B, ...; the first of a case warms up. Ratios are
-taken within a turn; above 1 head is faster. Learned draft lengths start from nothing in each text.
+taken within a turn; above 1 head is faster. What is learned of draft lengths goes on from text to text, and is kept in
+temporary folders only.
 
-The exit code is 1 if a median of plain or of 3 drafts is below ``--least``, or if the two wrote different texts. Learned
-lengths are shown and not judged, since they depend on times.
+The exit code is 1 if a median of plain or of 3 drafts is below ``--least``, or if the two wrote different texts.
+Learned lengths are shown and not judged, since they depend on times.
 
 After that, of both: the seconds to a first token where MLX has built no fused kernels yet (an empty home and temporary
 folder), and of ``--help``.
@@ -92,12 +93,19 @@ def git(*words: str) -> str:
 
 @contextlib.contextmanager
 def tree_of(commit: str | None, scratch: Path) -> Iterator[Tree]:
-    """A working tree of a commit, removed at the end; None is the one that this script is in."""
+    """A working tree of a commit, removed at the end; None is the one that this script is in.
+
+    Raises:
+        InputError: there is no such commit.
+    """
     if commit is None:
         changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
         yield Tree(ROOT, f"working tree, {git('log', '-1', '--format=%h %s')}{changed}")
         return
-    found = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}")
+    try:
+        found = git("rev-parse", "--verify", "--end-of-options", f"{commit}^{{commit}}")
+    except InputError:
+        raise InputError(f"no commit of {ROOT} is named {commit!r}") from None
     folder = scratch / found[:12]
     git("worktree", "add", "--detach", "--force", str(folder), found)
     try:
@@ -112,14 +120,13 @@ def environment(tree: Tree, **changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **changes}
 
 
-def start(tree: Tree, settings: Settings, verbose: bool) -> Worker:
+def start(tree: Tree, variables: dict[str, str], settings: Settings, verbose: bool) -> Worker:
     """A commit's worker.
 
     Raises:
         Failed: it does not start, or imports the package from elsewhere.
     """
-    command = [sys.executable, commit_worker.__file__, json.dumps(settings)]
-    worker = Worker(command, environment(tree, MLX_GEMMA4_ASSIST_CACHE=settings.learned), verbose)
+    worker = Worker([sys.executable, commit_worker.__file__, json.dumps(settings)], variables, verbose)
     if worker.started["source"] != str(tree.folder.resolve()):
         worker.close()
         raise Failed(f"{tree.name}: the package was imported from {worker.started['source']}, not from the commit")
@@ -182,16 +189,18 @@ class Row(NamedTuple):
             same_text=all(turn.base["tokens"] == turn.head["tokens"] for turn in turns),
         )
 
-    def shown(self, case: Case, least: float) -> str:
-        what = (
-            f"{case.label:38} {self.base:8.1f} {self.head:8.1f}  {spread(self.speed):23} {spread(self.first):23} "
-            f"{self.memory:6.2f} {self.load:5.1f}"
-        )
+    def complaint(self, case: Case, least: float) -> str | None:
+        """What is wrong with it, None if nothing is."""
         if not self.same_text:
-            return f"{what}  ANOTHER TEXT"
-        if not case.judged:
-            return f"{what}  not judged"
-        return what if self.speed.median >= least else f"{what}  BELOW {least}"
+            return "another text"
+        return f"below {least}" if case.judged and self.speed.median < least else None
+
+    def shown(self, case: Case, least: float) -> str:
+        remark = self.complaint(case, least) or ("" if case.judged else "not judged")
+        return (
+            f"{case.label:38} {self.base:8.1f} {self.head:8.1f}  {spread(self.speed):23} {spread(self.first):23} "
+            f"{self.memory:6.2f} {self.load:5.1f}  {remark}"
+        ).rstrip()
 
 
 HEADING = (
@@ -210,8 +219,8 @@ def compare_texts(args: argparse.Namespace, trees: tuple[Tree, Tree], scratch: P
     rows, wrong, workers = [], [], []
     try:
         for tree, name in zip(trees, ("base", "head"), strict=True):
-            settings = Settings(str(large), str(scratch / f"learned-{name}"), args.acceptance)
-            workers.append(start(tree, settings, args.verbose))
+            variables = environment(tree, MLX_GEMMA4_ASSIST_CACHE=str(scratch / f"learned-{name}"))
+            workers.append(start(tree, variables, Settings(str(large), args.acceptance), args.verbose))
         print(HEADING)
         for case in cases(args):
             tokens = args.tokens if case.pair == EMBEDDED else args.large_tokens
@@ -223,8 +232,8 @@ def compare_texts(args: argparse.Namespace, trees: tuple[Tree, Tree], scratch: P
                 continue
             print(row.shown(case, args.least), flush=True)
             rows.append({"case": case.label, "judged": case.judged, "tokens": tokens, **row._asdict()})
-            if not row.same_text or (case.judged and row.speed.median < args.least):
-                wrong.append(f"{case.label}: {row.speed.median:.3f}{'' if row.same_text else ', another text'}")
+            if complaint := row.complaint(case, args.least):
+                wrong.append(f"{case.label}: {row.speed.median:.3f}, {complaint}")
     except Failed as error:
         raise InputError(str(error)) from None
     finally:

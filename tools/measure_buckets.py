@@ -14,8 +14,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 import mlx.core as mx
+from command_line import parser_for, positive, run_tool
 
-from mlx_gemma4_assist import assistant_for, load_assistant, make_prompt_cache
+from mlx_gemma4_assist import InputError, assistant_for, load_assistant, make_prompt_cache
 from mlx_gemma4_assist.cache.layout import KVCache
 from mlx_gemma4_assist.checkpoints.loading import DTYPES, load_model
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
@@ -67,35 +68,38 @@ def cost_of_padding(
     return longer / shorter - 1
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--dtype", choices=DTYPES)
-    parser.add_argument("--tokens", type=int, default=2000)
-    parser.add_argument("--drafts", type=int, default=3)
-    parser.add_argument("--runs", type=int, default=9, help="that tracing is measured by")
-    parser.add_argument("--turns", type=int, default=500, help="rounds that padding is measured by")
-    options = parser.parse_args()
-    target = load_model(options.model, dtype=options.dtype)
-    assistant = load_assistant(assistant_for(options.model), dtype=options.dtype)
-    cache = make_prompt_cache(target, assistant, options.drafts)
+def measure(args: argparse.Namespace) -> None:
+    target = load_model(args.model, dtype=args.dtype)
+    assistant = load_assistant(assistant_for(args.model), dtype=args.dtype)
+    cache = make_prompt_cache(target, assistant, args.drafts)
     engine = Engine(target, assistant, cache.layout, Sampling(), accept)
     known = CompiledSteps(engine)
-    ends = sorted({known.reach(end) for end in range(options.drafts + 1, options.tokens + 1)})
-    if len(ends) < 2 or options.runs < 2:
-        parser.error(f"{options.tokens} tokens, {options.runs} runs: expected two buckets or more, and two runs")
-    run = cache, options.tokens, options.drafts
+    ends = sorted({known.reach(end) for end in range(args.drafts + 1, args.tokens + 1)})
+    if len(ends) < 2 or args.runs < 2:
+        raise InputError(f"{args.tokens} tokens, {args.runs} runs: expected two buckets or more, and two runs")
+    run = cache, args.tokens, args.drafts
     cost_of_tracing(engine, known, *run)  # builds kernels
-    shares = [cost_of_tracing(engine, CompiledSteps(engine), *run) for _ in range(options.runs)]
-    none = [cost_of_tracing(engine, known, *run) for _ in range(options.runs)]
+    shares = [cost_of_tracing(engine, CompiledSteps(engine), *run) for _ in range(args.runs)]
+    none = [cost_of_tracing(engine, known, *run) for _ in range(args.runs)]
     low, median, high = statistics.quantiles(shares, n=4)
-    print(f"tracing {len(ends)} buckets in {options.tokens} tokens: {median:.2%} ({low:.2%} to {high:.2%}) of a run")
+    print(f"tracing {len(ends)} buckets in {args.tokens} tokens: {median:.2%} ({low:.2%} to {high:.2%}) of a run")
     print(f"the same where all are traced already: {statistics.median(none):.2%}")
 
     cache.reserve(ends[-1])
-    more = cost_of_padding(engine, known, cache, ends[-2:], options.drafts, options.turns)
+    more = cost_of_padding(engine, known, cache, ends[-2:], args.drafts, args.turns)
     print(f"padding: a bucket more costs {more:.2%} of a round, half of it on average {more / 2:.2%}")
 
 
+def arguments() -> argparse.ArgumentParser:
+    parser = parser_for(__doc__)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--dtype", choices=DTYPES)
+    parser.add_argument("--tokens", type=positive, default=2000)
+    parser.add_argument("--drafts", type=positive, default=3)
+    parser.add_argument("--runs", type=positive, default=9, help="that tracing is measured by")
+    parser.add_argument("--turns", type=positive, default=500, help="rounds that padding is measured by")
+    return parser
+
+
 if __name__ == "__main__":
-    main()
+    run_tool(arguments(), measure)

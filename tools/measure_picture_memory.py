@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
+from command_line import parser_for, positive, run_tool
 from mlx.utils import tree_map
 from synthetic import configs, random_target
 
@@ -57,14 +58,7 @@ def fill(target: Gemma4ForCausalLM, keys: Sequence[int], media: Sequence[SoftTok
     return cache.nbytes
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=8192)
-    parser.add_argument("--layers", type=int, default=10, help="of the text network")
-    parser.add_argument("--vision-layers", type=int, default=2)
-    parser.add_argument("--scale", type=float, default=0.15, help="of the text network's widths")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    args = parser.parse_args()
+def measure(args: argparse.Namespace) -> None:
     dtype = DTYPES[args.dtype]
     config, _ = configs("e2b", args.scale, args.layers)
     config["vision_config"] = {"num_hidden_layers": args.vision_layers}
@@ -81,5 +75,15 @@ def main() -> None:
         print(f"{name}: {reading}, {held / 1e6:.1f} of them keys and values")
 
 
+def arguments() -> argparse.ArgumentParser:
+    parser = parser_for(__doc__)
+    parser.add_argument("--tokens", type=positive, default=8192)
+    parser.add_argument("--layers", type=positive, default=10, help="of the text network")
+    parser.add_argument("--vision-layers", type=positive, default=2)
+    parser.add_argument("--scale", type=float, default=0.15, help="of the text network's widths")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+    return parser
+
+
 if __name__ == "__main__":
-    main()
+    run_tool(arguments(), measure)

@@ -7,10 +7,12 @@ interleaved, medians. The ring attends to ``window + slack`` slots; the linear w
 average half full, and moves its last ``window`` entries to the front once every ``room`` tokens.
 """
 
+import argparse
 import statistics
 import time
 
 import mlx.core as mx
+from command_line import parser_for, run_tool
 
 SHAPES = {"E2B": (8, 1, 256, 512), "31B": (32, 16, 256, 1024)}  # query heads, KV heads, head dim, window
 BLOCK, SLACK, ROOM, REPEATS = 4, 32, 256, 60
@@ -75,7 +77,11 @@ def measure(name, dtype):
     )
 
 
-if __name__ == "__main__":
+def measure_all(args: argparse.Namespace) -> None:
     for name in SHAPES:
         for dtype in (mx.float32, mx.bfloat16):
             measure(name, dtype)
+
+
+if __name__ == "__main__":
+    run_tool(parser_for(__doc__), measure_all)

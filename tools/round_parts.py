@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
+from command_line import parser_for, positive, run_tool
 
 from mlx_gemma4_assist import assistant_for, load, load_assistant, make_prompt_cache
 from mlx_gemma4_assist.cache.layout import KVCache
+from mlx_gemma4_assist.checkpoints.loading import DTYPES
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
 from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.evaluation.benchmark import bundled_prompts
@@ -139,7 +141,7 @@ def parts_seconds(setup: Setup, steps: "PartSteps") -> list[list[float]]:
 
 
 class PartSteps:
-    """``speculative.speculate`` in three functions of arrays, compiled or not."""
+    """``rounds.round.speculate`` in three functions of arrays, compiled or not."""
 
     def __init__(self, setup: Setup):
         self._engine, _ = setup.prefilled()
@@ -180,16 +182,7 @@ class PartSteps:
         return self._made[name, bound]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--assistant-model")
-    parser.add_argument("--dtype")
-    parser.add_argument("--drafts", type=int, default=3)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--rounds", type=int, default=24, help="per turn")
-    parser.add_argument("--turns", type=int, default=5)
-    args = parser.parse_args()
+def show(args: argparse.Namespace) -> None:
     if args.compile:
         check_compiler()
     target, processor = load(args.model, dtype=args.dtype)
@@ -202,5 +195,17 @@ def main() -> None:
     print(f"{'round':14s} {1e3 * parts.round:8.3f} ms, {parts.ratio:.3f} times the sum")
 
 
+def arguments() -> argparse.ArgumentParser:
+    parser = parser_for(__doc__)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--assistant-model")
+    parser.add_argument("--dtype", choices=DTYPES)
+    parser.add_argument("--drafts", type=positive, default=3)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--rounds", type=positive, default=24, help="per turn")
+    parser.add_argument("--turns", type=positive, default=5)
+    return parser
+
+
 if __name__ == "__main__":
-    main()
+    run_tool(arguments(), show)

@@ -68,6 +68,10 @@ class Worker:
             raise Failed("the process has ended") from None
         return self._receive(seconds)
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def close(self) -> None:
         """Let the process end, and wait until it has."""
         with contextlib.suppress(BrokenPipeError):  # it has ended, with a request unread

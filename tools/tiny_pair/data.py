@@ -14,6 +14,9 @@ import struct
 import zlib
 from pathlib import Path
 
+from folders import folder_with
+
+DATABASE = "**/janeaustenr/data/Rdata.rdb"
 HELD_OUT_SHARE = 0.05  # the end of every novel: no paragraph of it is seen by either training
 HEADING = re.compile(r"^(chapter|volume|finis|the end|by jane austen|\(?1[89]\d\d\)?$)", re.IGNORECASE)
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bSt\.)[\"')]*\s+(?=[\"'(]?[A-Z])")
@@ -33,7 +36,7 @@ def read_strings(block: bytes) -> list[str]:
 
 def read_novels(package: Path) -> list[list[str]]:
     """Every novel as a list of lines."""
-    (database,) = package.glob("**/janeaustenr/data/Rdata.rdb")
+    database = next(package.glob(DATABASE))
     raw, novels = database.read_bytes(), []
     while raw:
         inflate = zlib.decompressobj()
@@ -77,9 +80,12 @@ def load(work: Path) -> tuple[list[list[str]], list[list[str]]]:
     return corpus["train"], corpus["held_out"]
 
 
+DEBIAN = folder_with(DATABASE, "unpack r-cran-janeaustenr there, see above")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--package", type=Path, required=True, help="folder the Debian package was unpacked into")
+    parser.add_argument("--package", type=DEBIAN, required=True, help="folder the Debian package was unpacked into")
     parser.add_argument("--work", type=Path, default=Path("work"))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,15 @@ python measure.py --target target --assistant assistant --heldout work/heldout.t
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from agreement import agreement
 from mlx_gemma4_assist import SpeculationStats, load, load_assistant, stream_generate
+
+sys.path.append(str(Path(__file__).parents[1]))
+from command_line import parser_for, positive, run_tool
 
 ASSETS = Path(__file__).parents[2] / "mlx_gemma4_assist" / "assets"
 OPENING = 100  # characters of a passage that a chat asks to continue
@@ -44,33 +48,34 @@ def rows(pair: tuple, passages: list[str], drafts: int) -> Iterator[str]:
             yield f"| {kind} | {' | '.join(figures)} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", type=Path, default=ASSETS / "tiny")
-    parser.add_argument("--assistant", type=Path, default=ASSETS / "tiny-assistant")
-    parser.add_argument("--heldout", type=Path, default=ASSETS / "tiny" / "heldout.txt")
-    parser.add_argument("--drafts", type=int, default=3)
-    arguments = parser.parse_args()
-    target, processor = load(arguments.target)
-    assistant = load_assistant(arguments.assistant)
-    passages = arguments.heldout.read_text(encoding="utf-8").strip().split("\n\n")
+def measure(args: argparse.Namespace) -> None:
+    target, processor = load(args.target)
+    assistant = load_assistant(args.assistant)
+    passages = args.heldout.read_text(encoding="utf-8").strip().split("\n\n")
 
-    print(f"Generated text, {len(passages)} held-out prompts, {arguments.drafts} drafts:\n")
+    print(f"Generated text, {len(passages)} held-out prompts, {args.drafts} drafts:\n")
     print("| | accepted at place 1, 2, ... (%) | of those whose earlier drafts stood (%) | tokens per round |")
     print("|---|---|---|---|")
-    for row in rows((target, processor, assistant), passages, arguments.drafts):
+    for row in rows((target, processor, assistant), passages, args.drafts):
         print(row, flush=True)
 
-    counted, agreed = [0] * arguments.drafts, [0] * arguments.drafts
+    counted, agreed = [0] * args.drafts, [0] * args.drafts
     for passage in passages:
-        more_counted, more_agreed = agreement(
-            target, assistant, processor.encode(passage, chat=False), arguments.drafts
-        )
+        more_counted, more_agreed = agreement(target, assistant, processor.encode(passage, chat=False), args.drafts)
         counted = [a + b for a, b in zip(counted, more_counted, strict=True)]
         agreed = [a + b for a, b in zip(agreed, more_agreed, strict=True)]
     print(f"\nReal held-out text, {counted[0]} positions, agreement with the target's choice at draft 1, 2, ... (%):")
     print(percentages(agreed, counted), f"(of {', '.join(map(str, counted))})")
 
 
+def arguments() -> argparse.ArgumentParser:
+    parser = parser_for(__doc__)
+    parser.add_argument("--target", type=Path, default=ASSETS / "tiny")
+    parser.add_argument("--assistant", type=Path, default=ASSETS / "tiny-assistant")
+    parser.add_argument("--heldout", type=Path, default=ASSETS / "tiny" / "heldout.txt")
+    parser.add_argument("--drafts", type=positive, default=3)
+    return parser
+
+
 if __name__ == "__main__":
-    main()
+    run_tool(arguments(), measure)

@@ -19,6 +19,7 @@ from clusters import balanced_clusters
 from data import load
 from drafting import agreement, read, unroll
 from export import save_assistant
+from folders import CORPUS, TRAINED
 from muon import optimizers, schedule
 from target_text import generated_rows
 from train_target import WINDOW, initialise
@@ -85,8 +86,8 @@ def loss(assistant: Gemma4AssistantForCausalLM, target: Gemma4ForCausalLM, token
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("work"))
-    parser.add_argument("--target", type=Path, default=Path("target"))
+    parser.add_argument("--work", type=CORPUS, default="work")
+    parser.add_argument("--target", type=TRAINED, default="target")
     parser.add_argument("--out", type=Path, default=Path("assistant"))
     parser.add_argument("--minutes", type=float, default=18, help="in all, the target's own text included")
     parser.add_argument("--text-minutes", type=float, default=3, help="of these, to generate that text")

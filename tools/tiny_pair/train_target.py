@@ -6,7 +6,6 @@ python train_target.py --work work --out target --minutes 42
 import argparse
 import json
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +16,7 @@ from transformers import Gemma4ForCausalLM, Gemma4TextConfig
 from batches import Batches
 from data import load
 from export import save_target
+from folders import CORPUS, TOKENIZER
 from muon import optimizers, schedule
 
 WINDOW = 64
@@ -93,8 +93,8 @@ def held_out_loss(model: Gemma4ForCausalLM, novels: list[list[str]], tokenizer: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("work"))
-    parser.add_argument("--out", type=Path, default=Path("target"))
+    parser.add_argument("--work", type=CORPUS, default="work")
+    parser.add_argument("--out", type=TOKENIZER, default="target")
     parser.add_argument("--minutes", type=float, default=42)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

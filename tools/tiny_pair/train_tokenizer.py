@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from data import load
+from folders import CORPUS
 
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>")
 BYTES = tuple(f"<0x{value:02X}>" for value in range(256))
@@ -65,7 +66,7 @@ def train(texts: list[str], size: int) -> Tokenizer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("work"))
+    parser.add_argument("--work", type=CORPUS, default="work")
     parser.add_argument("--out", type=Path, default=Path("target"))
     parser.add_argument("--size", type=int, default=1024)
     arguments = parser.parse_args()

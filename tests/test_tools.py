@@ -1,0 +1,212 @@
+"""What measures: the scripts' command lines, their workers, two commits beside each other, a GPU's table."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOOLS = ROOT / "tools"
+sys.path.insert(0, str(TOOLS))
+compare_commits, gpu_worker, workers = map(import_module, ("compare_commits", "gpu_worker", "workers"))
+WITH_ARGUMENTS = (
+    "compare_commits",
+    "compare_peers",
+    "measure_buckets",
+    "measure_gpu",
+    "measure_look_ahead",
+    "measure_picture_memory",
+    "round_parts",
+    "synthetic",
+)
+
+
+def run(script: str, *options: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, TOOLS / script, *options], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize("name", WITH_ARGUMENTS)
+def test_help_is_the_scripts_own_description(name):
+    module = import_module(name)
+    assert module.arguments().format_help().count(module.__doc__.strip()) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "named"),
+    [
+        ("compare_commits.py", ["--base", "no-such-commit"], "no-such-commit"),
+        ("compare_commits.py", ["--base", "HEAD", "--pairs", "other"], "other"),
+        ("compare_peers.py", ["--model", "/nowhere"], "/nowhere"),
+        ("compare_peers.py", ["--max-tokens", "1"], "--max-tokens"),
+        ("measure_buckets.py", ["--model", "/nowhere"], "/nowhere"),
+        ("measure_gpu.py", ["--pairs", "int3"], "int3"),
+        ("measure_gpu.py", ["--json", "/nowhere/gpu.json"], "/nowhere"),
+        ("measure_look_ahead.py", ["--model", "/nowhere"], "/nowhere"),
+        ("measure_picture_memory.py", ["--scale", "3"], "scale"),
+        ("round_parts.py", ["--model", "/nowhere"], "/nowhere"),
+        ("synthetic.py", ["e2b", "--scale", "3", "--out", "/nowhere"], "scale"),
+        ("tiny_pair/measure.py", ["--heldout", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_input_is_one_line(script, options, named, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    monkeypatch.syspath_prepend(TOOLS / "tiny_pair")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(TOOLS / script), run_name="__main__")
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith("error: ")
+    assert named in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "option", "value"),
+    [
+        ("compare_peers.py", "--turns", "0"),
+        ("compare_peers.py", "--acceptance", "1.5"),
+        ("measure_gpu.py", "--budget", "long"),
+        ("tiny_pair/data.py", "--package", "/nowhere"),
+        ("tiny_pair/train_tokenizer.py", "--work", "/nowhere"),
+        ("tiny_pair/train_tokenizer.py", "--work", "/"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(script, option, value, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, option, value])
+    monkeypatch.syspath_prepend(TOOLS / "tiny_pair")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(TOOLS / script), run_name="__main__")
+    assert ended.value.code == 2
+    assert f"argument {option}: " in capsys.readouterr().err
+
+
+WORKER = """
+import sys, time
+sys.path.insert(0, {tools!r})
+from workers import serve
+def answer(request):
+    print("this is no answer")
+    if request["do"] == "end":
+        sys.exit(3)
+    if request["do"] == "wait":
+        time.sleep(60)
+    return {{"double": 2 * request["number"]}}
+serve(lambda: ({{"ready": True}}, answer))
+"""
+
+
+@pytest.fixture
+def worker():
+    process = workers.Worker([sys.executable, "-c", WORKER.format(tools=str(TOOLS))])
+    yield process
+    process.close()
+
+
+def test_a_worker_answers_and_survives_an_error(worker):
+    assert worker.started == {"ready": True}
+    assert worker.ask({"do": "count", "number": 4}) == {"double": 8}
+    with pytest.raises(workers.Failed, match="KeyError: 'number'"):
+        worker.ask({"do": "count"})
+    assert worker.ask({"do": "count", "number": 5}, seconds=60) == {"double": 10}
+    assert worker.alive
+
+
+@pytest.mark.parametrize(("does", "message"), [("end", "the process has ended"), ("wait", "no answer within 0 s")])
+def test_a_worker_that_is_lost_is_an_error_not_a_wait(worker, does, message):
+    with pytest.raises(workers.Failed, match=message):
+        worker.ask({"do": does, "number": 1}, seconds=0.3 if does == "wait" else 60)
+    worker.close()
+    assert not worker.alive
+    with pytest.raises(ValueError, match="closed"):
+        worker.ask({"do": "count", "number": 1})
+
+
+def test_a_program_that_is_not_there_cannot_be_started():
+    with pytest.raises(workers.Failed, match="cannot start /nowhere/python"):
+        workers.Worker(["/nowhere/python"])
+
+
+def answered(speed: float, tokens: tuple[int, ...] = (1, 2, 3)) -> dict:
+    return {"tokens_per_second": speed, "first": 1 / speed, "peak_memory": 10, "tokens": list(tokens)}
+
+
+def test_a_commit_is_judged_by_the_median_of_turns():
+    """Twice as slow as the other in one turn of three does not matter; another text does."""
+    turns = [compare_commits.Turn(answered(10), answered(speed), 0.5) for speed in (5, 9.9, 10.2)]
+    row = compare_commits.Row.of(turns)
+    assert row.speed.median == pytest.approx(0.99)
+    assert row.first.median == pytest.approx(0.99)
+    plain = compare_commits.Case("embedded", 0, False)
+    assert row.complaint(plain, 0.98) is None
+    assert row.complaint(plain, 0.995) == "below 0.995"
+    assert row.complaint(plain._replace(drafts="auto"), 0.995) is None
+    other = compare_commits.Row.of([compare_commits.Turn(answered(10), answered(20, (1, 2, 4)), 0.5)])
+    assert other.complaint(plain, 0.98) == "another text"
+
+
+def worktrees() -> set[str]:
+    listed = subprocess.run(["git", "-C", ROOT, "worktree", "list"], capture_output=True, text=True).stdout
+    return {line.split()[0] for line in listed.splitlines()}
+
+
+@pytest.mark.skipif(not worktrees(), reason="not a git repository")
+def test_two_commits_beside_each_other(tmp_path):
+    before = worktrees()
+    options = "--base HEAD --pairs large --scale 0.02 --layers 10 --compile off --turns 1 --large-tokens 8 --starts 0"
+    file = tmp_path / "out.json"
+    options += f" --least 1000 --work {tmp_path} --json {file}"
+    done = run("compare_commits.py", *options.split())
+    assert done.returncode == 1, done.stderr
+    found = json.loads(file.read_text())
+    assert [case["judged"] for case in found["cases"]] == [True, True, False]
+    assert all(case["same_text"] for case in found["cases"])
+    assert len(found["wrong"]) == 2
+    assert (tmp_path / "e2b-0.02-10-layers-assistant" / "model.safetensors").is_file()
+    assert worktrees() <= before
+
+
+def test_a_table_of_a_gpu_on_the_cpu(tmp_path):
+    file = tmp_path / "gpu.json"
+    options = "--scale small --budget 100 --pairs bfloat16 --compile off --turns 1 --prompt-tokens 40 --tokens 8"
+    done = run("measure_gpu.py", *options.split(), "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert found["pairs"]["bfloat16"]["backend"] == "CPU"
+    names = [case["case"] for case in found["cases"]]
+    assert names[:4] == ["plain, eager", "3 drafts, eager", "first of 40, eager", "auto drafts, eager"]
+    assert "look-ahead, 3 drafts, eager" in names or found["left_out"]
+    assert all(answer["same_text"] for case in found["cases"] for turn in case["turns"] for answer in turn)
+    assert done.stdout.count("tokens/s") + done.stdout.count(" ms ") == len(names)
+
+
+def test_a_gpu_that_is_too_slow_leaves_what_it_had(tmp_path):
+    file = tmp_path / "gpu.json"
+    done = run("measure_gpu.py", "--scale", "small", "--budget", "1", "--pairs", "nvfp4", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert [left["case"] for left in json.loads(file.read_text())["left_out"]] == ["all"]
+
+
+@pytest.fixture(scope="module")
+def float32():
+    return gpu_worker.Measure(gpu_worker.Settings("float32", 0.02, 10, 0.8))
+
+
+def test_texts_with_drafts_are_compared_with_the_plain_one(float32):
+    found = float32.answer(gpu_worker.Request("exact", drafts=3))
+    assert found["equal"]
+    assert [text["tokens"] for text in found["texts"]] == [64, 64]
+    assert min(text["distinct"] for text in found["texts"]) > 10
+
+
+def test_the_compared_text_depends_on_all_of_the_prompt(float32, monkeypatch):
+    """Else a cache that has forgotten something would write it too."""
+    whole = float32._ours(gpu_worker.Request("text", tokens=16), None)[0].tokens
+    prompt_of = gpu_worker.prompt_of
+    monkeypatch.setattr(gpu_worker, "prompt_of", lambda length: [2, 300, *prompt_of(length)[2:]])
+    assert float32._ours(gpu_worker.Request("text", tokens=16), None)[0].tokens != whole
