@@ -13,10 +13,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / "tools"
 sys.path.insert(0, str(TOOLS))
-compare_commits, gpu_worker, workers = map(import_module, ("compare_commits", "gpu_worker", "workers"))
+modules = map(import_module, ("compare_commits", "gpu_table", "gpu_worker", "workers"))
+compare_commits, gpu_table, gpu_worker, workers = modules
 WITH_ARGUMENTS = (
     "compare_commits",
     "compare_peers",
+    "gpu_table",
     "measure_buckets",
     "measure_gpu",
     "measure_look_ahead",
@@ -44,6 +46,8 @@ def test_help_is_the_scripts_own_description(name):
         ("compare_commits.py", ["--base", "HEAD", "--pairs", "other"], "other"),
         ("compare_peers.py", ["--model", "/nowhere"], "/nowhere"),
         ("compare_peers.py", ["--max-tokens", "1"], "--max-tokens"),
+        ("gpu_table.py", ["/nowhere/gpu.json"], "/nowhere/gpu.json"),
+        ("gpu_table.py", [__file__], "was not written by measure_gpu.py"),
         ("measure_buckets.py", ["--model", "/nowhere"], "/nowhere"),
         ("measure_gpu.py", ["--pairs", "int3"], "int3"),
         ("measure_gpu.py", ["--json", "/nowhere/gpu.json"], "/nowhere"),
@@ -183,6 +187,7 @@ def test_a_table_of_a_gpu_on_the_cpu(tmp_path):
     assert "look-ahead, 3 drafts, eager" in names or found["left_out"]
     assert all(answer["same_text"] for case in found["cases"] for turn in case["turns"] for answer in turn)
     assert done.stdout.count("tokens/s") + done.stdout.count(" ms ") == len(names)
+    assert [row.split(",")[0] for row in gpu_table.speeds(found)[2:]] == [f"| {name.split(',')[0]}" for name in names]
 
 
 def test_a_gpu_that_is_too_slow_leaves_what_it_had(tmp_path):
