@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from mlx_gemma4_assist import Processor, load, load_assistant, stream_generate
-from mlx_gemma4_assist.cache.layout import Block, CacheLayout, KVCache
+from mlx_gemma4_assist.cache.block import Block
+from mlx_gemma4_assist.cache.layout import CacheLayout
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 

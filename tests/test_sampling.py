@@ -9,15 +9,9 @@ import pytest
 
 from mlx_gemma4_assist.errors import InputError
 from mlx_gemma4_assist.rounds import round as speculative
-from mlx_gemma4_assist.rounds.round import (
-    Drafts,
-    RoundState,
-    accept,
-    accept_block,
-    accept_matching,
-    accept_tokens,
-)
+from mlx_gemma4_assist.rounds.accept import accept, accept_block, accept_matching, accept_tokens
 from mlx_gemma4_assist.rounds.sampling import CHOOSE, Sampling, choose, log_probabilities, row_keys, suppress, uniform
+from mlx_gemma4_assist.rounds.state import Drafts, RoundState
 
 VOCABULARY = 5
 CHI_SQUARE_P = 1e-4

@@ -8,7 +8,9 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_gemma4_assist.cache.layout import Block, CacheLayout, KVCache
+from mlx_gemma4_assist.cache.block import Block
+from mlx_gemma4_assist.cache.layout import CacheLayout
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.checkpoints.loading import load_model
 from mlx_gemma4_assist.conversion.options import Precision
 from mlx_gemma4_assist.conversion.pair import NONE, Places, plan_pair

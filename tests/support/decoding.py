@@ -5,14 +5,18 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gemma4_assist.cache.layout import CacheLayout, KVCache, round_up
+from mlx_gemma4_assist.cache.layout import CacheLayout, round_up
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.engine.loop import Emitted, Plan, rounds
 from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.models.config import FULL, SLIDING, Gemma4AssistantConfig, Gemma4TextConfig
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
-from mlx_gemma4_assist.rounds.round import Accept, Assistant, Emitted, Engine, Plan, Target, accept, rounds
+from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.sampling import Sampling
+from mlx_gemma4_assist.rounds.steps import EAGER, Steps
+from mlx_gemma4_assist.rounds.state import Accept, Assistant, Decoder, Target
 
 GREEDY = Sampling()
 MARK = 1e4  # no normed hidden state is as large
@@ -41,12 +45,13 @@ def run(
     seed: int = 0,
     acceptor: Accept = accept,
     step_size: int = 2048,
+    steps: Steps = EAGER,
 ) -> tuple[list[int], list[Emitted]]:
     """``budget`` tokens after a prompt, and the rounds that gave them."""
     layout = layout_for(target, drafts)
     cache = filled(target, layout, prompt, step_size)
-    engine = Engine(target, assistant if drafts else None, layout, sampling, acceptor)
-    made = list(rounds(engine, cache, [prompt[-1]], Plan(budget, FixedDraftLength(drafts), ahead, seed)))
+    decoder = Decoder(target, assistant if drafts else None, layout, sampling, acceptor)
+    made = list(rounds(decoder, cache, [prompt[-1]], Plan(budget, FixedDraftLength(drafts), ahead, seed, steps)))
     return [token for emitted in made for token in emitted.tokens[0]][:budget], made
 
 
