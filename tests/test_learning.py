@@ -5,7 +5,7 @@ import logging
 
 import pytest
 from support.decoding import random_pair
-from test_generate import sampled
+from support.generation import sampled
 
 from mlx_gemma4_assist.drafts.learning import draft_key, start_learning
 from mlx_gemma4_assist.drafts.memory import FOLDER_VARIABLE, DraftMemory

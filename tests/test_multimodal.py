@@ -12,7 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from test_generate import LetterProcessor
+from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, load_assistant, stream_generate
 from mlx_gemma4_assist.cache.layout import CacheLayout, KVCache

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from support.decoding import GREEDY, filled, layout_for
-from test_sampling import CHI_SQUARE_P, chi_square_p
+from support.statistics import CHI_SQUARE_P, chi_square_p
 
 import mlx_gemma4_assist
 from mlx_gemma4_assist import generate, load, load_assistant, stream_generate
