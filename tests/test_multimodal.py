@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from support.paths import GOLDENS
 from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, load_assistant, stream_generate
@@ -24,7 +24,6 @@ from mlx_gemma4_assist.media.reader import encode_media
 from mlx_gemma4_assist.rounds.round import Engine, accept, propose, start
 from mlx_gemma4_assist.rounds.sampling import Sampling
 
-GOLDENS = Path(os.environ.get("GOLDENS_DIR", Path(__file__).parent / "goldens"))
 CASES = [
     (family, label)
     for family, labels in (

@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from support.decoding import GREEDY, filled, layout_for
+from support.paths import ASSETS
 from support.statistics import CHI_SQUARE_P, chi_square_p
 
-import mlx_gemma4_assist
 from mlx_gemma4_assist import generate, load, load_assistant, stream_generate
 from mlx_gemma4_assist.cache.layout import stack
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
 from mlx_gemma4_assist.rounds.round import Engine, Plan, accept, propose, rounds, start
 from mlx_gemma4_assist.rounds.sampling import Sampling, log_probabilities
 
-ASSETS = Path(mlx_gemma4_assist.__file__).parent / "assets"
 DRAFTS = 3
 
 
