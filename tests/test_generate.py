@@ -2,8 +2,9 @@
 
 import mlx.core as mx
 import pytest
-from support.decoding import OracleAssistant, random_pair, run
+from support.decoding import random_pair, run
 from support.generation import BUDGET, PROMPT, SEED, sampled
+from support.oracles import OracleAssistant
 from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, generate, make_prompt_cache, stream_generate

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from support.decoding import GREEDY, OracleAssistant, filled, layout_for, random_pair, run
+from support.decoding import GREEDY, filled, layout_for, random_pair, run
+from support.oracles import OracleAssistant
 from support.paths import GOLDENS
 
 import mlx_gemma4_assist

@@ -4,18 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
 
 import mlx.core as mx
+import oracle
 import pytest
+import synthetic
 from support.decoding import random_pair, run
 from support.paths import ROOT, TOOLS
 
 from mlx_gemma4_assist import InputError, load, load_assistant, stream_generate
 from mlx_gemma4_assist.models.config import FULL, check_pair, read_assistant_config, read_target_config
-
-sys.path.insert(0, str(TOOLS))
-oracle, synthetic = import_module("oracle"), import_module("synthetic")
 
 PUBLISHED = {  # hidden, intermediate, layers, layers that own keys, head dims, KV heads of sliding and full layers
     "e2b": (1536, 6144, 35, 15, 256, 512, 1, 1),
