@@ -8,7 +8,7 @@ from itertools import pairwise
 import mlx.core as mx
 import pytest
 from support.decoding import random_pair
-from test_generate import PROMPT, sampled
+from support.generation import PROMPT, sampled
 
 from mlx_gemma4_assist import InputError, make_prompt_cache
 from mlx_gemma4_assist import backend as compiler

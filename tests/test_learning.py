@@ -4,7 +4,7 @@ import json
 import logging
 
 from support.decoding import random_pair
-from test_generate import sampled
+from support.generation import sampled
 
 from mlx_gemma4_assist.drafts.memory import DraftMemory
 from mlx_gemma4_assist.engine.learning import Learning, draft_key

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support.decoding import GREEDY, random_pair
-from test_generate import LetterProcessor
+from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, make_prompt_cache, stream_generate
 from mlx_gemma4_assist.cache.layout import CacheLayout

@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from test_generate import LetterProcessor
+from support.paths import GOLDENS
+from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, load_assistant, stream_generate
 from mlx_gemma4_assist.cache.layout import CacheLayout
@@ -29,7 +29,6 @@ from mlx_gemma4_assist.rounds.round import propose
 from mlx_gemma4_assist.rounds.sampling import Sampling
 from mlx_gemma4_assist.rounds.state import Decoder
 
-GOLDENS = Path(os.environ.get("GOLDENS_DIR", Path(__file__).parent / "goldens"))
 CASES = [
     (family, label)
     for family, labels in (

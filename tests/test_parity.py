@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support.decoding import GREEDY, filled, layout_for, random_pair, run
-from test_generate import LetterProcessor
+from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, SpeculationStats
 from mlx_gemma4_assist.commands import parity as command

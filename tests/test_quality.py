@@ -7,7 +7,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from support.decoding import GREEDY, OracleAssistant, layout_for, random_pair, run
+from support.decoding import GREEDY, layout_for, random_pair, run
+from support.oracles import OracleAssistant
 
 from mlx_gemma4_assist import load, load_assistant
 from mlx_gemma4_assist.cache.rows import KVCache

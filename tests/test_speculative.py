@@ -9,7 +9,9 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from support.decoding import GREEDY, OracleAssistant, filled, layout_for, random_pair, run
+from support.decoding import GREEDY, filled, layout_for, random_pair, run
+from support.oracles import OracleAssistant
+from support.paths import GOLDENS
 
 import mlx_gemma4_assist
 from mlx_gemma4_assist.cache.block import Block
@@ -261,7 +263,7 @@ def test_the_next_round_is_submitted_before_one_is_read(pair, monkeypatch):
 def test_memory_stays_flat_over_two_thousand_tokens():
     """After the buffers have their size, 2,000 tokens add nothing to what is allocated at rest, and to the peak what
     one layer's attention takes to see them."""
-    folder = Path(__file__).parent / "goldens" / "e2b"
+    folder = GOLDENS / "e2b"
     target, assistant = load_model(folder / "target"), load_assistant(folder / "assistant")
     layout = layout_for(target, 3)
     cache = filled(target, layout, prompt_of(20))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from support.decoding import GREEDY, filled, layout_for
-from test_sampling import CHI_SQUARE_P, chi_square_p
+from support.paths import ASSETS
+from support.statistics import CHI_SQUARE_P, chi_square_p
 
-import mlx_gemma4_assist
 from mlx_gemma4_assist import generate, load, load_assistant, stream_generate
 from mlx_gemma4_assist.cache.rows import join
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
@@ -22,7 +22,6 @@ from mlx_gemma4_assist.rounds.round import propose
 from mlx_gemma4_assist.rounds.sampling import Sampling, log_probabilities
 from mlx_gemma4_assist.rounds.state import Decoder
 
-ASSETS = Path(mlx_gemma4_assist.__file__).parent / "assets"
 DRAFTS = 3
 
 
