@@ -186,7 +186,7 @@ def test_sampled_drafts_and_a_seed(pair, draft_temperature):
         ({"top_p": 2.0}, "top_p is 2"),
         ({"num_assistant_tokens": -1}, "num_assistant_tokens is -1"),
         ({"num_assistant_tokens": 1000}, "num_assistant_tokens is 1000"),
-        ({"stop": [""]}, "stop string is empty"),
+        ({"stop": [""]}, "stop is .*, expected a string that is not empty"),
         ({"temperature": 0.0, "draft_temperature": 0.5}, "draft_temperature needs a temperature"),
     ],
 )

@@ -14,8 +14,8 @@ from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.sampling import Sampling
-from mlx_gemma4_assist.rounds.steps import EAGER, Steps
 from mlx_gemma4_assist.rounds.state import Accept, Assistant, Decoder, Target
+from mlx_gemma4_assist.rounds.steps import EAGER, Steps
 
 GREEDY = Sampling()
 
