@@ -26,6 +26,15 @@ Learned = Annotated[
 ]
 
 
+AssistantModel = Annotated[
+    str | None,
+    typer.Option("--assistant-model", help="The drafter; the matching one unless told, none to go without."),
+]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="float32, bfloat16 or float16 instead of what the checkpoint says.")
+]
+
+
 @dataclass(frozen=True)
 class ModelChoice:
     """Which networks a command works with."""
@@ -34,13 +43,8 @@ class ModelChoice:
         str,
         typer.Option("--model", help="A Hub repo, a local folder, or tiny: the embedded pair, which needs no network."),
     ] = EMBEDDED
-    assistant_model: Annotated[
-        str | None,
-        typer.Option("--assistant-model", help="The drafter; the matching one unless told, none to go without."),
-    ] = None
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16 instead of what the checkpoint says.")
-    ] = None
+    assistant_model: AssistantModel = None
+    dtype: Dtype = None
 
 
 class Only:
@@ -105,11 +109,11 @@ class _Group:
 
     def parameters(self) -> list[inspect.Parameter]:
         """The fields as parameters of a command."""
-        hints = get_type_hints(self._kind, include_extras=True)
-        return [_parameter(each, hints[each.name], self._defaults) for each in self._fields]
+        return [_parameter(each, self._defaults) for each in self._fields]
 
 
-def _parameter(field: "Field[Any]", hint: Any, defaults: Mapping[str, Any]) -> inspect.Parameter:
+def _parameter(field: "Field[Any]", defaults: Mapping[str, Any]) -> inspect.Parameter:
+    hint: Any = field.type
     default = defaults.get(field.name, field.default if field.default is not MISSING else inspect.Parameter.empty)
     if "help" in field.metadata:  # of GenerationOptions
         if field.name == "stop":

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 import mlx.core as mx
 
 from ..api import make_prompt_cache
+from ..backend import wired_limit
 from ..cache.block import Block
 from ..cache.rows import KVCache, join
 from ..drafts.draft_length import DEFAULT_DRAFTS, FixedDraftLength
@@ -23,7 +24,6 @@ from ..engine.loop import Plan, rounds, start
 from ..engine.prefill import Progress, prefill
 from ..engine.responses import SpeculationStats
 from ..errors import InputError
-from ..machine.chip import wired_limit
 from ..models.config import check_pair
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM

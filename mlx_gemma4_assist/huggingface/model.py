@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Protocol, Self
 import mlx.core as mx
 import numpy as np
 
-from ..api import stream_generate
 from ..cache.soft_tokens import MediaPrompt
 from ..checkpoints.hub import resolve
 from ..checkpoints.loading import load_assistant, load_model, load_towers
+from ..engine.engine import Engine
+from ..engine.pair import Pair
+from ..engine.request import Request
 from ..errors import InputError
 from ..files import read_json, read_json_if_there
 from ..media.inputs import PICTURE, SOUND, VIDEO, ModelInputs
@@ -211,25 +213,15 @@ class Gemma4ForCausalLM(_Pretrained):
         arrays = _arrays(inputs, arguments)
         prompt = read_prompt(arrays, self.placeholders)
         said = {name: value for name, value in arguments.items() if name in DEFAULTS}
-        options = read_options(said, generation_config, self.generation_config, prompt.ids.shape[1])
+        generation, stops, suppressed = read_options(
+            said, generation_config, self.generation_config, prompt.ids.shape[1], seed
+        )
         assistant = assistant_network(assistant_model)
         if assistant is None and "num_assistant_tokens" not in said:
-            options = replace(options, num_assistant_tokens=None)  # a configuration may say how many there would be
-        responses = stream_generate(
-            self.network,
-            _NoText(options.stops, options.suppress_tokens),
-            self._with_media(prompt.inputs),
-            assistant,
-            max_tokens=options.max_new_tokens,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            seed=seed,
-            num_assistant_tokens=options.num_assistant_tokens,
-            logits_processors=options.logits_processors,
-        )
-        return _collect(prompt.ids, (response.token for response in responses), streamer)
+            generation = replace(generation, num_assistant_tokens=None)  # a configuration may say how many it had
+        request = Request(self._with_media(prompt.inputs), generation, stops, suppressed)
+        run = Engine(Pair(self.network, assistant)).run(request)
+        return _collect(prompt.ids, (token for event in run for token in event.tokens), streamer)
 
     def _with_media(self, inputs: ModelInputs) -> MediaPrompt:
         if self.towers is not None:
@@ -286,23 +278,6 @@ def assistant_network(assistant: Any) -> gemma4_assistant.Gemma4AssistantForCaus
         return assistant.network
     expected = "what AutoModelForCausalLM reads from an assistant's checkpoint"
     raise InputError(f"assistant_model is {type(assistant).__name__}, expected {expected}")
-
-
-class _NoText:
-    """In the place of a ``Processor``: token ids are all that is asked for here, so nothing is turned into text."""
-
-    def __init__(self, stops: frozenset[int], suppress_tokens: tuple[int, ...]):
-        self.eos_token_ids = stops
-        self.suppress_tokens = suppress_tokens
-
-    def detokenizer(self) -> "_NoText":
-        return self
-
-    def add(self, token: int) -> str:
-        return ""
-
-    def finalize(self) -> str:
-        return ""
 
 
 def _collect(ids: np.ndarray, tokens: Iterable[int], streamer: Streamer | None) -> mx.array:
