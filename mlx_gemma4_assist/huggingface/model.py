@@ -16,17 +16,15 @@ from ..checkpoints.hub import resolve
 from ..checkpoints.loading import load_assistant, load_model, load_towers
 from ..errors import InputError
 from ..files import read_json, read_json_if_there
-from ..media.inputs import PICTURE, SOUND, VIDEO, ModelInputs
 from ..media.reader import encode_media
 from ..models import config as configs
 from ..models import gemma4_assistant, gemma4_text
 from ..models.towers import Towers
 from .arrays import check_device, read_dtype
 from .options import DEFAULTS, GenerationConfig, Values, read_options
-from .prompts import NAMES, read_prompt
+from .prompts import NAMES, TYPES, ReadPrompt, read_prompt
 
 PathOrRepo = str | os.PathLike[str]
-_TYPES = {"image": PICTURE, "video": VIDEO, "audio": SOUND}
 # MLX computes attention in one way; transformers calls the like of it so.
 ATTENTION = (None, "sdpa")
 
@@ -218,7 +216,7 @@ class Gemma4ForCausalLM(_Pretrained):
         responses = stream_generate(
             self.network,
             _NoText(options.stops, options.suppress_tokens),
-            self._with_media(prompt.inputs),
+            self._with_media(prompt),
             assistant,
             max_tokens=options.max_new_tokens,
             temperature=options.temperature,
@@ -231,15 +229,15 @@ class Gemma4ForCausalLM(_Pretrained):
         )
         return _collect(prompt.ids, (response.token for response in responses), streamer)
 
-    def _with_media(self, inputs: ModelInputs) -> MediaPrompt:
+    def _with_media(self, prompt: ReadPrompt) -> MediaPrompt:
         if self.towers is not None:
-            return encode_media(self.towers, inputs, self.network.config)
-        if inputs.has_media:
+            return encode_media(self.towers, prompt.prepared(), self.network.config)
+        if prompt.media:
             raise InputError(
                 "the model was read for text only: for pictures and sound use AutoModelForImageTextToText, if the "
                 "checkpoint has networks for them"
             )
-        return MediaPrompt(inputs.tokens)
+        return MediaPrompt(prompt.tokens)
 
 
 class Gemma4ForConditionalGeneration(Gemma4ForCausalLM):
@@ -250,7 +248,7 @@ class Gemma4ForConditionalGeneration(Gemma4ForCausalLM):
     @classmethod
     def _read(cls, folder: Path, dtype: mx.Dtype | None) -> Self:
         config = read_json(folder / "config.json")
-        ids = {config.get(f"{kind}_token_id"): type for kind, type in _TYPES.items()}
+        ids = {config.get(f"{kind}_token_id"): type for kind, type in TYPES.items()}
         ids.pop(None, None)
         text = load_model(folder, dtype=dtype)
         generation_config = read_json_if_there(folder / "generation_config.json")
