@@ -11,7 +11,7 @@ from ..commands import options
 from ..errors import InputError
 from ..text.messages import Media, user_message
 from .loading import EMBEDDED, load_pair, note
-from .media import Source, read_media
+from .media import find_media, read_media
 from .run import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -64,14 +64,18 @@ def generate(
     Text goes to standard output as it is made, statistics to standard error after it.
     """
     media = Media(tuple(image or ()), tuple(audio or ()), tuple(video or ()))
-    content = _content(prompt, messages, system_prompt, ignore_chat_template, media)
+    content, media = find_media(
+        _content(prompt, messages, system_prompt, ignore_chat_template, media), media, max_soft_tokens
+    )
     target, processor, assistant = load_pair(model, assistant_model, dtype)
     if model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
+    from ..media.reader import load_media
+
     whole = read_media(
-        Source(model, dtype, processor),
+        lambda: load_media(model, processor, dtype=dtype),
         content,
-        media if isinstance(content, str) else Media(),
+        media,
         chat=not ignore_chat_template,
         max_soft_tokens=max_soft_tokens,
     )

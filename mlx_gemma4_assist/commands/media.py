@@ -1,52 +1,72 @@
-"""Pictures, sound and video that a command names, read and encoded into its prompt."""
+"""Pictures, sound and video that a command names: checked before anything is loaded, and encoded into its prompt."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..text.messages import Media, split_media
+from ..media.config import MediaOptions
+from ..media.fetch import check_sources
+from ..text.messages import Conversation, Media, split_media
 from .loading import note
 
 if TYPE_CHECKING:
     from ..cache.soft_tokens import MediaPrompt
-    from ..text.processor import Processor
+    from ..media.reader import MediaReader
 
 Content = str | list[dict[str, Any]]
 
 
-class Source(NamedTuple):
-    """The model that media are for: what it was loaded from, in which type, and its processor."""
+def find_media(
+    content: Content | Conversation, media: Media, max_soft_tokens: int | None
+) -> tuple[str | Conversation, Media]:
+    """What a prompt shows; to be called before a model is loaded.
 
-    model: str
-    dtype: str | None
-    processor: "Processor"
+    Args:
+        content: text, or messages that may name media.
+        media: what text shows.
+        max_soft_tokens: the most that a picture takes; None as the checkpoint has it.
+
+    Returns:
+        Text, or messages apart from what they show; and all sources.
+
+    Raises:
+        InputError: malformed messages, files that are not there, a number of soft tokens that is none.
+    """
+    if isinstance(content, list):
+        content = split_media(content)
+    if isinstance(content, Conversation):
+        media = content.media
+    if max_soft_tokens is not None and not media:
+        raise InputError("--max-soft-tokens is for pictures, and there are none")
+    MediaOptions(max_soft_tokens=max_soft_tokens)
+    check_sources(media)
+    return content, media
 
 
 def read_media(
-    source: Source, content: Content, media: Media, *, chat: bool, max_soft_tokens: int | None
+    reader: "Callable[[], MediaReader]",
+    content: Content | Conversation,
+    media: Media,
+    *,
+    chat: bool,
+    max_soft_tokens: int | None,
 ) -> "Content | MediaPrompt":
-    """A prompt with media as ``stream_generate`` takes it; one without comes back as it is.
+    """A prompt with media as ``stream_generate`` takes it; text and messages without media come back.
 
     Args:
-        source: the model.
-        content: text, or messages that may name media.
-        media: what text shows.
+        reader: gives the target's reader, such as ``lambda: pair.media``; only called if there are media.
+        content, media, max_soft_tokens: see ``find_media``, whose result may be given, too.
         chat: whether text is a user's message.
-        max_soft_tokens: the most that a picture takes; None as the checkpoint has it.
 
     Raises:
-        InputError: media that cannot be read, or that the model does not take.
+        InputError: what ``find_media`` raises; media that cannot be read, or that the model does not take.
     """
-    named = media or (split_media(content)[1] if isinstance(content, list) else Media())
+    found, named = find_media(content, media, max_soft_tokens)
     if not named:
-        if max_soft_tokens is not None:
-            raise InputError("--max-soft-tokens is for pictures, and there are none")
-        return content
-    from ..media.config import MediaOptions
-    from ..media.reader import encode_media, load_media
-
+        return found if isinstance(found, str) else [dict(message) for message in found.messages]
     options = MediaOptions(max_soft_tokens=max_soft_tokens)
-    reader = load_media(source.model, source.processor, dtype=source.dtype)
-    inputs = reader.processor.encode(content, media, chat=chat, options=options)
-    for line in inputs.notes:
+    shown = named if isinstance(found, str) else Media()
+    read = reader().read(found, shown, chat=chat, options=options)
+    for line in read.notes:
         note(line)
-    return encode_media(reader.towers, inputs, reader.config)
+    return read
