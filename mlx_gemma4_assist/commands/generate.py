@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..options import GenerationOptions
 from ..text.messages import Media, user_message
 from .loading import draft_memory, load_pair, note
-from .media import Content, MediaChoice, read_media
+from .media import Content, MediaChoice, find_media, read_media
 from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
 from .run import INTERRUPTED
 
@@ -49,12 +49,12 @@ def generate(
 
     Text goes to standard output as it is made, statistics to standard error after it.
     """
-    content = _content(question, media.media)
+    found = find_media(_content(question, media.media), media)
     pair = load_pair(choice)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
     chat = not question.ignore_chat_template
-    whole = read_media(pair, content, media, chat=chat)
+    whole = read_media(pair, found, media, chat=chat)
     from ..api import stream
     from ..backend import compiles_in_process
     from ..engine.engine import compiles

@@ -1,4 +1,4 @@
-"""Pictures, sound and video that a command names, read and encoded into its prompt."""
+"""Pictures, sound and video that a command names: checked before anything is loaded, and encoded into its prompt."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
-from ..text.messages import Media, split_media
+from ..media.config import MediaOptions
+from ..media.fetch import check_sources
+from ..text.messages import Conversation, Media, split_media
 from .loading import note
 
 if TYPE_CHECKING:
@@ -37,30 +39,47 @@ class MediaChoice:
     def media(self) -> Media:
         return Media(tuple(self.image or ()), tuple(self.audio or ()), tuple(self.video or ()))
 
+    @property
+    def options(self) -> MediaOptions:
+        return MediaOptions(max_soft_tokens=self.max_soft_tokens)
 
-def read_media(pair: "Pair", content: Content, choice: MediaChoice, *, chat: bool) -> "Content | MediaPrompt":
-    """A prompt with media as ``stream_generate`` takes it; one without comes back as it is.
+
+def find_media(content: Content, choice: MediaChoice) -> str | Conversation:
+    """Text, or messages apart from what they show; to be called before a model is loaded.
+
+    Raises:
+        InputError: malformed messages, files that are not there, a number of soft tokens that is none.
+    """
+    found = split_media(content) if isinstance(content, list) else content
+    media = found.media if isinstance(found, Conversation) else choice.media
+    if choice.max_soft_tokens is not None and not media:
+        raise InputError("--max-soft-tokens is for pictures, and there are none")
+    _ = choice.options
+    check_sources(media)
+    return found
+
+
+def read_media(pair: "Pair", found: str | Conversation, choice: MediaChoice, *, chat: bool) -> "Content | MediaPrompt":
+    """A prompt with media as ``stream_generate`` takes it; text and messages without media come back.
 
     Args:
         pair: loaded from a checkpoint, whose towers are read if they are needed.
-        content: text, or messages that may name media.
-        choice: what text shows; messages name theirs themselves.
+        found: from ``find_media``.
+        choice: what text shows.
         chat: whether text is a user's message.
 
     Raises:
         InputError: media that cannot be read, or that the model does not take.
     """
-    media = choice.media if isinstance(content, str) else Media()
-    if not (media or (split_media(content)[1] if isinstance(content, list) else Media())):
-        if choice.max_soft_tokens is not None:
-            raise InputError("--max-soft-tokens is for pictures, and there are none")
-        return content
-    from ..media.config import MediaOptions
-    from ..media.reader import encode_media
-
-    reader = pair.media
-    options = MediaOptions(max_soft_tokens=choice.max_soft_tokens)
-    inputs = reader.processor.encode(content, media, chat=chat, options=options)
-    for line in inputs.notes:
+    if isinstance(found, Conversation):
+        if not found.media:
+            return [dict(message) for message in found.messages]
+        shown = Media()
+    else:
+        shown = choice.media
+        if not shown:
+            return found
+    read = pair.media.read(found, shown, chat=chat, options=choice.options)
+    for line in read.notes:
         note(line)
-    return encode_media(reader.towers, inputs, reader.config)
+    return read

@@ -18,17 +18,15 @@ from ..engine.pair import Pair
 from ..engine.request import Request
 from ..errors import InputError
 from ..files import read_json, read_json_if_there
-from ..media.inputs import PICTURE, SOUND, VIDEO, ModelInputs
 from ..media.reader import encode_media
 from ..models import config as configs
 from ..models import gemma4_assistant, gemma4_text
 from ..models.towers import Towers
 from .arrays import check_device, read_dtype
 from .options import DEFAULTS, GenerationConfig, Values, read_options
-from .prompts import NAMES, read_prompt
+from .prompts import NAMES, TYPES, ReadPrompt, read_prompt
 
 PathOrRepo = str | os.PathLike[str]
-_TYPES = {"image": PICTURE, "video": VIDEO, "audio": SOUND}
 # MLX computes attention in one way; transformers calls the like of it so.
 ATTENTION = (None, "sdpa")
 
@@ -219,19 +217,19 @@ class Gemma4ForCausalLM(_Pretrained):
         assistant = assistant_network(assistant_model)
         if assistant is None and "num_assistant_tokens" not in said:
             generation = replace(generation, num_assistant_tokens=None)  # a configuration may say how many it had
-        request = Request(self._with_media(prompt.inputs), generation, stops, suppressed)
+        request = Request(self._with_media(prompt), generation, stops, suppressed)
         run = Engine(Pair(self.network, assistant)).run(request)
         return _collect(prompt.ids, (token for event in run for token in event.tokens), streamer)
 
-    def _with_media(self, inputs: ModelInputs) -> MediaPrompt:
+    def _with_media(self, prompt: ReadPrompt) -> MediaPrompt:
         if self.towers is not None:
-            return encode_media(self.towers, inputs, self.network.config)
-        if inputs.has_media:
+            return encode_media(self.towers, prompt.prepared(), self.network.config)
+        if prompt.media:
             raise InputError(
                 "the model was read for text only: for pictures and sound use AutoModelForImageTextToText, if the "
                 "checkpoint has networks for them"
             )
-        return MediaPrompt(inputs.tokens)
+        return MediaPrompt(prompt.tokens)
 
 
 class Gemma4ForConditionalGeneration(Gemma4ForCausalLM):
@@ -242,7 +240,7 @@ class Gemma4ForConditionalGeneration(Gemma4ForCausalLM):
     @classmethod
     def _read(cls, folder: Path, dtype: mx.Dtype | None) -> Self:
         config = read_json(folder / "config.json")
-        ids = {config.get(f"{kind}_token_id"): type for kind, type in _TYPES.items()}
+        ids = {config.get(f"{kind}_token_id"): type for kind, type in TYPES.items()}
         ids.pop(None, None)
         text = load_model(folder, dtype=dtype)
         generation_config = read_json_if_there(folder / "generation_config.json")
