@@ -6,15 +6,14 @@ import runpy
 import subprocess
 import sys
 from importlib import import_module
-from pathlib import Path
 
+import compare_commits
+import gpu_table
+import gpu_worker
 import pytest
+import workers
+from support.paths import ROOT, TOOLS
 
-ROOT = Path(__file__).parent.parent
-TOOLS = ROOT / "tools"
-sys.path.insert(0, str(TOOLS))
-modules = map(import_module, ("compare_commits", "gpu_table", "gpu_worker", "workers"))
-compare_commits, gpu_table, gpu_worker, workers = modules
 WITH_ARGUMENTS = (
     "compare_commits",
     "compare_peers",

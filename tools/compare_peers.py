@@ -30,9 +30,9 @@ from peers import AUTO, ENGINES, MLX_LM, MLX_VLM, OURS, TRANSFORMERS, Request, S
 from synthetic import FAMILIES, copy_pair, write_pair
 from workers import Failed, Worker
 
-from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
+from mlx_gemma4_assist import GenerationOptions, InputError, assistant_for, load, load_assistant
 from mlx_gemma4_assist.checkpoints.loading import DTYPES
-from mlx_gemma4_assist.evaluation.benchmark import Options, Spread, bundled_prompts, environment
+from mlx_gemma4_assist.evaluation.benchmark import Spread, bundled_prompts, environment
 
 WARM_UP = 0
 
@@ -70,7 +70,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[dict[str, list[int]
         target, processor = load(args.model, dtype=args.dtype)
         assistant = load_assistant(args.assistant_model or assistant_for(args.model), dtype=args.dtype)
         copy_pair(folder, target, assistant)
-    facts = environment(target, Options())
+    facts = environment(target, GenerationOptions())
     del facts["compiled"]
     facts["model"] = f"synthetic {args.synthetic}, scale {args.scale}" if args.synthetic else args.model
     facts["megabytes"] = round((folder / "model.safetensors").stat().st_size / 1e6)

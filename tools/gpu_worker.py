@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
+import peers
 import synthetic
 from measure_look_ahead import decode
 from mlx.utils import tree_flatten
 from oracle import OracleAssistant, answers
-from peers import AUTO, OURS, Clock, TokenProcessor
+from peers import OURS, Clock
 from workers import Answer, serve
 
-from mlx_gemma4_assist import InputError, stream_generate
+from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.models.config import Gemma4TextConfig, read_assistant_config, read_target_config
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 
@@ -194,18 +195,14 @@ class Measure:
         return result | {"same_text": tokens == self._plain_text(request)[: len(tokens)]}
 
     def _ours(self, request: Request, assistant: Any) -> tuple[Clock, int]:
-        clock = Clock()
-        for response in stream_generate(
+        return peers.decode(
             self._networks.target,
-            TokenProcessor(),
-            prompt_of(request.prompt),
             assistant,
-            max_tokens=request.tokens,
-            num_assistant_tokens=None if request.drafts in (0, AUTO) else request.drafts,
-            compile=request.compiled,
-        ):
-            clock.add([response.token])
-        return clock, response.stats.rounds - 1
+            prompt_of(request.prompt),
+            request.tokens,
+            request.drafts,
+            request.compiled,
+        )
 
     def _mlx_lm(self, request: Request) -> tuple[Clock, int]:
         from mlx_lm.generate import generate_step, generation_stream, wired_limit

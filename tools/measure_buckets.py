@@ -10,59 +10,79 @@ Padding: rounds with one bucket more or less to attend over, in turns; on averag
 import argparse
 import statistics
 import time
-from dataclasses import replace
 from itertools import pairwise
 
 import mlx.core as mx
 from command_line import parser_for, positive, run_tool
 
 from mlx_gemma4_assist import InputError, assistant_for, load_assistant, make_prompt_cache
-from mlx_gemma4_assist.cache.layout import KVCache
+from mlx_gemma4_assist.cache.rows import KVCache
+from mlx_gemma4_assist.cache.store import Buffers
 from mlx_gemma4_assist.checkpoints.loading import DTYPES, load_model
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.engine.loop import Plan, rounds, start
+from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.compiled import CompiledSteps
-from mlx_gemma4_assist.rounds.round import Engine, Plan, Round, RoundState, accept, rounds, start
 from mlx_gemma4_assist.rounds.sampling import Sampling
+from mlx_gemma4_assist.rounds.state import Decoder, Round, RoundState
 
 FIRST_TOKEN = 5
 
 
-def cost_of_tracing(engine: Engine, steps: CompiledSteps, cache: KVCache, tokens: int, drafts: int) -> float:
+class WatchedSteps(CompiledSteps):
+    """Counts rounds, and knows in which of them a bucket was entered."""
+
+    def __init__(self, decoder: Decoder):
+        super().__init__(decoder)
+        self.watch()
+
+    def watch(self) -> None:
+        """Begin anew: no round was made, and no bucket entered."""
+        self.entered: list[int] = []
+        self._known: set[int] = set()
+        self._rounds = 0
+
+    def round(
+        self, decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int
+    ) -> tuple[Round, RoundState, Buffers]:
+        end = self.reach(bound + count + 1)
+        if end not in self._known:
+            self._known.add(end)
+            self.entered.append(self._rounds)
+        self._rounds += 1
+        return super().round(decoder, state, buffers, count, bound)
+
+
+def cost_of_tracing(decoder: Decoder, steps: WatchedSteps, cache: KVCache, tokens: int, drafts: int) -> float:
     """Which share of a run it takes."""
     cache.reset()
-    plan = steps.carry_out(Plan(tokens, FixedDraftLength(drafts)))
-    read, entered, known = [time.perf_counter()], [], set()
-
-    def step(engine: Engine, state: RoundState, count: int, bound: int) -> tuple[Round, RoundState]:
-        end = steps.reach(bound + count + 1)
-        if end not in known:
-            known.add(end)
-            entered.append(len(read) - 1)
-        return plan.step(engine, state, count, bound)
-
-    for _ in rounds(engine, cache, [FIRST_TOKEN], replace(plan, step=step)):
+    steps.watch()
+    read = [time.perf_counter()]
+    for _ in rounds(decoder, cache, [FIRST_TOKEN], Plan(tokens, FixedDraftLength(drafts), steps=steps)):
         read.append(time.perf_counter())
     times = [end - begin for begin, end in pairwise(read)]
     extra = 0.0
-    for at in entered:
-        about = range(max(at - 1, 0), min(at + 3, len(times)))  # its trace delays the rounds in flight and what follows
-        usual = statistics.median(times[max(at - 12, 0) : at + 12])
+    for at in steps.entered:
+        about = range(max(at - 2, 0), min(at + 2, len(times)))  # its trace delays the rounds in flight and what follows
+        usual = statistics.median(times[max(at - 13, 0) : at + 11])
         extra += sum(times[i] - usual for i in about)
     return extra / sum(times)
 
 
 def cost_of_padding(
-    engine: Engine, steps: CompiledSteps, cache: KVCache, ends: list[int], drafts: int, turns: int
+    decoder: Decoder, steps: CompiledSteps, cache: KVCache, ends: list[int], drafts: int, turns: int
 ) -> float:
     """By how much of a round one bucket more prolongs it."""
-    state = start(engine, cache, [FIRST_TOKEN], 0)
+    state, buffers = start(decoder, cache, [FIRST_TOKEN], 0), cache.buffers
+    cache.reset()  # held twice, buffers would be copied when they are written to
     times = {end: [] for end in ends}
     for _ in range(turns):
         for end in ends:
             bound = end - drafts - 1
             began = time.perf_counter()
-            emitted, state = steps.round(engine, state._replace(length=mx.array([ends[0] // 2])), drafts, bound)
-            mx.eval(emitted, state)
+            state = state._replace(length=mx.array([ends[0] // 2]))
+            emitted, state, buffers = steps.round(decoder, state, buffers, drafts, bound)
+            mx.eval(emitted, state, buffers)
             times[end].append(time.perf_counter() - began)
     shorter, longer = (statistics.median(found) for found in times.values())
     return longer / shorter - 1
@@ -72,21 +92,21 @@ def measure(args: argparse.Namespace) -> None:
     target = load_model(args.model, dtype=args.dtype)
     assistant = load_assistant(assistant_for(args.model), dtype=args.dtype)
     cache = make_prompt_cache(target, assistant, args.drafts)
-    engine = Engine(target, assistant, cache.layout, Sampling(), accept)
-    known = CompiledSteps(engine)
+    decoder = Decoder(target, assistant, cache.layout, Sampling(), accept)
+    known = WatchedSteps(decoder)
     ends = sorted({known.reach(end) for end in range(args.drafts + 1, args.tokens + 1)})
     if len(ends) < 2 or args.runs < 2:
         raise InputError(f"{args.tokens} tokens, {args.runs} runs: expected two buckets or more, and two runs")
     run = cache, args.tokens, args.drafts
-    cost_of_tracing(engine, known, *run)  # builds kernels
-    shares = [cost_of_tracing(engine, CompiledSteps(engine), *run) for _ in range(args.runs)]
-    none = [cost_of_tracing(engine, known, *run) for _ in range(args.runs)]
+    cost_of_tracing(decoder, known, *run)  # builds kernels
+    shares = [cost_of_tracing(decoder, WatchedSteps(decoder), *run) for _ in range(args.runs)]
+    none = [cost_of_tracing(decoder, known, *run) for _ in range(args.runs)]
     low, median, high = statistics.quantiles(shares, n=4)
     print(f"tracing {len(ends)} buckets in {args.tokens} tokens: {median:.2%} ({low:.2%} to {high:.2%}) of a run")
     print(f"the same where all are traced already: {statistics.median(none):.2%}")
 
     cache.reserve(ends[-1])
-    more = cost_of_padding(engine, known, cache, ends[-2:], args.drafts, args.turns)
+    more = cost_of_padding(decoder, known, cache, ends[-2:], args.drafts, args.turns)
     print(f"padding: a bucket more costs {more:.2%} of a round, half of it on average {more / 2:.2%}")
 
 

@@ -9,22 +9,24 @@ memory is MLX's own count over all turns, beside what has to be there: weights, 
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import mlx.core as mx
 from command_line import parser_for, positive, run_tool
 from mlx.utils import tree_flatten
 
-from mlx_gemma4_assist import assistant_for, load, load_assistant, make_prompt_cache
+from mlx_gemma4_assist import GenerationOptions, Pair, assistant_for, load, load_assistant
 from mlx_gemma4_assist.checkpoints.loading import DTYPES
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.engine.engine import Engine
+from mlx_gemma4_assist.engine.loop import Plan, rounds
 from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.evaluation.benchmark import Spread, bundled_prompts
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
-from mlx_gemma4_assist.rounds.compiled import check_compiler, compiled_steps
-from mlx_gemma4_assist.rounds.round import Assistant, Engine, Plan, accept, rounds
+from mlx_gemma4_assist.rounds.accept import accept
+from mlx_gemma4_assist.rounds.compiled import check_compiler
 from mlx_gemma4_assist.rounds.sampling import Sampling
+from mlx_gemma4_assist.rounds.state import Assistant, Decoder
 
 
 class Decoded(NamedTuple):
@@ -54,14 +56,15 @@ def decode(
     ahead: int,
 ) -> Decoded:
     """Rounds of so many drafts after a prompt, with ``ahead`` of them in flight beyond the one that is read."""
-    cache = make_prompt_cache(target, assistant if drafts else None, drafts)
-    engine = Engine(target, assistant if drafts else None, cache.layout, Sampling(), accept)
-    plan = Plan(tokens, FixedDraftLength(drafts))
-    plan = replace(compiled_steps(engine).carry_out(plan) if compiled else plan, ahead=ahead)
-    prefill(target, cache, prompt[:-1])
+    engine = Engine(Pair(target, assistant if drafts else None))
+    cache = engine.new_cache(drafts)
+    decoder = Decoder(target, engine.pair.assistant, cache.layout, Sampling(), accept)
+    steps = engine.steps(decoder, GenerationOptions(compile=compiled))
+    plan = Plan(tokens, FixedDraftLength(drafts), ahead=ahead, steps=steps)
+    prefill(target, cache, prompt[:-1], steps=steps)
     made: list[int] = []
     began = 0.0
-    for emitted in rounds(engine, cache, prompt[-1:], plan):
+    for emitted in rounds(decoder, cache, prompt[-1:], plan):
         made += emitted.tokens[0]
         began = began or time.perf_counter()
     speed = (len(made) - 1) / (time.perf_counter() - began)

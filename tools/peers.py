@@ -75,23 +75,25 @@ class Clock:
         }
 
 
-class TokenProcessor:
-    """Stands in for the package's ``Processor``: ids in, ids out, no stops."""
+def decode(
+    target: Any, assistant: Any, prompt: list[int], max_tokens: int, drafts: int | str, compiled: bool
+) -> tuple[Clock, int]:
+    """A text by this package, greedily and without stops, and the forwards of the target after its first token."""
+    import mlx.core as mx
 
-    eos_token_ids = frozenset()
-    suppress_tokens = ()
+    from mlx_gemma4_assist import GenerationOptions, MediaPrompt, Pair
+    from mlx_gemma4_assist.engine.engine import Engine
+    from mlx_gemma4_assist.engine.request import Request
 
-    def encode(self, prompt: list[int], *, chat: bool = True) -> list[int]:
-        return list(prompt)
-
-    def detokenizer(self) -> "TokenProcessor":
-        return self
-
-    def add(self, token: int) -> str:
-        return ""
-
-    def finalize(self) -> str:
-        return ""
+    pair = Pair(target, None if drafts == 0 else assistant)
+    number = None if drafts in (0, AUTO) else drafts
+    options = GenerationOptions(max_tokens=max_tokens, num_assistant_tokens=number, compile=compiled)
+    clock, rounds = Clock(), 0
+    for event in Engine(pair).run(Request(MediaPrompt(prompt), options)):
+        clock.add(event.tokens)
+        rounds += 1
+    mx.synchronize()
+    return clock, rounds - 1
 
 
 class Ours:
@@ -108,24 +110,14 @@ class Ours:
     def run(self, request: Request) -> dict[str, Any]:
         import mlx.core as mx
 
-        from mlx_gemma4_assist import stream_generate
-
+        assistant = None if request.drafts == 0 else self._assistant(request)
         mx.reset_peak_memory()
-        clock = Clock()
-        for response in stream_generate(
-            self._target,
-            TokenProcessor(),
-            request.tokens,
-            None if request.drafts == 0 else self._assistant(request),
-            max_tokens=request.max_tokens,
-            num_assistant_tokens=None if request.drafts in (0, AUTO) else request.drafts,
-            compile=request.compiled,
-        ):
-            clock.add([response.token])
-        mx.synchronize()
+        clock, rounds = decode(
+            self._target, assistant, request.tokens, request.max_tokens, request.drafts, request.compiled
+        )
         if request.drafts == 0:
             self._script(request, clock.tokens)
-        return clock.result(response.stats.rounds - 1, mx.get_peak_memory())
+        return clock.result(rounds, mx.get_peak_memory())
 
     def _script(self, request: Request, tokens: list[int]) -> None:
         if self._settings.acceptance is not None and request.prompt not in self._oracles:

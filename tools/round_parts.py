@@ -16,30 +16,21 @@ from typing import NamedTuple
 import mlx.core as mx
 from command_line import parser_for, positive, run_tool
 
-from mlx_gemma4_assist import assistant_for, load, load_assistant, make_prompt_cache
-from mlx_gemma4_assist.cache.layout import KVCache
+from mlx_gemma4_assist import GenerationOptions, Pair, assistant_for, load, load_assistant
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.checkpoints.loading import DTYPES
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.engine.engine import Engine
+from mlx_gemma4_assist.engine.loop import Plan, rounds, start
 from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.evaluation.benchmark import bundled_prompts
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
-from mlx_gemma4_assist.rounds.compiled import check_compiler, compiled_steps
-from mlx_gemma4_assist.rounds.round import (
-    Assistant,
-    Drafts,
-    Engine,
-    Plan,
-    Proposal,
-    RoundState,
-    accept,
-    draft,
-    rounds,
-    settle,
-    speculate,
-    start,
-    verify,
-)
+from mlx_gemma4_assist.rounds.accept import accept
+from mlx_gemma4_assist.rounds.compiled import check_compiler
+from mlx_gemma4_assist.rounds.round import draft, settle, speculate, verify
 from mlx_gemma4_assist.rounds.sampling import Sampling
+from mlx_gemma4_assist.rounds.state import Assistant, Decoder, Drafts, Proposal, RoundState
+from mlx_gemma4_assist.rounds.steps import Steps
 
 
 class Parts(NamedTuple):
@@ -73,11 +64,13 @@ class Setup(NamedTuple):
     compiles: bool
     count: int
 
-    def prefilled(self) -> tuple[Engine, KVCache]:
-        """An engine, and a cache that holds all of the prompt but its last token."""
-        cache = make_prompt_cache(self.target, self.assistant, self.drafts)
+    def prefilled(self) -> tuple[Decoder, Steps, KVCache]:
+        """The networks, their steps, and a cache that holds all of the prompt but its last token."""
+        engine = Engine(Pair(self.target, self.assistant))
+        cache = engine.new_cache(self.drafts)
         prefill(self.target, cache, self.prompt[:-1])
-        return Engine(self.target, self.assistant, cache.layout, Sampling(), accept), cache
+        decoder = Decoder(self.target, self.assistant, cache.layout, Sampling(), accept)
+        return decoder, engine.steps(decoder, GenerationOptions(compile=self.compiles)), cache
 
 
 def measure(setup: Setup, turns: int = 5) -> Parts:
@@ -96,12 +89,10 @@ def measure(setup: Setup, turns: int = 5) -> Parts:
 
 def loop_seconds(setup: Setup) -> list[float]:
     """Seconds of each of ``count`` rounds of the running loop."""
-    engine, cache = setup.prefilled()
+    decoder, steps, cache = setup.prefilled()
     budget = (setup.count + 4) * (setup.drafts + 1)  # never reached: all rounds make all drafts
-    plan = Plan(budget, FixedDraftLength(setup.drafts))
-    if setup.compiles:
-        plan = compiled_steps(engine).carry_out(plan)
-    running = rounds(engine, cache, setup.prompt[-1:], plan)
+    plan = Plan(budget, FixedDraftLength(setup.drafts), steps=steps)
+    running = rounds(decoder, cache, setup.prompt[-1:], plan)
     for _ in range(2):  # the prompt's own round has no drafts; the next one had a head start
         next(running)
     times = [time.perf_counter()]
@@ -115,20 +106,20 @@ def loop_seconds(setup: Setup) -> list[float]:
 
 def parts_seconds(setup: Setup, steps: "PartSteps") -> list[list[float]]:
     """Seconds of each part of ``count`` rounds, one after the other."""
-    engine, cache = setup.prefilled()
+    decoder, _, cache = setup.prefilled()
     cache.reserve(steps.reach(len(setup.prompt) + (setup.count + 2) * (setup.drafts + 1)))
-    _, state = speculate(engine, start(engine, cache, setup.prompt[-1:], 0), 0, len(setup.prompt) - 1)
-    cache.buffers = ()  # held twice, buffers would be copied when they are written to
-    mx.eval(state)
+    first = start(decoder, cache, setup.prompt[-1:], 0)
+    _, state, buffers = speculate(decoder, first, cache.buffers, 0, len(setup.prompt) - 1)
+    cache.reset()  # held twice, buffers would be copied when they are written to
+    mx.eval(state, buffers)
     seconds: list[list[float]] = [[], [], []]
     for _ in range(setup.count + 1):
         bound = state.length.item()
         times = [time.perf_counter()]
-        tokens = steps.draft(bound)(tuple(state))
+        tokens = steps.draft(bound)(tuple(state), buffers)
         mx.eval(tokens)
         times.append(time.perf_counter())
-        hidden, logits, buffers = steps.verify(bound)(tuple(state), tokens)
-        state = state._replace(buffers=buffers)
+        hidden, logits, buffers = steps.verify(bound)(tuple(state), buffers, tokens)
         mx.eval(hidden, logits, buffers)
         times.append(time.perf_counter())
         emitted, after = steps.settle()(tuple(state), tokens, hidden, logits)
@@ -144,31 +135,37 @@ class PartSteps:
     """``rounds.round.speculate`` in three functions of arrays, compiled or not."""
 
     def __init__(self, setup: Setup):
-        self._engine, _ = setup.prefilled()
+        self._decoder, self._steps, _ = setup.prefilled()
         self._drafts, self._compiles = setup.drafts, setup.compiles
         self._made: dict[tuple[str, int], Callable] = {}
 
     def draft(self, bound: int) -> Callable:
         bound = self._padded(bound)
-        return self._get(
-            "draft", bound, lambda state: draft(self._engine, RoundState(*state), self._drafts, bound).tokens
-        )
+
+        def run(state, buffers):
+            return draft(self._decoder, RoundState(*state), buffers, self._drafts, bound).tokens
+
+        return self._get("draft", bound, run)
 
     def verify(self, bound: int) -> Callable:
         bound = self._padded(bound)
-        return self._get("verify", bound, lambda state, tokens: verify(self._engine, RoundState(*state), tokens, bound))
+
+        def run(state, buffers, tokens):
+            return verify(self._decoder, RoundState(*state), buffers, tokens, bound)
+
+        return self._get("verify", bound, run)
 
     def settle(self) -> Callable:
         def run(state, tokens, hidden, logits):
-            state = RoundState(*state)
-            emitted, after = settle(self._engine, state, Proposal(Drafts(tokens, None), hidden, logits, state.buffers))
+            proposal = Proposal(Drafts(tokens, None), hidden, logits, ())
+            emitted, after = settle(self._decoder, RoundState(*state), proposal)
             return tuple(emitted), tuple(after)
 
         return self._get("settle", 0, run)
 
     def reach(self, end: int) -> int:
         """As rounds have it: one trace for all lengths of a bucket."""
-        return compiled_steps(self._engine).reach(end) if self._compiles else end
+        return self._steps.reach(end)
 
     def _padded(self, bound: int) -> int:
         block = self._drafts + 1

@@ -7,11 +7,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support import huggingface as helpers
+from support.paths import GOLDENS
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.huggingface import AutoProcessor
 
-GOLDEN = json.loads((helpers.GOLDENS / "huggingface.json").read_text())
+GOLDEN = json.loads((GOLDENS / "huggingface.json").read_text())
 
 
 def assert_same(found, expected):
@@ -111,8 +112,8 @@ def test_sound(processor):
         ({"text": "w4", "truncation": True}, TypeError, "does not take truncation; it takes max_soft_tokens"),
         ({"text": "w4", "images_kwargs": {"size": 3}}, TypeError, "does not take images_kwargs['size']"),
         ({"text": "w4", "max_soft_tokens": 100}, InputError, "max_soft_tokens is 100, expected one of 70"),
-        ({"text": "<|image|>"}, InputError, "the prompt says <|image|> 1 time, but has 0 images"),
-        ({"text": "w4", "images": "nowhere.png"}, InputError, "the prompt says <|image|> 0 times, but has 1 image"),
+        ({"text": "<|image|>"}, InputError, "the prompt says <|image|> 1 time, but has 0 pictures"),
+        ({"text": "w4", "images": "nowhere.png"}, InputError, "the prompt says <|image|> 0 times, but has 1 picture"),
         ({"text": "<|image|>", "images": "nowhere.png"}, InputError, "there is no file nowhere.png"),
         ({"text": ""}, InputError, "the prompt is empty"),
     ],
@@ -129,7 +130,7 @@ def test_several_conversations(processor):
 
 
 def test_processor_of_a_text_model(source):
-    found = AutoProcessor.from_pretrained(helpers.GOLDENS / "31b" / "target")
+    found = AutoProcessor.from_pretrained(GOLDENS / "31b" / "target")
     assert found(text="w4 w5", return_tensors="np")["input_ids"].tolist() == [[2, 4, 5]]
     with pytest.raises(
         InputError, match="neither processor_config.json nor preprocessor_config.json, so it takes text"
@@ -138,7 +139,7 @@ def test_processor_of_a_text_model(source):
     with pytest.raises(InputError, match="the checkpoint has no chat template"):
         found.apply_chat_template(helpers.chat("w4"))
     with pytest.raises(InputError, match="padding_side is 'right', expected 'left'"):
-        AutoProcessor.from_pretrained(helpers.GOLDENS / "31b" / "target", padding_side="right")
+        AutoProcessor.from_pretrained(GOLDENS / "31b" / "target", padding_side="right")
 
 
 @pytest.mark.parametrize("make", [list, np.array, mx.array, lambda ids: mx.array(ids, mx.int32)])
