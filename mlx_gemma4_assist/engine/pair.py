@@ -8,7 +8,8 @@ from functools import cached_property
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..checkpoints.loading import load, load_assistant
+from ..checkpoints.hub import resolve
+from ..checkpoints.loading import load_assistant, load_model
 from ..checkpoints.pairing import assistant_for
 from ..errors import InputError, OptionError
 from ..media.reader import MediaReader, load_media
@@ -21,6 +22,15 @@ PathOrRepo = str | os.PathLike[str]
 
 MATCHING, NONE = "matching", "none"
 SAMPLED = 16  # numbers of each tensor that a fingerprint looks at
+
+
+def load(
+    path_or_repo: PathOrRepo, *, dtype: str | mx.Dtype | None = None, revision: str | None = None
+) -> tuple[Gemma4ForCausalLM, Processor]:
+    """A target and its processor. Arguments and errors as for ``checkpoints.loading.load_model``."""
+    folder = resolve(path_or_repo, revision=revision)
+    processor = Processor.from_pretrained(folder)  # first: it fails faster
+    return load_model(folder, dtype=dtype), processor
 
 
 @dataclass(frozen=True)
