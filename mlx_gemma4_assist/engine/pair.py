@@ -4,8 +4,10 @@ import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten
 
 from ..checkpoints.hub import resolve
@@ -148,9 +150,10 @@ def fingerprint(target: Gemma4ForCausalLM) -> str:
     Keys and values that were computed with one target are of no use with another, also where sizes are equal.
     """
     digest = hashlib.sha256(repr(target.config).encode())
-    tensors = [(name, value) for name, value in tree_flatten(target.parameters()) if value.size]
+    parameters = cast(list[tuple[str, mx.array]], tree_flatten(target.parameters()))
+    tensors = [(name, value) for name, value in parameters if value.size]
     sampled = [value[(0,) * (value.ndim - 1)][:SAMPLED].astype(mx.float32) for _, value in tensors]
     for (name, value), numbers in zip(tensors, sampled, strict=True):
         digest.update(f"{name} {value.shape} {value.dtype}".encode())
-        digest.update(bytes(memoryview(numbers)))
+        digest.update(np.array(numbers).tobytes())
     return digest.hexdigest()[:32]
