@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from .api import generate, make_prompt_cache, stream_generate
     from .cache.rows import KVCache
     from .cache.soft_tokens import MediaPrompt
-    from .checkpoints.loading import load, load_assistant
+    from .checkpoints.loading import load_assistant
     from .checkpoints.pairing import assistant_for
     from .conversion.convert import convert
     from .drafts.memory import DraftMemory
-    from .engine.pair import Pair
+    from .engine.pair import Pair, load
     from .engine.responses import GenerationResponse, SpeculationStats
     from .errors import InputError
     from .media.config import MediaOptions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Loaded when first asked for, so that a command's --help answers at once.
 _PUBLIC = {
-    "load": "checkpoints.loading",
+    "load": "engine.pair",
     "load_assistant": "checkpoints.loading",
     "assistant_for": "checkpoints.pairing",
     "convert": "conversion.convert",

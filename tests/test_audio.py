@@ -14,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
+from support.goldens import assert_close
 from support.paths import GOLDENS
 
 from mlx_gemma4_assist.checkpoints.quantized import quantize_layers
@@ -26,7 +27,6 @@ from mlx_gemma4_assist.models.gemma4_audio import Gemma4AudioModel
 
 TOWERS = ("audio-published", "audio-other")
 INPUTS = ("pair", "alone")
-TOLERANCE = 1e-4
 TINY = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "subsampling_conv_channels": [16, 8]}
 
 
@@ -43,11 +43,6 @@ def golden(request: pytest.FixtureRequest) -> tuple[Gemma4AudioModel, dict[str, 
     folder = GOLDENS / request.param
     record = json.loads((folder / "golden.json").read_text())
     return tower_of(folder), mx.load(str(folder / "golden.safetensors")), record
-
-
-def assert_close(found: mx.array, expected: mx.array) -> None:
-    assert found.dtype == expected.dtype
-    np.testing.assert_allclose(np.array(found), np.array(expected), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("label", INPUTS)

@@ -15,7 +15,8 @@ from mlx_lm.models import gemma4
 from mlx_lm.utils import quantize_model, save_model
 from support import checkpoints as helpers
 
-from mlx_gemma4_assist.checkpoints.loading import load, load_assistant, load_model
+from mlx_gemma4_assist import load
+from mlx_gemma4_assist.checkpoints.loading import load_assistant, load_model
 from mlx_gemma4_assist.checkpoints.quantized import Quantizable
 from mlx_gemma4_assist.checkpoints.weights import weight_files
 from mlx_gemma4_assist.errors import InputError

@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass
 
 import mlx.core as mx
-import numpy as np
 import pytest
+from support.goldens import assert_close
 from support.paths import FAMILIES, GOLDENS
 
 from mlx_gemma4_assist import Processor, load, load_assistant, stream_generate
@@ -20,7 +20,6 @@ from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 
 PROMPTS = ("short", "window", "long")
-TOLERANCE = 1e-4
 SLACK = 12
 
 
@@ -46,12 +45,6 @@ def golden(request: pytest.FixtureRequest) -> Golden:
         prompts=json.loads((folder / "golden.json").read_text())["prompts"],
         tensors=mx.load(str(folder / "golden.safetensors")),
     )
-
-
-def assert_close(found: mx.array, expected: mx.array) -> None:
-    """Equal to `TOLERANCE`, absolutely, and of the same shape and type."""
-    assert found.dtype == expected.dtype
-    np.testing.assert_allclose(np.array(found), np.array(expected), rtol=0, atol=TOLERANCE)
 
 
 def prefill(target: Gemma4ForCausalLM, prompt: list[int], chunk: int) -> mx.array:

@@ -6,11 +6,12 @@ import warnings
 import mlx.core as mx
 import pytest
 from support import media as media_helpers
+from support.decoding import random_pair
 from support.multimodal import write_pair
 
-from mlx_gemma4_assist import InputError, load, load_assistant, load_media, stream_generate
+from mlx_gemma4_assist import InputError, Pair, load, load_assistant, load_media, stream_generate
 from mlx_gemma4_assist.commands.generate import generate
-from mlx_gemma4_assist.commands.media import read_media
+from mlx_gemma4_assist.commands.media import MediaChoice, find_media, read_media
 from mlx_gemma4_assist.media.processor import MediaProcessor
 from mlx_gemma4_assist.text.messages import Media
 
@@ -124,9 +125,10 @@ def test_a_placeholder_typed_into_the_prompt_is_refused(checkpoint, sources, cap
 
 
 def test_a_text_asks_for_no_towers():
-    messages = [{"role": "user", "content": QUESTION}]
-    for content in (QUESTION, messages):
-        assert read_media(pytest.fail, content, Media(), chat=True, max_soft_tokens=None) == content
+    """The pair has no checkpoint that towers could be read from: asking for them would fail."""
+    pair, nothing = Pair(*random_pair()), MediaChoice()
+    for content in (QUESTION, [{"role": "user", "content": QUESTION}]):
+        assert read_media(pair, find_media(content, nothing), nothing, chat=True) == content
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,13 @@ from contextlib import suppress
 import mlx.core as mx
 import pytest
 
+from mlx_gemma4_assist.backend import wired_limit, wired_limit_bytes
 from mlx_gemma4_assist.machine import chip as metal
 from mlx_gemma4_assist.machine.chip import (
     chip_generation,
     fused_attention_queries,
     has_small_batch_kernel,
     recommended_format,
-    wired_limit,
-    wired_limit_bytes,
 )
 
 M1, M2, M3, M5 = 13, 14, 15, 17

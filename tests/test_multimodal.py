@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from support.goldens import TOLERANCE
 from support.paths import GOLDENS
 from support.stand_ins import LetterProcessor
 
@@ -38,7 +39,6 @@ CASES = [
     )
     for label in labels
 ]
-TOLERANCE = 1e-4
 
 
 def whole_checkpoint(family: str, folder: Path) -> Path:

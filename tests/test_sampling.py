@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 from support.statistics import CHI_SQUARE_P, chi_square_p
 
-from mlx_gemma4_assist.errors import InputError
-from mlx_gemma4_assist.rounds import round as speculative
+from mlx_gemma4_assist.rounds import accept as acceptance
 from mlx_gemma4_assist.rounds.accept import accept, accept_block, accept_matching, accept_tokens
-from mlx_gemma4_assist.rounds.sampling import CHOOSE, Sampling, choose, log_probabilities, row_keys, suppress, uniform
+from mlx_gemma4_assist.rounds.sampling import (
+    CHOOSE,
+    DRAFT,
+    Sampling,
+    choose,
+    log_probabilities,
+    row_keys,
+    suppress,
+    uniform,
+)
 from mlx_gemma4_assist.rounds.state import Drafts, RoundState
 
 VOCABULARY = 5
@@ -61,14 +69,6 @@ def test_suppressed_tokens_are_never_drawn():
     sampling = Sampling(temperature=1.0, suppress_tokens=(1, 3))
     p = mx.exp(log_probabilities(suppress(mx.zeros((2, 4, 5)), sampling), 1.0, sampling))
     np.testing.assert_allclose(np.array(p)[1, 2], [1 / 3, 0, 1 / 3, 0, 1 / 3], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 1.1}, {"min_p": -0.1}]
-)
-def test_nonsense_is_refused(settings):
-    with pytest.raises(InputError, match=next(iter(settings))):
-        Sampling(**settings)
 
 
 def test_noise_belongs_to_row_and_position():
@@ -137,7 +137,7 @@ def enumerated_joint(tables: Tables, rule: str, monkeypatch, drawn_from=None) ->
                 continue
             # Any number on the right side of the threshold stands for the whole side.
             u = [s / 2 if d else (1 + s) / 2 for s, d in zip(limits, decisions, strict=True)]
-            monkeypatch.setattr(speculative, "uniform", lambda *_, u=u: mx.array([u], mx.float32))
+            monkeypatch.setattr(acceptance, "uniform", lambda *_, u=u: mx.array([u], mx.float32))
             for drawn in range(VOCABULARY):
                 seen = []
 
@@ -145,10 +145,10 @@ def enumerated_joint(tables: Tables, rule: str, monkeypatch, drawn_from=None) ->
                     seen.append(np.exp(np.array(log_p, np.float64))[0, 0])
                     return mx.array([[drawn]], mx.int32)
 
-                monkeypatch.setattr(speculative, "choose", scripted)
+                monkeypatch.setattr(acceptance, "choose", scripted)
                 drafts = Drafts(mx.array([drafted]), mx.log(mx.array(q[None].astype(np.float32))))
                 log_p = mx.log(mx.array(p[None].astype(np.float32)))
-                result = accept_drafts(drafts, log_p, row_keys(0, 1), mx.array([[1, 2, 3]]))
+                result = accept_drafts(*drafts, log_p, row_keys(0, 1), mx.array([[1, 2, 3]]))
                 residual = seen[0] / seen[0].sum()
                 at = tuple(result.tokens[0, : result.accepted.item() + 1].tolist())
                 stood += weight * chance * residual[drawn] * result.accepted.item()
@@ -198,7 +198,7 @@ def test_real_noise_gives_the_targets_distribution(draft_temperature, block):
             log_probabilities(mx.array(q_logits), draft_temperature, sampling), (rows, 2, VOCABULARY)
         )
         positions = mx.broadcast_to(mx.array([5, 6]), (rows, 2))
-        drafts = Drafts(choose(log_q, keys, positions, speculative.DRAFT), log_q)
+        drafts = Drafts(choose(log_q, keys, positions, DRAFT), log_q)
     state = RoundState(mx.full((rows,), 4, mx.int32), mx.zeros((rows, 1), mx.int32), mx.zeros((rows, 1, 1)), keys, ())
     result = accept(sampling, state, drafts, mx.broadcast_to(mx.array(p_logits), (rows, 3, VOCABULARY)))
     tokens, accepted = np.array(result.tokens), np.array(result.accepted)

@@ -195,4 +195,5 @@ def test_acceptance_by_draft_temperature(tiny, passages, report):
             cells.append(f"{one:.2f}" if blocks is None else f"{one:.2f}/{blocks:.2f}")
         lines.append(f"{temperature:<13} " + "  ".join(f"{cell:9s}" for cell in cells))
     report("\n".join(lines))
-    assert all(0 < rate < DRAFTS for rate in table.values())
+    for temperature in (0.7, 1.0):  # what is drawn without a seed stands more often than what is drafted with one
+        assert table[temperature, 1.0, True] > 1.2 * table[temperature, 0, False]

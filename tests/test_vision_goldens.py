@@ -14,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from support.goldens import TOLERANCE, assert_close
 from support.paths import GOLDENS
 
 from mlx_gemma4_assist import InputError
@@ -26,7 +27,6 @@ from mlx_gemma4_assist.models.vision_config import Gemma4VisionConfig
 
 NETWORKS = ("vision-clipped", "vision-standardized", "vision-unified")
 INPUTS = ("pictures", "video")
-TOLERANCE = 1e-4
 CLIPPED = GOLDENS / "vision-clipped"
 
 
@@ -56,11 +56,6 @@ class Golden:
 @pytest.fixture(scope="module", params=NETWORKS)
 def golden(request: pytest.FixtureRequest) -> Golden:
     return Golden(GOLDENS / request.param)
-
-
-def assert_close(found: mx.array, expected: mx.array) -> None:
-    assert found.dtype == expected.dtype
-    np.testing.assert_allclose(np.array(found), np.array(expected), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("label", INPUTS)

@@ -78,11 +78,12 @@ class Block:
         old = ring_positions(self._before, self.offset - 1, ring)
         keys = mx.concatenate([old, self._positions], axis=1)[:, None, None, :]
         step = min(band_size(), window)
-        return [self._sliding_band(keys, q0, min(q0 + step, self._count)) for q0 in range(0, self._count, step)]
+        ends = [(q0, min(q0 + step, self._count)) for q0 in range(0, self._count, step)]
+        return [self._sliding_band(keys, self._before, *queries) for queries in ends]
 
-    def _sliding_band(self, keys: mx.array, q0: int, q1: int) -> Band:
+    def _sliding_band(self, keys: mx.array, before: int, q0: int, q1: int) -> Band:
         """A band's mask among ``keys`` (B, 1, 1, S), the positions of the ring's and the block's own."""
-        window, mutual, before = self.layout.window, self._mutual, self._before
+        window, mutual = self.layout.window, self._mutual
         first, end = mutual.reach(q0, q1)
         if not mutual.everywhere:
             first = q0

@@ -10,7 +10,7 @@ from .store import Buffers
 
 def shared_kv_states(
     layout: CacheLayout, buffers: Buffers, length: mx.array, bound: int
-) -> tuple[dict[str, KeysValues], dict[str, mx.array]]:
+) -> tuple[dict[str, KeysValues], dict[str, mx.array | None]]:
     """What an assistant sees: the target's last keys and values of each layer type, and exactly the verified ones.
 
     Departs from transformers' ``SinglePositionMultiTokenCandidateGenerator``, which after a rejection leaves stale keys
@@ -21,7 +21,8 @@ def shared_kv_states(
     """
     seen = round_up(bound, BUCKET)
     last = length - 1
-    states, masks = {}, {}
+    states: dict[str, KeysValues] = {}
+    masks: dict[str, mx.array | None] = {}
     for kind in set(layout.kinds):
         keys, values = buffers[layout.config.last_kv_layer(kind)]
         slots = min(seen, keys.shape[2])

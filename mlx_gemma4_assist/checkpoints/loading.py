@@ -16,7 +16,6 @@ from ..models.cpu import lay_out_for_cpu
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..models.towers import Gemma4Towers, UnifiedTowers, towers_of
-from ..text.processor import Processor
 from .hub import resolve
 from .quantized import quantize_layers, read_quantization
 from .weights import assign, read_weights
@@ -25,15 +24,6 @@ DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
 
 Model = TypeVar("Model", Gemma4ForCausalLM, Gemma4AssistantForCausalLM, Gemma4Towers, UnifiedTowers)
 PathOrRepo = str | os.PathLike[str]
-
-
-def load(
-    path_or_repo: PathOrRepo, *, dtype: str | mx.Dtype | None = None, revision: str | None = None
-) -> tuple[Gemma4ForCausalLM, Processor]:
-    """A target and its processor. Arguments and errors as for ``load_model``."""
-    folder = resolve(path_or_repo, revision=revision)
-    processor = Processor.from_pretrained(folder)  # first: it fails faster
-    return load_model(folder, dtype=dtype), processor
 
 
 def load_model(

@@ -147,7 +147,7 @@ def _verdict(texts: "Sequence[TextComparison]", frequencies: "Sequence[Frequenci
     """The last line, and whether the test has failed."""
     from ..evaluation.parity import Verdict
 
-    worst = max(finding.verdict for finding in (*texts, *frequencies))
+    worst = max([text.verdict for text in texts] + [each.verdict for each in frequencies])
     if worst is Verdict.IDENTICAL:
         return IDENTICAL, False
     if worst is Verdict.DIFFERENT:

@@ -4,7 +4,7 @@ One request at a time, in the thread that iterates over it.
 """
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from ..backend import on_gpu, wired_limit
 from ..cache.layout import CacheLayout, round_up
@@ -128,7 +128,7 @@ class Run:
         )
         self._events = self._run()
 
-    def __iter__(self) -> Iterator[TokenEvent]:
+    def __iter__(self) -> Generator[TokenEvent, None, None]:
         return self._events
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class Run:
         asked = self._request.options.num_assistant_tokens
         return FixedDraftLength(0 if pair.assistant is None else DEFAULT_DRAFTS if asked is None else asked)
 
-    def _run(self) -> Iterator[TokenEvent]:
+    def _run(self) -> Generator[TokenEvent, None, None]:
         cache, options = self._cache, self._request.options
         rest = self.prompt[cache.reuse(0, self.prompt) :]
         self.to_compute = len(rest)

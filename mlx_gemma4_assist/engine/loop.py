@@ -6,7 +6,7 @@ Only this loop and the prefill touch a cache, and only :func:`read` waits for th
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import mlx.core as mx
 
@@ -47,16 +47,17 @@ class Plan:
 
 def start(decoder: Decoder, cache: KVCache, tokens: Sequence[int], seed: int) -> RoundState:
     """The state before the first round, from each row's newest token. It has no hidden state to draft from."""
-    token = mx.array(tokens, mx.int32)[:, None]
+    token = mx.array(list(tokens), mx.int32)[:, None]
     hidden = mx.zeros_like(decoder.target.embed(token))
     return RoundState(mx.array(cache.lengths, mx.int32), token, hidden, row_keys(seed, len(tokens)))
 
 
 def read(emitted: Round) -> Emitted:
     """Wait for a round."""
-    accepted = emitted.accepted.tolist()
-    tokens = [row[: n + 1] for row, n in zip(emitted.tokens.tolist(), accepted, strict=True)]
-    return Emitted(tokens, accepted, emitted.tokens.shape[1] - 1)
+    accepted = cast(list[int], emitted.accepted.tolist())
+    tokens = cast(list[list[int]], emitted.tokens.tolist())
+    kept = [row[: n + 1] for row, n in zip(tokens, accepted, strict=True)]
+    return Emitted(kept, accepted, emitted.tokens.shape[1] - 1)
 
 
 class _Flight:

@@ -4,11 +4,14 @@ import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten
 
-from ..checkpoints.loading import load, load_assistant
+from ..checkpoints.hub import resolve
+from ..checkpoints.loading import load_assistant, load_model
 from ..checkpoints.pairing import assistant_for
 from ..errors import InputError, OptionError
 from ..media.reader import MediaReader, load_media
@@ -21,6 +24,15 @@ PathOrRepo = str | os.PathLike[str]
 
 MATCHING, NONE = "matching", "none"
 SAMPLED = 16  # numbers of each tensor that a fingerprint looks at
+
+
+def load(
+    path_or_repo: PathOrRepo, *, dtype: str | mx.Dtype | None = None, revision: str | None = None
+) -> tuple[Gemma4ForCausalLM, Processor]:
+    """A target and its processor. Arguments and errors as for ``checkpoints.loading.load_model``."""
+    folder = resolve(path_or_repo, revision=revision)
+    processor = Processor.from_pretrained(folder)  # first: it fails faster
+    return load_model(folder, dtype=dtype), processor
 
 
 @dataclass(frozen=True)
@@ -138,9 +150,10 @@ def fingerprint(target: Gemma4ForCausalLM) -> str:
     Keys and values that were computed with one target are of no use with another, also where sizes are equal.
     """
     digest = hashlib.sha256(repr(target.config).encode())
-    tensors = [(name, value) for name, value in tree_flatten(target.parameters()) if value.size]
+    parameters = cast(list[tuple[str, mx.array]], tree_flatten(target.parameters()))
+    tensors = [(name, value) for name, value in parameters if value.size]
     sampled = [value[(0,) * (value.ndim - 1)][:SAMPLED].astype(mx.float32) for _, value in tensors]
     for (name, value), numbers in zip(tensors, sampled, strict=True):
         digest.update(f"{name} {value.shape} {value.dtype}".encode())
-        digest.update(bytes(memoryview(numbers)))
+        digest.update(np.array(numbers).tobytes())
     return digest.hexdigest()[:32]

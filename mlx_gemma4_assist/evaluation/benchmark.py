@@ -208,7 +208,7 @@ def _generate(
     if setting == PLAIN:
         pair, options = replace(pair, assistant=None), replace(options, num_assistant_tokens=None)
     else:
-        options = replace(options, num_assistant_tokens=None if setting == AUTO else setting)
+        options = replace(options, num_assistant_tokens=setting if isinstance(setting, int) else None)
     mx.reset_peak_memory()
     begin = time.perf_counter()
     seconds, made = [], []
@@ -249,9 +249,10 @@ def _summary(runs: Sequence[Run], plain: Mapping[tuple[str, int], Run]) -> Summa
     setting = runs[0].setting
     with_plain = [(run, plain[run.prompt, run.turn]) for run in runs]
     tokens_per_round = sum(len(run.tokens) - 1 for run in runs) / sum(run.rounds for run in runs)
-    cost = None
-    if setting != AUTO:
+    cost = acceptance = break_even = None
+    if isinstance(setting, int):
         cost = Spread.of(run.round_seconds / other.round_seconds for run, other in with_plain)
+        acceptance, break_even = chance_for(tokens_per_round, setting), chance_for(cost.median, setting)
     return Summary(
         setting=setting,
         tokens_per_second=Spread.of(run.tokens_per_second for run in runs),
@@ -259,8 +260,8 @@ def _summary(runs: Sequence[Run], plain: Mapping[tuple[str, int], Run]) -> Summa
         tokens_per_round=tokens_per_round,
         accepted_at=acceptance_by_place(runs),
         round_cost=cost,
-        acceptance=None if cost is None else chance_for(tokens_per_round, setting),
-        break_even=None if cost is None else chance_for(cost.median, setting),
+        acceptance=acceptance,
+        break_even=break_even,
         first=Spread.of(run.first for run in runs),
         peak_memory=max(run.peak_memory for run in runs),
     )

@@ -74,7 +74,7 @@ def count_p(count: int, probabilities: Sequence[float]) -> float:
     chances = np.ones(1)
     for p in probabilities:
         chances = np.append(chances * (1 - p), 0) + np.append(0, chances * p)
-    return min(1.0, 2 * min(chances[: count + 1].sum(), chances[count:].sum()))
+    return min(1.0, 2 * float(min(chances[: count + 1].sum(), chances[count:].sum())))
 
 
 def evenness_p(points: Sequence[float]) -> float:
@@ -224,8 +224,9 @@ class _Reference:
                 token=following[:, i : i + 1],
                 hidden=hidden[:, i : i + 1],
             )
-            drafts = draft(self._decoder, state, buffers, 1, self._bound + i + 1)
-            found.append(_divide(log_p_here, np.array(drafts.log_q[0, 0])))
+            log_q = draft(self._decoder, state, buffers, 1, self._bound + i + 1).log_q
+            assert log_q is not None  # drawn at the draft temperature above
+            found.append(_divide(log_p_here, np.array(log_q[0, 0])))
         return found
 
 

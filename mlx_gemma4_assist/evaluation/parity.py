@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import cast
 
 import mlx.core as mx
 import numpy as np
@@ -166,4 +167,4 @@ def _scores(pair: Pair, prompt: Sequence[int], place: int, options: GenerationOp
         gumbel = noise(lambda key: mx.random.gumbel((vocabulary,), key=key), row_keys(seed, 1), positions, CHOOSE)
         drawn = Sampling(options.temperature)
         scores = log_probabilities(scores, options.temperature, drawn) + gumbel[0]
-    return np.array(scores[0]), float(largest)
+    return np.array(scores[0]), cast(float, largest)

@@ -15,6 +15,7 @@ import mlx.core as mx
 from huggingface_hub import try_to_load_from_cache
 
 from .. import __version__
+from ..backend import wired_limit_bytes
 from ..checkpoints.hub import EMBEDDED, REPO_ID, resolve
 from ..checkpoints.pairing import assistant_for
 from ..checkpoints.quantized import Quantization, read_quantization
@@ -28,7 +29,6 @@ from .chip import (
     fused_attention_queries,
     has_small_batch_kernel,
     recommended_format,
-    wired_limit_bytes,
 )
 from .memory import TIGHT, ContextBytes, Fit, context_bytes, fit, pair_bytes
 

@@ -19,7 +19,7 @@ def accept(sampling: Sampling, state: RoundState, drafts: Drafts, logits: mx.arr
         return accept_matching(drafts.tokens, choose(log_p, state.keys, positions, CHOOSE))
     as_block = sampling.block_verification and drafts.tokens.shape[1] > 0
     rule = accept_block if as_block else accept_tokens
-    return rule(drafts, log_p, state.keys, positions)
+    return rule(drafts.tokens, drafts.log_q, log_p, state.keys, positions)
 
 
 def accept_matching(drafts: mx.array, choices: mx.array) -> Round:
@@ -34,31 +34,32 @@ def accept_matching(drafts: mx.array, choices: mx.array) -> Round:
     return Round(choices, mx.cumprod(matches, axis=1).sum(axis=1).astype(mx.int32))
 
 
-def accept_tokens(drafts: Drafts, log_p: mx.array, keys: mx.array, positions: mx.array) -> Round:
+def accept_tokens(drafts: mx.array, log_q: mx.array, log_p: mx.array, keys: mx.array, positions: mx.array) -> Round:
     """Leviathan et al. 2023, algorithm 1: accept d with probability min(1, p(d) / q(d)), else draw from max(p - q, 0).
 
-    log_p: (B, K + 1, V); positions: (B, K + 1) int32, of the tokens that the distributions are for.
+    drafts: (B, K) int32; log_q: (B, K, V), which they were drawn from; log_p: (B, K + 1, V); positions: (B, K + 1)
+    int32, of the tokens that the distributions are for.
     """
-    p, q = mx.exp(log_p), mx.exp(drafts.log_q)
+    p, q = mx.exp(log_p), mx.exp(log_q)
     p_of, q_of = _of_drafts(drafts, p, q)
     stands = uniform(keys, positions[:, :-1], ACCEPT) * q_of < p_of
     accepted = mx.cumprod(stands.astype(mx.int32), axis=1).sum(axis=1).astype(mx.int32)
     return _with_residual(drafts, accepted, p, q, keys, positions)
 
 
-def accept_block(drafts: Drafts, log_p: mx.array, keys: mx.array, positions: mx.array) -> Round:
+def accept_block(drafts: mx.array, log_q: mx.array, log_p: mx.array, keys: mx.array, positions: mx.array) -> Round:
     """Sun et al. 2024, "Block verification accelerates speculative decoding", algorithm 2.
 
     Exact as well, and never accepts less on average: a draft that falls by itself may stand for the sake of a likely
     continuation. Shapes as for :func:`accept_tokens`.
     """
-    p, q = mx.exp(log_p), mx.exp(drafts.log_q)
+    p, q = mx.exp(log_p), mx.exp(log_q)
     p_of, q_of = _of_drafts(drafts, p, q)
-    K = drafts.tokens.shape[1]
-    joint = [mx.ones_like(log_p[:, 0, 0])]  # of the first i drafts, how likely p holds them against q, at most 1
+    K = drafts.shape[1]
+    factors = [mx.ones_like(log_p[:, 0, 0])]
     for i in range(K):
-        joint.append(mx.minimum(joint[-1] * p_of[:, i] / q_of[:, i], 1))
-    joint = mx.stack(joint, axis=1)
+        factors.append(mx.minimum(factors[-1] * p_of[:, i] / q_of[:, i], 1))
+    joint = mx.stack(factors, axis=1)  # of the first i drafts, how likely p holds them against q, at most 1
     excess = mx.maximum(joint[:, 1:K, None] * p[:, 1:K] - q[:, 1:K], 0).sum(axis=-1)
     missing = excess + 1 - joint[:, 1:K]
     reach = mx.where(missing > 0, excess / mx.maximum(missing, 1e-30), 1)
@@ -69,14 +70,14 @@ def accept_block(drafts: Drafts, log_p: mx.array, keys: mx.array, positions: mx.
     return _with_residual(drafts, accepted, p * weight[..., None], q, keys, positions)
 
 
-def _of_drafts(drafts: Drafts, p: mx.array, q: mx.array) -> tuple[mx.array, mx.array]:
+def _of_drafts(drafts: mx.array, p: mx.array, q: mx.array) -> tuple[mx.array, mx.array]:
     """p and q of the drafted tokens, (B, K) each."""
-    chosen = drafts.tokens[..., None]
-    return tuple(mx.take_along_axis(x, chosen, axis=-1).squeeze(-1) for x in (p[:, :-1], q))
+    chosen = drafts[..., None]
+    return mx.take_along_axis(p[:, :-1], chosen, axis=-1)[..., 0], mx.take_along_axis(q, chosen, axis=-1)[..., 0]
 
 
 def _with_residual(
-    drafts: Drafts, accepted: mx.array, p: mx.array, q: mx.array, keys: mx.array, positions: mx.array
+    drafts: mx.array, accepted: mx.array, p: mx.array, q: mx.array, keys: mx.array, positions: mx.array
 ) -> Round:
     """The accepted drafts, and a token from max(p - q, 0) after them; past the last draft q is 0 and that is p."""
     at = accepted[:, None]
@@ -84,5 +85,5 @@ def _with_residual(
     residual = mx.maximum(mx.take_along_axis(p - q, at[..., None], axis=1), 0)
     next_position = mx.take_along_axis(positions, at, axis=1)
     following = choose(mx.log(residual), keys, next_position, RESIDUAL)
-    padded = mx.concatenate([drafts.tokens, following], axis=1)
+    padded = mx.concatenate([drafts, following], axis=1)
     return Round(mx.where(mx.arange(padded.shape[1]) < at, padded, following), accepted)

@@ -5,6 +5,7 @@ calls in the same order as in plain decoding. Grammars and counters that keep st
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import mlx.core as mx
 
@@ -48,4 +49,4 @@ class HostAcceptor:
         proposed = Drafts(drafts.tokens[:, i : i + 1], None if drafts.log_q is None else drafts.log_q[:, i : i + 1])
         rows = mx.repeat(row[:, None], proposed.tokens.shape[1] + 1, axis=1)
         decided = accept(sampling, state._replace(length=state.length + i), proposed, rows)
-        return decided.tokens[0, 0].item(), bool(decided.accepted.item())
+        return cast(int, decided.tokens[0, 0].item()), bool(decided.accepted.item())

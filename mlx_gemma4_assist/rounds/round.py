@@ -50,9 +50,9 @@ def draft_position(state: RoundState) -> mx.array:
 
 def draft(decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int) -> Drafts:
     """``count`` tokens, each from the target's embedding of the one before and the assistant's own projected state."""
-    if count == 0:
-        return Drafts(mx.zeros((state.token.shape[0], 0), mx.int32), None)
     sampling, assistant = decoder.sampling, decoder.assistant
+    if count == 0 or assistant is None:
+        return Drafts(mx.zeros((state.token.shape[0], 0), mx.int32), None)
     as_point_mass = sampling.greedy or sampling.draft_temperature == 0
     states, masks = shared_kv_states(decoder.layout, buffers, state.length, bound)
     position = draft_position(state)

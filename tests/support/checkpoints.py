@@ -6,12 +6,12 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import BPE
+from tokenizers import processors
 
 from mlx_gemma4_assist.models.config import read_assistant_config, read_target_config
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
+from support.byte_tokenizer import OF_TEXT, SPECIAL, byte_tokenizer
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 SMALL = {
@@ -132,7 +132,6 @@ def save(folder: Path, config: dict[str, Any], weights: Weights, file: str = "mo
     return folder
 
 
-SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>")
 WORDS = ("▁", "a", "b", "c", "d", "e", "h", "i", "l", "n", "o", "r", "s", "t", "u", "w", "\n")
 MERGES = (("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("▁", "w"), ("t", "h"))
 TEMPLATE = (
@@ -146,17 +145,10 @@ TEMPLATE = (
 def save_tokenizer(folder: Path, *, template: str | None = TEMPLATE) -> Path:
     """A byte-fallback BPE in the manner of Gemma's: 6 special tokens, 256 bytes, a few letters and merges."""
     folder.mkdir(parents=True, exist_ok=True)
-    words = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *WORDS, *("".join(pair) for pair in MERGES)]
-    vocab = {word: i for i, word in enumerate(words)}
-    tokenizer = Tokenizer(BPE(vocab, list(MERGES), unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    tokenizer = byte_tokenizer([*WORDS, *("".join(pair) for pair in MERGES)], MERGES, SPECIAL)
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GemmaTokenizer"} | names))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GemmaTokenizer"} | OF_TEXT))
     if template is not None:
         (folder / "chat_template.jinja").write_text(template)
     return folder

@@ -11,18 +11,11 @@ from typing import Any
 
 from PIL import Image
 
+from support.byte_tokenizer import OF_MEDIA
 from support.media import picture
 from support.paths import GOLDENS
 
 TARGET, ASSISTANT = GOLDENS / "e2b" / "target", GOLDENS / "e2b" / "assistant"
-NAMED = {
-    "boi_token": "<|image>",
-    "eoi_token": "<image|>",
-    "image_token": "<|image|>",
-    "boa_token": "<|audio>",
-    "eoa_token": "<audio|>",
-    "audio_token": "<|audio|>",
-}
 IDS = {120: "<|image>", 121: "<image|>", 122: "<|image|>", 123: "<|video|>"} | {
     119: "<|turn>",
     124: "<|audio>",
@@ -70,7 +63,7 @@ def make_checkpoint(folder: Path) -> Path:
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    config |= {"model_specific_special_tokens": NAMED, "processor_class": "Gemma4Processor"} | NAMED
+    config |= {"model_specific_special_tokens": OF_MEDIA, "processor_class": "Gemma4Processor"} | OF_MEDIA
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     media = GOLDENS / "media" / "gemma4" / "processor_config.json"

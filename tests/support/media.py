@@ -12,23 +12,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
-from tokenizers.models import BPE
 
-from support import paths
+from support import byte_tokenizer, paths
 from support.paths import PHOTO
 
 GOLDENS = paths.GOLDENS / "media"
 VIDEO_RATE = 10
-NAMED = {
-    "boi_token": "<|image>",
-    "eoi_token": "<image|>",
-    "image_token": "<|image|>",
-    "boa_token": "<|audio>",
-    "eoa_token": "<audio|>",
-    "audio_token": "<|audio|>",
-}
-SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", *NAMED.values(), "<|video|>")
+SPECIAL = (*byte_tokenizer.SPECIAL, *byte_tokenizer.OF_MEDIA.values(), "<|video|>")
 # In the manner of Gemma's own: blank lines around what is seen, none around what is heard.
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ '<|turn>' + m.role + '\n' }}"
@@ -45,16 +35,10 @@ def save_tokenizer(folder: Path) -> Path:
     """Single characters and bytes, apart from Gemma's special tokens; with the chat template."""
     folder.mkdir(parents=True, exist_ok=True)
     letters = [chr(code) for code in range(33, 127)]
-    words = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "\n", "\n\n", *letters]
-    vocabulary = {word: i for i, word in enumerate(words)}
-    tokenizer = Tokenizer(BPE(vocabulary, [("\n", "\n")], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    tokenizer = byte_tokenizer.byte_tokenizer(["▁", "\n", "\n\n", *letters], [("\n", "\n")], SPECIAL)
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "extra_special_tokens": NAMED}
-    config |= {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk")}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "extra_special_tokens": byte_tokenizer.OF_MEDIA}
+    config |= byte_tokenizer.OF_TEXT
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder
