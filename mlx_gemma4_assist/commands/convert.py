@@ -1,21 +1,21 @@
 """``convert``: a target and its assistant to MLX folders. Progress to standard error, figures to standard output."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..commands import options
+from ..errors import InputError, OptionError
+from . import options as shared
 from .loading import note
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
 
     from ..conversion.convert import Result
-    from ..conversion.pair import PairPlan
-    from ..conversion.writing import Converted
+    from ..conversion.pair import Conversion
 
 AFFINE = "affine"
 
@@ -37,9 +37,9 @@ def convert(
         str | None,
         typer.Option("--quant-predicate", help="A mixed recipe: gemma4_3_6, gemma4_4_6, gemma4_4_8, mixed_2_6, ..."),
     ] = None,
-    dtype: options.Dtype = None,
+    dtype: shared.Dtype = None,
     dequantize: Annotated[bool, typer.Option("--dequantize", "-d", help="Unpack a quantized checkpoint.")] = False,
-    assistant_model: options.AssistantModel = None,
+    assistant_model: shared.AssistantModel = None,
     assistant_path: Annotated[
         str | None, typer.Option("--assistant-path", help="Its folder to write; MLX_PATH-assistant unless told.")
     ] = None,
@@ -63,20 +63,43 @@ def convert(
 
     What is written loads here, in mlx-lm and in mlx-vlm. Until both are finished nothing is there.
     """
-    from ..conversion.convert import Request, run
-    from ..conversion.options import Precision
-    from ..conversion.pair import Places
+    from ..conversion.convert import run
+    from ..conversion.options import ConversionOptions
 
-    places = Places(hf_path, mlx_path, assistant_model, assistant_path, revision, force, text_only, max_shard_size)
-    precision = Precision(quantize, q_bits, q_group_size, q_mode, dtype, dequantize, quant_predicate)
-    shown = _Shown()
-    with shown:
-        result = run(Request(places, precision, check, text, upload_repo), shown)
+    try:
+        options = ConversionOptions(
+            hf_path=hf_path,
+            mlx_path=mlx_path,
+            revision=revision,
+            assistant_model=assistant_model,
+            assistant_path=assistant_path,
+            q_mode=q_mode,
+            q_bits=q_bits,
+            q_group_size=q_group_size,
+            quant_predicate=quant_predicate,
+            dtype=dtype,
+            text=text,
+            quantize=quantize,
+            dequantize=dequantize,
+            text_only=text_only,
+            check=check,
+            force=force,
+            max_shard_size=max_shard_size,
+            upload_repo=upload_repo,
+        )
+    except OptionError as error:
+        raise InputError(error.spelled({each.name: _flag(each.name) for each in fields(ConversionOptions)})) from None
+    with _Shown() as shown:
+        result = run(options, planned=shown.planned, converting=shown.converting, comparing=shown.comparing)
     if as_json:
         print(json.dumps(_summary(result)))
     else:
         _report(result)
     return 0
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 class _Shown:
@@ -92,17 +115,16 @@ class _Shown:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for bar, _ in self._bars.values():
-            bar.stop()
+        self._stop()
 
-    def planned(self, plan: "PairPlan") -> None:
-        from ..conversion.options import described
+    def planned(self, conversion: "Conversion") -> None:
+        from ..conversion.formats import described
 
-        if plan.choice is not None:
-            note(f"Format: {described(plan.choice.quantization)} ({plan.choice.reason}).")
-        for job in plan.jobs:
-            note(f"{job.name} -> {job.destination}")
-        for sentence in plan.notes:
+        if conversion.choice is not None:
+            note(f"Format: {described(conversion.choice.quantization)} ({conversion.choice.reason}).")
+        for plan in conversion.plans:
+            note(f"{plan.name} -> {plan.folder}")
+        for sentence in conversion.notes:
             note(f"Note: {sentence}.")
 
     def converting(self, done: int, total: int) -> None:
@@ -121,14 +143,17 @@ class _Shown:
         if not self._console.is_terminal:
             return
         if what not in self._bars:
-            for before, _ in self._bars.values():
-                before.stop()
+            self._stop()
             text = TextColumn("{task.description}")
             bar = Progress(text, BarColumn(), *columns, TimeRemainingColumn(), console=self._console)
             bar.start()
             self._bars[what] = (bar, bar.add_task(what, total=total))
         bar, task = self._bars[what]
         bar.update(task, completed=done)
+
+    def _stop(self) -> None:
+        for bar, _ in self._bars.values():
+            bar.stop()
 
 
 def _report(result: "Result") -> None:
@@ -137,7 +162,7 @@ def _report(result: "Result") -> None:
     from rich.table import Table
 
     console = Console()
-    for one in _written(result):
+    for one in result.conversion.plans:
         size = f"{one.source_bytes / 1e9:.2f} GB -> {one.bytes / 1e9:.2f} GB"
         if one.bytes < 1e8:
             size = f"{one.source_bytes / 1e6:.1f} MB -> {one.bytes / 1e6:.1f} MB"
@@ -155,10 +180,6 @@ def _report(result: "Result") -> None:
             print("Nothing was sent: there is no token (hf auth login).")
 
 
-def _written(result: "Result") -> "list[Converted]":
-    return [one for one in (result.conversion.target, result.conversion.assistant) if one is not None]
-
-
 def _summary(result: "Result") -> dict[str, Any]:
     choice, quality = result.conversion.choice, result.quality
     return {
@@ -170,7 +191,7 @@ def _summary(result: "Result") -> dict[str, Any]:
                 "bytes": one.bytes,
                 "bits_per_weight": one.bits_per_weight,
             }
-            for one in _written(result)
+            for one in result.conversion.plans
         ],
         "format": choice and choice._asdict(),
         "notes": list(result.conversion.notes),
