@@ -175,9 +175,10 @@ class Step:
             InputError: the source cannot be read.
         """
         for parts in zip(*(source.chunks(self.rows) for source in self.sources), strict=True):
-            arrays = self.convert(*parts)
+            read, arrays = sum(part.nbytes for part in parts), self.convert(*parts)
             mx.eval(arrays)
-            yield sum(part.nbytes for part in parts), arrays
+            del parts  # of a tuple that others hold zip keeps the first one until it ends
+            yield read, arrays
 
 
 def keep(source: Rows, output: Output) -> Step:
