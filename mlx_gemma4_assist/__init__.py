@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import GenerationResponse, SpeculationStats, generate, make_prompt_cache, stream_generate
-    from .cache.layout import KVCache
+    from .api import generate, make_prompt_cache, stream_generate
+    from .cache.rows import KVCache
     from .cache.soft_tokens import MediaPrompt
     from .checkpoints.loading import load, load_assistant
     from .checkpoints.pairing import assistant_for
     from .conversion.convert import convert
+    from .drafts.memory import DraftMemory
+    from .engine.pair import Pair
+    from .engine.responses import GenerationResponse, SpeculationStats
     from .errors import InputError
     from .media.config import MediaOptions
     from .media.reader import load_media
@@ -28,11 +31,13 @@ _PUBLIC = {
     "load_assistant": "checkpoints.loading",
     "assistant_for": "checkpoints.pairing",
     "convert": "conversion.convert",
-    "KVCache": "cache.layout",
+    "KVCache": "cache.rows",
     "InputError": "errors",
     "GenerationOptions": "options",
-    "GenerationResponse": "api",
-    "SpeculationStats": "api",
+    "GenerationResponse": "engine.responses",
+    "SpeculationStats": "engine.responses",
+    "Pair": "engine.pair",
+    "DraftMemory": "drafts.memory",
     "generate": "api",
     "make_prompt_cache": "api",
     "stream_generate": "api",

@@ -5,7 +5,6 @@ The stored goldens are read by default. `GOLDENS_DIR` names another folder, such
 """
 
 import json
-import os
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -15,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
+from support.paths import GOLDENS
 
 from mlx_gemma4_assist.checkpoints.quantized import quantize_layers
 from mlx_gemma4_assist.checkpoints.weights import assign
@@ -24,7 +24,6 @@ from mlx_gemma4_assist.models.audio_config import Gemma4AudioConfig
 from mlx_gemma4_assist.models.clippable import ClippableLinear
 from mlx_gemma4_assist.models.gemma4_audio import Gemma4AudioModel
 
-GOLDENS = Path(os.environ.get("GOLDENS_DIR", Path(__file__).parent / "goldens"))
 TOWERS = ("audio-published", "audio-other")
 INPUTS = ("pair", "alone")
 TOLERANCE = 1e-4

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from support.decoding import random_pair
+from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.commands.benchmark import _check_plot, _plot, _print, _report, benchmark
@@ -29,31 +30,10 @@ from mlx_gemma4_assist.evaluation.benchmark import (
 PROMPTS = {"pi": [3, 1, 4, 1, 5, 9, 2, 6], "e": [2, 7, 1, 8, 2, 8]}
 
 
-class IdProcessor:
-    """Stands in for a tokenizer."""
-
-    suppress_tokens = ()
-
-    def __init__(self, eos_token_ids=()):
-        self.eos_token_ids = frozenset(eos_token_ids)
-
-    def encode(self, prompt, *, chat=True):
-        return list(prompt)
-
-    def detokenizer(self):
-        return self
-
-    def add(self, token):
-        return ""
-
-    def finalize(self):
-        return ""
-
-
 @pytest.fixture(scope="module")
 def pair():
     target, assistant = random_pair(1)
-    return Pair(target, IdProcessor(), assistant)
+    return Pair(target, LetterProcessor(), assistant)
 
 
 OPTIONS = Options(max_tokens=9, temperature=1.0, compile=False)
@@ -152,7 +132,7 @@ def test_warming_up_is_announced_and_not_counted(pair):
 def test_an_answer_of_one_token_measures_nothing(pair, runs):
     first = runs[0].tokens[0]
     with pytest.raises(InputError, match="prompt pi ends after its first token"):
-        measure(pair._replace(processor=IdProcessor([first])), PROMPTS, (PLAIN,), OPTIONS)
+        measure(pair._replace(processor=LetterProcessor([first])), PROMPTS, (PLAIN,), OPTIONS)
 
 
 def test_bundled_prompts():

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from support.decoding import filled, layout_for, random_pair
 
-from mlx_gemma4_assist.cache import layout as cache_module
-from mlx_gemma4_assist.cache.layout import KVCache, ring_positions
+from mlx_gemma4_assist.cache import block as cache_module
+from mlx_gemma4_assist.cache.layout import ring_positions
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.models.attention import Band, attend
 
 

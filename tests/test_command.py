@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+from support.paths import ASSETS, GOLDENS, ROOT
 
 import mlx_gemma4_assist
 
 COMMAND = (sys.executable, "-m", "mlx_gemma4_assist.generate")
-ROOT = Path(__file__).parent.parent
 PROMPT = "It was a fine morning, and"
-GOLDEN = ROOT / "tests" / "goldens" / "e2b"
+GOLDEN = GOLDENS / "e2b"
 
 
 def command(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -80,7 +80,7 @@ def test_a_seed_repeats():
 
 def corrupted(folder: Path, cut: int) -> str:
     folder.mkdir()
-    for file in (ROOT / "mlx_gemma4_assist" / "assets" / "tiny").iterdir():
+    for file in (ASSETS / "tiny").iterdir():
         content = file.read_bytes()
         (folder / file.name).write_bytes(content[:cut] if file.suffix == ".safetensors" else content)
     return str(folder)

@@ -1,22 +1,27 @@
 """Compiled rounds give what eager ones give; without a compiler they are refused on the CPU backend."""
 
 import gc
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 
 import mlx.core as mx
 import pytest
 from support.decoding import random_pair
-from test_generate import PROMPT, sampled
+from support.generation import PROMPT, sampled
 
 from mlx_gemma4_assist import InputError, make_prompt_cache
 from mlx_gemma4_assist import backend as compiler
 from mlx_gemma4_assist.backend import can_compile
+from mlx_gemma4_assist.engine import engine
+from mlx_gemma4_assist.engine.loop import start
 from mlx_gemma4_assist.models.cost import attention_multiplications, weight_multiplications
 from mlx_gemma4_assist.models.families import families
+from mlx_gemma4_assist.models.gemma4_text import KEPT
 from mlx_gemma4_assist.rounds import compiled
-from mlx_gemma4_assist.rounds.round import Engine, accept, start
+from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.sampling import Sampling
+from mlx_gemma4_assist.rounds.state import Decoder
 
 needs_compiler = pytest.mark.skipif(not can_compile(), reason="the CPU backend compiles with g++")
 
@@ -50,44 +55,70 @@ def test_what_is_rare_is_not_traced():
     """A length that is probed now and then runs as it is; one that is kept is traced within a few rounds."""
     target, assistant = random_pair(4)
     cache = make_prompt_cache(target, assistant, 3)
-    engine = Engine(target, assistant, cache.layout, Sampling(), accept)
-    steps = compiled.compiled_steps(engine)
+    decoder = Decoder(target, assistant, cache.layout, Sampling(), accept)
+    steps = compiled.CompiledSteps(decoder)
     cache.reserve(steps.reach(300))
-    state = start(engine, cache, [5], 0)
+    buffers = cache.buffers
+    state = start(decoder, cache, [5], 0)
     traced = lambda: {count for _, count, _ in steps._compiled}  # noqa: E731
     for i in range(40):
         count = 3 if i % 20 in (8, 9) else 1
-        emitted, state = steps.round(engine, state._replace(length=mx.array([i])), count, i)
+        emitted, state, buffers = steps.round(decoder, state._replace(length=mx.array([i])), buffers, count, i)
         mx.eval(emitted, state)
         assert (1 in traced()) == (i >= 3)
     assert traced() == {1}
     for i in range(40, 44):
-        emitted, state = steps.round(engine, state._replace(length=mx.array([i])), 3, i)
+        emitted, state, buffers = steps.round(decoder, state._replace(length=mx.array([i])), buffers, 3, i)
         mx.eval(emitted, state)
     assert traced() == {1, 3}
     for i in range(44, 46):  # what all others are compared with
-        emitted, state = steps.round(engine, state._replace(length=mx.array([i])), 0, i)
+        emitted, state, buffers = steps.round(decoder, state._replace(length=mx.array([i])), buffers, 0, i)
         mx.eval(emitted, state)
         assert (0 in traced()) == (i > 44)
 
 
 @needs_compiler
-def test_compiled_rounds_go_with_their_networks():
+def test_compiled_rounds_go_with_their_networks(monkeypatch):
+    made = []
+    real = compiled.CompiledSteps.__init__
+
+    def note(steps, decoder):
+        made.append(weakref.ref(steps))
+        real(steps, decoder)
+
+    monkeypatch.setattr(compiled.CompiledSteps, "__init__", note)
     pair = random_pair(2)
-    sampled(pair, None, max_tokens=2, compile=True)
-    assert id(pair[0]) in compiled._kept
-    gone = id(pair[0])
+    for _ in range(2):
+        sampled(pair, None, max_tokens=2, compile=True)
+    assert len(made) == 1  # later runs use what the first one compiled
+    assert made[0]() is not None
     del pair
     gc.collect()
-    assert gone not in compiled._kept
+    assert made[0]() is None
 
 
 @needs_compiler
-def test_only_so_many_settings_are_kept():
+def test_another_assistant_in_the_place_of_one_that_died(monkeypatch):
+    """Steps are kept by the id of the assistant, which a later one may get."""
+    target, first = random_pair(2)
+    _, second = random_pair(3)
+    monkeypatch.setattr(engine, "id", lambda network: 7, raising=False)
+    for assistant in (first, second):
+        options = {"num_assistant_tokens": 3, "max_tokens": 30}
+        made = sampled((target, assistant), assistant, compile=True, **options)
+        eager = sampled((target, assistant), assistant, compile=False, **options)
+        assert made[-1].stats.accepted_at == eager[-1].stats.accepted_at
+
+
+@needs_compiler
+def test_only_so_many_settings_are_kept(monkeypatch):
+    made = []
+    monkeypatch.setattr(compiled.CompiledSteps, "__del__", lambda steps: made.append(1), raising=False)
     pair = random_pair(2)
-    for k in range(compiled.KEPT + 2):
+    for k in range(KEPT + 5):
         sampled(pair, None, max_tokens=1, top_k=k, compile=True)
-    assert len(compiled._kept[id(pair[0])]) == compiled.KEPT
+    gc.collect()
+    assert len(made) >= 5
 
 
 def test_no_compiler(monkeypatch):

@@ -7,9 +7,7 @@ import mlx.nn as nn
 import pytest
 from support import checkpoints as helpers
 from support.conversion import (
-    FAMILIES,
     FORMATS,
-    GOLDENS,
     config_of,
     convert,
     largest_difference,
@@ -19,6 +17,7 @@ from support.conversion import (
     small_checkpoint,
     tensors,
 )
+from support.paths import FAMILIES, GOLDENS
 
 from mlx_gemma4_assist import InputError, load, load_assistant, stream_generate
 from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers

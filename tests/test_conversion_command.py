@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.conversion import config_of, small_assistant, small_checkpoint
+from support.paths import ROOT
 
 import mlx_gemma4_assist
 from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
@@ -18,7 +19,6 @@ from mlx_gemma4_assist.conversion.options import ConversionOptions
 from mlx_gemma4_assist.conversion.upload import Upload
 from mlx_gemma4_assist.evaluation.quality import bundled_text
 
-ROOT = Path(__file__).parent.parent
 SCRIPT = (sys.executable, str(ROOT / "convert.py"))
 COMMAND = (sys.executable, "-m", "mlx_gemma4_assist", "convert")
 

@@ -2,7 +2,8 @@
 
 import pytest
 from support import checkpoints as helpers
-from support.conversion import FORMATS, GOLDENS, config_of, convert, small_checkpoint, tensors
+from support.conversion import FORMATS, config_of, convert, small_checkpoint, tensors
+from support.paths import GOLDENS
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.checkpoints.quantized import Quantization

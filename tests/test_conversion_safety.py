@@ -11,15 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.conversion import FAMILIES, GOLDENS, config_of, convert, copied, small_assistant, small_checkpoint, tensors
+from support.conversion import config_of, convert, copied, small_assistant, small_checkpoint, tensors
+from support.paths import FAMILIES, GOLDENS, TESTS
 
 from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
 from mlx_gemma4_assist.conversion import staging, writing
 from mlx_gemma4_assist.conversion.options import ConversionOptions
 from mlx_gemma4_assist.conversion.pair import plan_pair
 from mlx_gemma4_assist.models.config import read_assistant_config, read_target_config
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -128,7 +127,7 @@ convert({source!r}, {folder!r}, assistant_model=None, quantize=True)
 
 def test_a_killed_run(tmp_path, pair):
     """Nothing that loads is left; the next run starts over, and leaves nothing else behind either."""
-    code = KILLED.format(tests=str(ROOT / "tests"), source=str(pair), folder=str(tmp_path / "out"))
+    code = KILLED.format(tests=str(TESTS), source=str(pair), folder=str(tmp_path / "out"))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "written\n"
     with pytest.raises(InputError, match="another process is writing"):

@@ -9,6 +9,7 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 from support.decoding import random_pair
+from support.paths import GOLDENS
 
 from mlx_gemma4_assist import InputError, make_prompt_cache
 from mlx_gemma4_assist.checkpoints import hub
@@ -21,7 +22,6 @@ from mlx_gemma4_assist.models.config import check_pair
 from mlx_gemma4_assist.models.families import families
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 
-GOLDENS = Path(__file__).parent / "goldens"
 M1_INFO = {
     "device_name": "Apple M1 Pro",
     "architecture": "applegpu_g13s",

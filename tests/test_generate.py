@@ -2,44 +2,18 @@
 
 import mlx.core as mx
 import pytest
-from support.decoding import OracleAssistant, random_pair, run
+from support.decoding import random_pair, run
+from support.generation import BUDGET, PROMPT, SEED, sampled
+from support.oracles import OracleAssistant
+from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, generate, make_prompt_cache, stream_generate
 from mlx_gemma4_assist.rounds.sampling import Sampling
-
-BUDGET = 40
-SEED = 0
-
-
-class LetterProcessor:
-    """Ids as letters; stands in for a tokenizer, so that stops can be put where they hurt."""
-
-    def __init__(self, eos_token_ids=(), suppress_tokens=()):
-        self.eos_token_ids = frozenset(eos_token_ids)
-        self.suppress_tokens = tuple(suppress_tokens)
-
-    def encode(self, prompt, *, chat=True):
-        return [ord(c) - 48 for c in prompt] if isinstance(prompt, str) else list(prompt)
-
-    def decode(self, tokens):
-        return "".join(chr(48 + token) for token in tokens)
-
-    def detokenizer(self):
-        return self
-
-    def add(self, token):
-        return chr(48 + token)
-
-    def finalize(self):
-        return ""
 
 
 @pytest.fixture(scope="module")
 def pair():
     return random_pair(1)
-
-
-PROMPT = [int(t) for t in "3141592653589793238"]
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +33,6 @@ def assistant(request, pair, plain):
         drafter.config = pair[1].config
         return drafter
     return pair[1] if request.param == "own" else None
-
-
-def sampled(pair, assistant, **options):
-    drafts = {"num_assistant_tokens": 3} if assistant is not None else {}
-    defaults = {"processor": LetterProcessor(), "max_tokens": BUDGET, "temperature": 1.0, "seed": SEED} | drafts
-    options = defaults | options
-    processor = options.pop("processor")
-    prompt = options.pop("prompt", PROMPT)
-    return list(stream_generate(pair[0], processor, prompt, assistant, **options))
 
 
 def test_one_response_per_token(pair, plain, assistant):
@@ -221,7 +186,7 @@ def test_sampled_drafts_and_a_seed(pair, draft_temperature):
         ({"top_p": 2.0}, "top_p is 2"),
         ({"num_assistant_tokens": -1}, "num_assistant_tokens is -1"),
         ({"num_assistant_tokens": 1000}, "num_assistant_tokens is 1000"),
-        ({"stop": [""]}, "stop string is empty"),
+        ({"stop": [""]}, "stop is .*, expected a string that is not empty"),
         ({"temperature": 0.0, "draft_temperature": 0.5}, "draft_temperature needs a temperature"),
     ],
 )

@@ -5,21 +5,20 @@ The stored goldens are read by default. `GOLDENS_DIR` names another folder, such
 """
 
 import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from support.paths import FAMILIES, GOLDENS
 
 from mlx_gemma4_assist import Processor, load, load_assistant, stream_generate
-from mlx_gemma4_assist.cache.layout import Block, CacheLayout, KVCache
+from mlx_gemma4_assist.cache.block import Block
+from mlx_gemma4_assist.cache.layout import CacheLayout
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 
-GOLDENS = Path(os.environ.get("GOLDENS_DIR", Path(__file__).parent / "goldens"))
-FAMILIES = ("e2b", "e4b", "12b", "26b-a4b", "31b")
 PROMPTS = ("short", "window", "long")
 TOLERANCE = 1e-4
 SLACK = 12

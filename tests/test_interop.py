@@ -11,8 +11,6 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 from support.conversion import (
-    FAMILIES,
-    GOLDENS,
     TOKENS,
     config_of,
     convert,
@@ -20,6 +18,8 @@ from support.conversion import (
     logits,
     tensors,
 )
+from support.paths import FAMILIES, GOLDENS
+from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import Processor, load_assistant, stream_generate
 from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
@@ -35,25 +35,6 @@ from mlx_vlm.utils import load_model as mlx_vlm_load  # noqa: E402
 FORMATS = ({}, {"quantize": True}, {"quantize": True, "q_mode": "nvfp4"})
 LONG = 24
 CLOSE = 3e-4  # of float32 logits: both round
-
-
-class Ids:
-    """Stands in for a processor: ids in, ids out, no stops."""
-
-    eos_token_ids = frozenset()
-    suppress_tokens = ()
-
-    def encode(self, prompt: list[int], *, chat: bool = True) -> list[int]:
-        return list(prompt)
-
-    def detokenizer(self) -> "Ids":
-        return self
-
-    def add(self, token: int) -> str:
-        return ""
-
-    def finalize(self) -> str:
-        return ""
 
 
 def multimodal(family: str, folder: Path) -> Path:
@@ -101,7 +82,9 @@ def ours(folder: Path, assistant: Path | None = None, prompt: list[int] = TOKENS
     """Greedy tokens of this package."""
     drafter = None if assistant is None else load_assistant(assistant)
     count = None if assistant is None else 3
-    text = stream_generate(load_model(folder), Ids(), prompt, drafter, max_tokens=LONG, num_assistant_tokens=count)
+    text = stream_generate(
+        load_model(folder), LetterProcessor(), prompt, drafter, max_tokens=LONG, num_assistant_tokens=count
+    )
     return [response.token for response in text]
 
 

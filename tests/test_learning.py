@@ -3,45 +3,52 @@
 import json
 import logging
 
-import pytest
 from support.decoding import random_pair
-from test_generate import sampled
+from support.generation import sampled
 
-from mlx_gemma4_assist.drafts.learning import draft_key, start_learning
-from mlx_gemma4_assist.drafts.memory import FOLDER_VARIABLE, DraftMemory
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
-    return tmp_path
+from mlx_gemma4_assist.drafts.memory import DraftMemory
+from mlx_gemma4_assist.engine.learning import Learning, draft_key
 
 
-def test_a_run_is_remembered(folder, caplog):
+def test_a_run_is_remembered(tmp_path, caplog):
     pair = random_pair(1)
-    sampled(pair, pair[1], num_assistant_tokens=None)
-    (path,) = folder.glob("*.json")
-    learned, note = DraftMemory().load(draft_key(*pair, compiled=False))
+    memory = DraftMemory(tmp_path)
+    sampled(pair, pair[1], num_assistant_tokens=None, draft_memory=memory)
+    (path,) = tmp_path.glob("*.json")
+    learned, note = memory.load(draft_key(*pair, compiled=False))
     assert note is None
     assert sum(learned.timed) > 0
     path.write_text("{")  # damaged: left aside with a warning, and written anew
     with caplog.at_level(logging.WARNING):
-        sampled(pair, pair[1], num_assistant_tokens=None)
+        sampled(pair, pair[1], num_assistant_tokens=None, draft_memory=memory)
     assert "ignored" in caplog.text
     assert json.loads(path.read_text())["version"] == 1
 
 
-def test_fixed_numbers_and_short_runs_leave_nothing(folder):
+def test_fixed_numbers_and_short_runs_leave_nothing(tmp_path):
     pair = random_pair(1)
-    sampled(pair, pair[1], num_assistant_tokens=3)
-    sampled(pair, None)
-    sampled(pair, pair[1], num_assistant_tokens=None, max_tokens=5)
-    assert list(folder.iterdir()) == []
+    memory = DraftMemory(tmp_path)
+    sampled(pair, pair[1], num_assistant_tokens=3, draft_memory=memory)
+    sampled(pair, None, draft_memory=memory)
+    sampled(pair, pair[1], num_assistant_tokens=None, max_tokens=5, draft_memory=memory)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_keys_tell_networks_and_compilation_apart(folder):
+def test_nothing_is_written_unless_a_memory_is_handed_in(tmp_path, monkeypatch):
+    """Not to the user's folder either; what was learned lives as long as the target."""
+    for name in ("HOME", "XDG_CACHE_HOME", "MLX_GEMMA4_ASSIST_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    pair = random_pair(1)
+    before = Learning(*pair, compiled=False).draft_length.learned()
+    sampled(pair, pair[1], num_assistant_tokens=None)
+    assert list(tmp_path.rglob("*")) == []
+    assert sum(before.timed) == 0
+    assert sum(Learning(*pair, compiled=False).draft_length.learned().timed) > 0
+    assert sum(Learning(*random_pair(1), compiled=False).draft_length.learned().timed) == 0
+
+
+def test_keys_tell_networks_and_compilation_apart():
     pair = random_pair(1)
     keys = {draft_key(*pair, compiled=compiled) for compiled in (False, True)}
     assert len(keys) == 2
     assert draft_key(*random_pair(2), compiled=False) in keys  # other weights, the same figures
-    assert start_learning(keys.pop(), 5).longest == 5

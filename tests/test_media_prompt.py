@@ -6,15 +6,20 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support.decoding import GREEDY, random_pair
-from test_generate import LetterProcessor
+from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, make_prompt_cache, stream_generate
-from mlx_gemma4_assist.cache.layout import CacheLayout, KVCache
+from mlx_gemma4_assist.cache.layout import CacheLayout
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt, SoftTokens, chunk_ends
-from mlx_gemma4_assist.engine.prefill import Chunk, merged, prefill
+from mlx_gemma4_assist.engine.loop import start
+from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.models.config import FULL, SLIDING
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
-from mlx_gemma4_assist.rounds.round import Engine, accept, propose, start
+from mlx_gemma4_assist.rounds.accept import accept
+from mlx_gemma4_assist.rounds.chunk import Chunk, merged
+from mlx_gemma4_assist.rounds.round import propose
+from mlx_gemma4_assist.rounds.state import Decoder
 
 WINDOW = 16
 
@@ -93,8 +98,8 @@ def test_a_prompt_in_chunks_equals_one_naive_forward(target, spans, mutual, step
     cache = KVCache(CacheLayout(target.config, 8, mx.float32))
     prefill(target, cache, whole.keys[:-1], step_size, media=whole.media)
     assert cache.tokens == [whole.keys[:-1]]
-    engine = Engine(target, None, cache.layout, GREEDY, accept)
-    hidden = propose(engine, start(engine, cache, whole.keys[-1:], 0), 0, length - 1).hidden
+    decoder = Decoder(target, None, cache.layout, GREEDY, accept)
+    hidden = propose(decoder, start(decoder, cache, whole.keys[-1:], 0), cache.buffers, 0, length - 1).hidden
     assert mx.abs(hidden[0, 0] - naive[0, -1]).max().item() < 1e-4
 
 

@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +11,24 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from test_generate import LetterProcessor
+from support.paths import GOLDENS
+from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, load_assistant, stream_generate
-from mlx_gemma4_assist.cache.layout import CacheLayout, KVCache
+from mlx_gemma4_assist.cache.layout import CacheLayout
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt
 from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
-from mlx_gemma4_assist.engine.prefill import Chunk, merged, prefill
+from mlx_gemma4_assist.engine.loop import start
+from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.media.inputs import ModelInputs
 from mlx_gemma4_assist.media.reader import encode_media
-from mlx_gemma4_assist.rounds.round import Engine, accept, propose, start
+from mlx_gemma4_assist.rounds.accept import accept
+from mlx_gemma4_assist.rounds.chunk import Chunk, merged
+from mlx_gemma4_assist.rounds.round import propose
 from mlx_gemma4_assist.rounds.sampling import Sampling
+from mlx_gemma4_assist.rounds.state import Decoder
 
-GOLDENS = Path(os.environ.get("GOLDENS_DIR", Path(__file__).parent / "goldens"))
 CASES = [
     (family, label)
     for family, labels in (
@@ -108,9 +112,9 @@ def first_logits(found: Golden, prompt: MediaPrompt, step_size: int) -> np.ndarr
     """Logits (1, V) of the first token that would be generated."""
     cache = KVCache(CacheLayout(found.target.config, 12, mx.float32))
     prefill(found.target, cache, prompt.keys[:-1], step_size, media=prompt.media)
-    engine = Engine(found.target, None, cache.layout, Sampling(), accept)
-    state = start(engine, cache, prompt.keys[-1:], 0)
-    return np.array(propose(engine, state, 0, len(prompt.keys) - 1).logits[:, 0])
+    decoder = Decoder(found.target, None, cache.layout, Sampling(), accept)
+    state = start(decoder, cache, prompt.keys[-1:], 0)
+    return np.array(propose(decoder, state, cache.buffers, 0, len(prompt.keys) - 1).logits[:, 0])
 
 
 @pytest.mark.parametrize("step_size", [2048, 7])

@@ -1,4 +1,4 @@
-"""parity: what it says of a right engine, of wrong ones, and of near ties."""
+"""parity: what it says of a right decoder, of wrong ones, and of near ties."""
 
 import json
 import math
@@ -8,16 +8,20 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support.decoding import GREEDY, filled, layout_for, random_pair, run
-from test_generate import LetterProcessor
+from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, SpeculationStats
 from mlx_gemma4_assist.commands import parity as command
+from mlx_gemma4_assist.engine.loop import start
 from mlx_gemma4_assist.evaluation import frequencies, parity
 from mlx_gemma4_assist.evaluation.frequencies import Frequencies, chi_square_p, count_p, evenness_p, first_tokens
 from mlx_gemma4_assist.evaluation.parity import Divergence, TextComparison, Verdict, compare_texts, tie_tolerance
+from mlx_gemma4_assist.rounds import accept as acceptance
 from mlx_gemma4_assist.rounds import round as speculative
-from mlx_gemma4_assist.rounds.round import Engine, Round, accept, accept_matching, start, verify
+from mlx_gemma4_assist.rounds.accept import accept, accept_matching
+from mlx_gemma4_assist.rounds.round import verify
 from mlx_gemma4_assist.rounds.sampling import DRAFT, Sampling, choose
+from mlx_gemma4_assist.rounds.state import Decoder, Round
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
 
@@ -48,15 +52,15 @@ def argmax_drafts(log_p, keys, positions, purpose):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_right_engine_is_identical(pair, temperature):
+def test_a_right_decoder_is_identical(pair, temperature):
     found = compare_texts(pair, PROMPT, max_tokens=30, temperature=temperature, seed=5)
     assert (found.verdict, found.compared, found.divergence) == (Verdict.IDENTICAL, 30, None)
     assert found.stats.drafted > 30
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_wrong_engine_is_different(pair, monkeypatch, temperature):
-    monkeypatch.setattr(speculative, "accept_matching", accept_always)
+def test_a_wrong_decoder_is_different(pair, monkeypatch, temperature):
+    monkeypatch.setattr(acceptance, "accept_matching", accept_always)
     found = compare_texts(pair, PROMPT, max_tokens=12, temperature=temperature, seed=5)
     assert found.verdict is Verdict.DIFFERENT
     assert found.divergence.gap > 0
@@ -69,9 +73,9 @@ def logits_after(pair, tokens):
     layout = replace(layout_for(pair.model, 0), dtype=pair.dtype)
     cache = filled(pair.model, layout, tokens)
     cache.reserve(len(tokens) + 1)
-    engine = Engine(pair.model, None, layout, GREEDY, accept)
-    state = start(engine, cache, tokens[-1:], 0)
-    return verify(engine, state, mx.zeros((1, 0), mx.int32), len(tokens) - 1)[1][0, 0]
+    decoder = Decoder(pair.model, None, layout, GREEDY, accept)
+    state = start(decoder, cache, tokens[-1:], 0)
+    return verify(decoder, state, cache.buffers, mx.zeros((1, 0), mx.int32), len(tokens) - 1)[1][0, 0]
 
 
 @pytest.mark.parametrize("rank", [2, 5])
@@ -124,8 +128,8 @@ def test_rounding_is_told_from_errors(monkeypatch, spacings, verdict):
     inexact = parity.Pair(target, LetterProcessor(), assistant)
     spacing = tie_tolerance(mx.abs(logits_after(inexact, PROMPT)).max().item(), mx.bfloat16) / parity.TIE_SPACINGS
 
-    def inexact_verify(engine, state, drafts, bound):
-        hidden, logits, buffers = verify(engine, state, drafts, bound)
+    def inexact_verify(decoder, state, buffers, drafts, bound):
+        hidden, logits, buffers = verify(decoder, state, buffers, drafts, bound)
         best = mx.max(logits, axis=-1, keepdims=True)
         lowered = (logits.astype(mx.float32) - spacings * spacing).astype(logits.dtype)
         return hidden, mx.where((logits == best) & (drafts.shape[1] > 0), lowered, logits), buffers
@@ -219,7 +223,7 @@ def test_command_identical(tell):
 
 
 def test_command_different(tell, monkeypatch):
-    monkeypatch.setattr(speculative, "accept_matching", accept_always)
+    monkeypatch.setattr(acceptance, "accept_matching", accept_always)
     code, out = tell()
     assert code == 1
     assert out.splitlines()[-1] == "DIFFERENT"

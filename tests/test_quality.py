@@ -7,12 +7,14 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from support.decoding import GREEDY, OracleAssistant, layout_for, random_pair, run
+from support.decoding import GREEDY, layout_for, random_pair, run
+from support.oracles import OracleAssistant
 
 from mlx_gemma4_assist import load, load_assistant
-from mlx_gemma4_assist.cache.layout import KVCache
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.checkpoints.loading import load_model
 from mlx_gemma4_assist.checkpoints.quantized import Quantizable
+from mlx_gemma4_assist.engine.loop import start
 from mlx_gemma4_assist.errors import InputError
 from mlx_gemma4_assist.evaluation import quality
 from mlx_gemma4_assist.evaluation.quality import (
@@ -28,7 +30,9 @@ from mlx_gemma4_assist.evaluation.quality import (
     measure_quality,
 )
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
-from mlx_gemma4_assist.rounds.round import Engine, accept, propose, start
+from mlx_gemma4_assist.rounds.accept import accept
+from mlx_gemma4_assist.rounds.round import propose
+from mlx_gemma4_assist.rounds.state import Decoder
 
 SMALL = Effort(window=32, prompts=2, prompt_tokens=10, new_tokens=10)
 FORMATS = {
@@ -74,13 +78,13 @@ def naive_logits(target, tokens):
     layout = layout_for(target, 0)
     cache = KVCache(layout)
     cache.reserve(len(tokens))
-    engine = Engine(target, None, layout, GREEDY, accept)
-    state = start(engine, cache, tokens[:1], 0)
-    rows = []
+    decoder = Decoder(target, None, layout, GREEDY, accept)
+    state = start(decoder, cache, tokens[:1], 0)
+    rows, buffers = [], cache.buffers
     for length, token in enumerate(tokens):
         state = state._replace(length=mx.array([length]), token=mx.array([[token]]))
-        proposal = propose(engine, state, 0, length)
-        state = state._replace(buffers=proposal.buffers)
+        proposal = propose(decoder, state, buffers, 0, length)
+        buffers = proposal.buffers
         rows.append(np.array(proposal.logits.astype(mx.float32), np.float64)[0, 0])
     return np.stack(rows)
 

@@ -1,26 +1,19 @@
 """Filters against a naive loop; speculative sampling by exact enumeration and by chi-square."""
 
 import itertools
-from math import erfc
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from support.statistics import CHI_SQUARE_P, chi_square_p
 
 from mlx_gemma4_assist.errors import InputError
 from mlx_gemma4_assist.rounds import round as speculative
-from mlx_gemma4_assist.rounds.round import (
-    Drafts,
-    RoundState,
-    accept,
-    accept_block,
-    accept_matching,
-    accept_tokens,
-)
+from mlx_gemma4_assist.rounds.accept import accept, accept_block, accept_matching, accept_tokens
 from mlx_gemma4_assist.rounds.sampling import CHOOSE, Sampling, choose, log_probabilities, row_keys, suppress, uniform
+from mlx_gemma4_assist.rounds.state import Drafts, RoundState
 
 VOCABULARY = 5
-CHI_SQUARE_P = 1e-4
 
 
 def naive_probabilities(logits: np.ndarray, temperature: float, sampling: Sampling) -> np.ndarray:
@@ -187,17 +180,6 @@ def test_enumeration_sees_an_inexact_rule(monkeypatch):
     argmax = [np.eye(VOCABULARY)[q.argmax(-1)] for q in tables.q]
     joint, _ = enumerated_joint(tables, "tokens", monkeypatch, drawn_from=argmax)
     assert np.abs(joint - tables.joint()).max() > 0.01
-
-
-def chi_square_p(counts: np.ndarray, expected: np.ndarray) -> float:
-    """The p-value of counts under expected frequencies, rare cells put together (Wilson-Hilferty for the tail)."""
-    rare = expected < 5
-    counts = np.append(counts[~rare], counts[rare].sum())
-    expected = np.append(expected[~rare], expected[rare].sum())
-    counts, expected = counts[expected > 0], expected[expected > 0]
-    statistic, freedom = ((counts - expected) ** 2 / expected).sum(), len(counts) - 1
-    z = ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / np.sqrt(2 / (9 * freedom))
-    return erfc(z / np.sqrt(2)) / 2
 
 
 @pytest.mark.parametrize(("draft_temperature", "block"), [(0, True), (0.5, True), (1, True), (1, False)])

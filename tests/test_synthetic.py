@@ -4,19 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
-from pathlib import Path
 
 import mlx.core as mx
+import oracle
 import pytest
+import synthetic
 from support.decoding import random_pair, run
+from support.paths import ROOT, TOOLS
 
 from mlx_gemma4_assist import InputError, load, load_assistant, stream_generate
 from mlx_gemma4_assist.models.config import FULL, check_pair, read_assistant_config, read_target_config
-
-EXAMPLES = Path(__file__).parent.parent / "tools"
-sys.path.insert(0, str(EXAMPLES))
-oracle, synthetic = import_module("oracle"), import_module("synthetic")
 
 PUBLISHED = {  # hidden, intermediate, layers, layers that own keys, head dims, KV heads of sliding and full layers
     "e2b": (1536, 6144, 35, 15, 256, 512, 1, 1),
@@ -151,8 +148,8 @@ def test_an_oracle_costs_what_its_assistant_costs(pair, plain):
 
 def test_compare_peers(tmp_path):
     """Peers that are not installed are left out, and said to be."""
-    script = EXAMPLES / "compare_peers.py"
-    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)}
+    script = TOOLS / "compare_peers.py"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     options = "--synthetic e2b --scale 0.02 --layers 10 --engines ours,nothing --turns 1 --max-tokens 8"
     command = [sys.executable, str(script)]
     refused = subprocess.run([*command, *options.split()], capture_output=True, text=True, env=environment)

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from support.decoding import GREEDY, filled, layout_for
-from test_sampling import CHI_SQUARE_P, chi_square_p
+from support.paths import ASSETS
+from support.statistics import CHI_SQUARE_P, chi_square_p
 
-import mlx_gemma4_assist
 from mlx_gemma4_assist import generate, load, load_assistant, stream_generate
-from mlx_gemma4_assist.cache.layout import stack
+from mlx_gemma4_assist.cache.rows import join
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
-from mlx_gemma4_assist.rounds.round import Engine, Plan, accept, propose, rounds, start
+from mlx_gemma4_assist.engine.loop import Plan, rounds, start
+from mlx_gemma4_assist.rounds.accept import accept
+from mlx_gemma4_assist.rounds.round import propose
 from mlx_gemma4_assist.rounds.sampling import Sampling, log_probabilities
+from mlx_gemma4_assist.rounds.state import Decoder
 
-ASSETS = Path(mlx_gemma4_assist.__file__).parent / "assets"
 DRAFTS = 3
 
 
@@ -42,11 +44,11 @@ def prompts(processor, passages, count, length=40):
 def batch(target, assistant, prompts, budget, drafts, sampling, seed=0):
     """Rows of one run: tokens of each, and (drafted, accepted) by place."""
     layout = layout_for(target, drafts)
-    cache = stack([filled(target, layout, prompt) for prompt in prompts])
-    engine = Engine(target, assistant, layout, sampling, accept)
+    cache = join([filled(target, layout, prompt) for prompt in prompts])
+    decoder = Decoder(target, assistant, layout, sampling, accept)
     tokens = [[] for _ in prompts]
     drafted_at, accepted_at = np.zeros(drafts, int), np.zeros(drafts, int)
-    for emitted in rounds(engine, cache, [p[-1] for p in prompts], Plan(budget, FixedDraftLength(drafts), 1, seed)):
+    for emitted in rounds(decoder, cache, [p[-1] for p in prompts], Plan(budget, FixedDraftLength(drafts), 1, seed)):
         for row, new in zip(tokens, emitted.tokens, strict=True):
             row += new
         for accepted in emitted.accepted:
@@ -135,13 +137,13 @@ def test_sampled_text_follows_the_target(tiny, passages, draft_temperature):
     sampling = Sampling(temperature=1.0, top_k=width, draft_temperature=draft_temperature)
     prompt = processor.encode(passages[3], chat=False)[:30]
     layout = layout_for(target, 2)
-    engine = Engine(target, assistant, layout, sampling, accept)
+    decoder = Decoder(target, assistant, layout, sampling, accept)
     one = filled(target, layout, prompt)
-    cache = stack([one] * rows)
+    cache = join([one] * rows)
     counts: dict[tuple[int, ...], int] = {}
     tokens = [[] for _ in range(rows)]
     accepted = 0
-    for emitted in rounds(engine, cache, [prompt[-1]] * rows, Plan(3, FixedDraftLength(2), 1, seed=17)):
+    for emitted in rounds(decoder, cache, [prompt[-1]] * rows, Plan(3, FixedDraftLength(2), 1, seed=17)):
         accepted += sum(emitted.accepted)
         for row, new in zip(tokens, emitted.tokens, strict=True):
             row += new
@@ -163,8 +165,8 @@ def exact_joint(target, layout, prompt, sampling, places):
         for prefix, weight in joint.items():
             tokens = [*prompt, *prefix]
             cache = filled(target, layout, tokens)
-            engine = Engine(target, None, layout, GREEDY, accept)
-            logits = propose(engine, start(engine, cache, [tokens[-1]], 0), 0, len(tokens) - 1).logits
+            decoder = Decoder(target, None, layout, GREEDY, accept)
+            logits = propose(decoder, start(decoder, cache, [tokens[-1]], 0), cache.buffers, 0, len(tokens) - 1).logits
             p = np.exp(np.array(log_probabilities(logits, sampling.temperature, sampling), np.float64))[0, 0]
             longer |= {(*prefix, int(t)): weight * p[t] for t in np.flatnonzero(p)}
         joint = longer

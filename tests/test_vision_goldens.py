@@ -5,7 +5,6 @@ The stored goldens are read by default. `GOLDENS_DIR` names another folder, such
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from support.paths import GOLDENS
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.checkpoints.loading import load_towers
@@ -24,7 +24,6 @@ from mlx_gemma4_assist.models.gemma4_vision import attend_padded
 from mlx_gemma4_assist.models.towers import Gemma4Towers, UnifiedTowers
 from mlx_gemma4_assist.models.vision_config import Gemma4VisionConfig
 
-GOLDENS = Path(os.environ.get("GOLDENS_DIR", Path(__file__).parent / "goldens"))
 NETWORKS = ("vision-clipped", "vision-standardized", "vision-unified")
 INPUTS = ("pictures", "video")
 TOLERANCE = 1e-4

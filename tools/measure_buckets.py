@@ -16,30 +16,32 @@ from itertools import pairwise
 import mlx.core as mx
 
 from mlx_gemma4_assist import assistant_for, load_assistant, make_prompt_cache
-from mlx_gemma4_assist.cache.layout import KVCache
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.checkpoints.loading import DTYPES, load_model
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.engine.loop import Plan, rounds, start
+from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.compiled import CompiledSteps
-from mlx_gemma4_assist.rounds.round import Engine, Plan, Round, RoundState, accept, rounds, start
 from mlx_gemma4_assist.rounds.sampling import Sampling
+from mlx_gemma4_assist.rounds.state import Decoder, Round, RoundState
 
 FIRST_TOKEN = 5
 
 
-def cost_of_tracing(engine: Engine, steps: CompiledSteps, cache: KVCache, tokens: int, drafts: int) -> float:
+def cost_of_tracing(decoder: Decoder, steps: CompiledSteps, cache: KVCache, tokens: int, drafts: int) -> float:
     """Which share of a run it takes."""
     cache.reset()
     plan = steps.carry_out(Plan(tokens, FixedDraftLength(drafts)))
     read, entered, known = [time.perf_counter()], [], set()
 
-    def step(engine: Engine, state: RoundState, count: int, bound: int) -> tuple[Round, RoundState]:
+    def step(decoder: Decoder, state: RoundState, count: int, bound: int) -> tuple[Round, RoundState]:
         end = steps.reach(bound + count + 1)
         if end not in known:
             known.add(end)
             entered.append(len(read) - 1)
-        return plan.step(engine, state, count, bound)
+        return plan.step(decoder, state, count, bound)
 
-    for _ in rounds(engine, cache, [FIRST_TOKEN], replace(plan, step=step)):
+    for _ in rounds(decoder, cache, [FIRST_TOKEN], replace(plan, step=step)):
         read.append(time.perf_counter())
     times = [end - begin for begin, end in pairwise(read)]
     extra = 0.0
@@ -51,16 +53,16 @@ def cost_of_tracing(engine: Engine, steps: CompiledSteps, cache: KVCache, tokens
 
 
 def cost_of_padding(
-    engine: Engine, steps: CompiledSteps, cache: KVCache, ends: list[int], drafts: int, turns: int
+    decoder: Decoder, steps: CompiledSteps, cache: KVCache, ends: list[int], drafts: int, turns: int
 ) -> float:
     """By how much of a round one bucket more prolongs it."""
-    state = start(engine, cache, [FIRST_TOKEN], 0)
+    state = start(decoder, cache, [FIRST_TOKEN], 0)
     times = {end: [] for end in ends}
     for _ in range(turns):
         for end in ends:
             bound = end - drafts - 1
             began = time.perf_counter()
-            emitted, state = steps.round(engine, state._replace(length=mx.array([ends[0] // 2])), drafts, bound)
+            emitted, state = steps.round(decoder, state._replace(length=mx.array([ends[0] // 2])), drafts, bound)
             mx.eval(emitted, state)
             times[end].append(time.perf_counter() - began)
     shorter, longer = (statistics.median(found) for found in times.values())
@@ -79,21 +81,21 @@ def main() -> None:
     target = load_model(options.model, dtype=options.dtype)
     assistant = load_assistant(assistant_for(options.model), dtype=options.dtype)
     cache = make_prompt_cache(target, assistant, options.drafts)
-    engine = Engine(target, assistant, cache.layout, Sampling(), accept)
-    known = CompiledSteps(engine)
+    decoder = Decoder(target, assistant, cache.layout, Sampling(), accept)
+    known = CompiledSteps(decoder)
     ends = sorted({known.reach(end) for end in range(options.drafts + 1, options.tokens + 1)})
     if len(ends) < 2 or options.runs < 2:
         parser.error(f"{options.tokens} tokens, {options.runs} runs: expected two buckets or more, and two runs")
     run = cache, options.tokens, options.drafts
-    cost_of_tracing(engine, known, *run)  # builds kernels
-    shares = [cost_of_tracing(engine, CompiledSteps(engine), *run) for _ in range(options.runs)]
-    none = [cost_of_tracing(engine, known, *run) for _ in range(options.runs)]
+    cost_of_tracing(decoder, known, *run)  # builds kernels
+    shares = [cost_of_tracing(decoder, CompiledSteps(decoder), *run) for _ in range(options.runs)]
+    none = [cost_of_tracing(decoder, known, *run) for _ in range(options.runs)]
     low, median, high = statistics.quantiles(shares, n=4)
     print(f"tracing {len(ends)} buckets in {options.tokens} tokens: {median:.2%} ({low:.2%} to {high:.2%}) of a run")
     print(f"the same where all are traced already: {statistics.median(none):.2%}")
 
     cache.reserve(ends[-1])
-    more = cost_of_padding(engine, known, cache, ends[-2:], options.drafts, options.turns)
+    more = cost_of_padding(decoder, known, cache, ends[-2:], options.drafts, options.turns)
     print(f"padding: a bucket more costs {more:.2%} of a round, half of it on average {more / 2:.2%}")
 
 

@@ -16,22 +16,24 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_gemma4_assist import assistant_for, load, load_assistant, make_prompt_cache
-from mlx_gemma4_assist.cache.layout import KVCache
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.checkpoints.loading import DTYPES
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.engine.loop import Plan, rounds
 from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.evaluation.benchmark import bundled_prompts
+from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.compiled import check_compiler, compiled_steps
-from mlx_gemma4_assist.rounds.round import Engine, Plan, accept, rounds
 from mlx_gemma4_assist.rounds.sampling import Sampling
+from mlx_gemma4_assist.rounds.state import Decoder
 
 
-def decode(engine: Engine, cache: KVCache, prompt: Sequence[int], plan: Plan) -> tuple[list[int], float]:
+def decode(decoder: Decoder, cache: KVCache, prompt: Sequence[int], plan: Plan) -> tuple[list[int], float]:
     """The tokens, and how many of them came per second, the prompt and the first round left out."""
-    prefill(engine.target, cache, prompt[:-1])
+    prefill(decoder.target, cache, prompt[:-1])
     tokens: list[int] = []
     began = 0.0
-    for emitted in rounds(engine, cache, prompt[-1:], plan):
+    for emitted in rounds(decoder, cache, prompt[-1:], plan):
         tokens += emitted.tokens[0]
         began = began or time.perf_counter()
     return tokens, (len(tokens) - 1) / (time.perf_counter() - began)
@@ -60,11 +62,11 @@ def main() -> None:
         for turn in range(args.turns + 1):
             for ahead, measured in speeds.items():
                 cache = make_prompt_cache(target, assistant, drafts)
-                engine = Engine(target, assistant if drafts else None, cache.layout, Sampling(), accept)
-                this = compiled_steps(engine).carry_out(plan) if args.compile else plan
+                decoder = Decoder(target, assistant if drafts else None, cache.layout, Sampling(), accept)
+                this = compiled_steps(decoder).carry_out(plan) if args.compile else plan
                 mx.clear_cache()
                 mx.reset_peak_memory()
-                tokens, speed = decode(engine, cache, prompt, replace(this, ahead=ahead))
+                tokens, speed = decode(decoder, cache, prompt, replace(this, ahead=ahead))
                 ends.add((tuple(tokens[: args.tokens]), len(prompt) + len(tokens) - 1 - cache.lengths[0]))
                 if turn:  # the first warms up
                     measured.append(speed)

@@ -16,28 +16,17 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from mlx_gemma4_assist import assistant_for, load, load_assistant, make_prompt_cache
-from mlx_gemma4_assist.cache.layout import KVCache
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.engine.loop import Plan, rounds, start
 from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.evaluation.benchmark import bundled_prompts
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
+from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.compiled import check_compiler, compiled_steps
-from mlx_gemma4_assist.rounds.round import (
-    Assistant,
-    Drafts,
-    Engine,
-    Plan,
-    Proposal,
-    RoundState,
-    accept,
-    draft,
-    rounds,
-    settle,
-    speculate,
-    start,
-    verify,
-)
+from mlx_gemma4_assist.rounds.round import draft, settle, speculate, verify
 from mlx_gemma4_assist.rounds.sampling import Sampling
+from mlx_gemma4_assist.rounds.state import Assistant, Decoder, Drafts, Proposal, RoundState
 
 
 class Parts(NamedTuple):
@@ -71,11 +60,11 @@ class Setup(NamedTuple):
     compiles: bool
     count: int
 
-    def prefilled(self) -> tuple[Engine, KVCache]:
-        """An engine, and a cache that holds all of the prompt but its last token."""
+    def prefilled(self) -> tuple[Decoder, KVCache]:
+        """An decoder, and a cache that holds all of the prompt but its last token."""
         cache = make_prompt_cache(self.target, self.assistant, self.drafts)
         prefill(self.target, cache, self.prompt[:-1])
-        return Engine(self.target, self.assistant, cache.layout, Sampling(), accept), cache
+        return Decoder(self.target, self.assistant, cache.layout, Sampling(), accept), cache
 
 
 def measure(setup: Setup, turns: int = 5) -> Parts:
@@ -94,12 +83,12 @@ def measure(setup: Setup, turns: int = 5) -> Parts:
 
 def loop_seconds(setup: Setup) -> list[float]:
     """Seconds of each of ``count`` rounds of the running loop."""
-    engine, cache = setup.prefilled()
+    decoder, cache = setup.prefilled()
     budget = (setup.count + 4) * (setup.drafts + 1)  # never reached: all rounds make all drafts
     plan = Plan(budget, FixedDraftLength(setup.drafts))
     if setup.compiles:
-        plan = compiled_steps(engine).carry_out(plan)
-    running = rounds(engine, cache, setup.prompt[-1:], plan)
+        plan = compiled_steps(decoder).carry_out(plan)
+    running = rounds(decoder, cache, setup.prompt[-1:], plan)
     for _ in range(2):  # the prompt's own round has no drafts; the next one had a head start
         next(running)
     times = [time.perf_counter()]
@@ -113,9 +102,9 @@ def loop_seconds(setup: Setup) -> list[float]:
 
 def parts_seconds(setup: Setup, steps: "PartSteps") -> list[list[float]]:
     """Seconds of each part of ``count`` rounds, one after the other."""
-    engine, cache = setup.prefilled()
+    decoder, cache = setup.prefilled()
     cache.reserve(steps.reach(len(setup.prompt) + (setup.count + 2) * (setup.drafts + 1)))
-    _, state = speculate(engine, start(engine, cache, setup.prompt[-1:], 0), 0, len(setup.prompt) - 1)
+    _, state = speculate(decoder, start(decoder, cache, setup.prompt[-1:], 0), 0, len(setup.prompt) - 1)
     cache.buffers = ()  # held twice, buffers would be copied when they are written to
     mx.eval(state)
     seconds: list[list[float]] = [[], [], []]
@@ -142,31 +131,33 @@ class PartSteps:
     """``speculative.speculate`` in three functions of arrays, compiled or not."""
 
     def __init__(self, setup: Setup):
-        self._engine, _ = setup.prefilled()
+        self._decoder, _ = setup.prefilled()
         self._drafts, self._compiles = setup.drafts, setup.compiles
         self._made: dict[tuple[str, int], Callable] = {}
 
     def draft(self, bound: int) -> Callable:
         bound = self._padded(bound)
         return self._get(
-            "draft", bound, lambda state: draft(self._engine, RoundState(*state), self._drafts, bound).tokens
+            "draft", bound, lambda state: draft(self._decoder, RoundState(*state), self._drafts, bound).tokens
         )
 
     def verify(self, bound: int) -> Callable:
         bound = self._padded(bound)
-        return self._get("verify", bound, lambda state, tokens: verify(self._engine, RoundState(*state), tokens, bound))
+        return self._get(
+            "verify", bound, lambda state, tokens: verify(self._decoder, RoundState(*state), tokens, bound)
+        )
 
     def settle(self) -> Callable:
         def run(state, tokens, hidden, logits):
             state = RoundState(*state)
-            emitted, after = settle(self._engine, state, Proposal(Drafts(tokens, None), hidden, logits, state.buffers))
+            emitted, after = settle(self._decoder, state, Proposal(Drafts(tokens, None), hidden, logits, state.buffers))
             return tuple(emitted), tuple(after)
 
         return self._get("settle", 0, run)
 
     def reach(self, end: int) -> int:
         """As rounds have it: one trace for all lengths of a bucket."""
-        return compiled_steps(self._engine).reach(end) if self._compiles else end
+        return compiled_steps(self._decoder).reach(end) if self._compiles else end
 
     def _padded(self, bound: int) -> int:
         block = self._drafts + 1

@@ -15,7 +15,7 @@ from .media import Source, read_media
 from .run import INTERRUPTED
 
 if TYPE_CHECKING:
-    from ..api import GenerationResponse
+    from ..engine.responses import GenerationResponse
 
 TOO_SHORT = 5  # tokens: neither the prompt's round nor the first rounds of a new pair have drafts
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from ..api import GenerationResponse, SpeculationStats, make_prompt_cache, stream_generate
+from ..api import make_prompt_cache, stream_generate
+from ..engine.responses import GenerationResponse, SpeculationStats
 from ..engine.session import Conversation
 from ..errors import InputError
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM

@@ -1,70 +1,33 @@
 """A prompt into the cache, chunk by chunk."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import mlx.core as mx
 
-from ..cache.layout import Block, Buffers, CacheLayout, KVCache
+from ..cache.rows import KVCache
 from ..cache.soft_tokens import SoftTokens, chunk_ends, within
-from ..cache.spans import Spans
-from ..rounds.round import Target
-
-DEFAULT_STEP_SIZE = 2048
+from ..options import GenerationOptions
+from ..rounds.chunk import Chunk
+from ..rounds.state import Target
+from ..rounds.steps import EAGER, Steps
 
 Progress = Callable[[int, int], None]
-"""Called with (tokens processed, tokens in all), as mlx-lm's ``prompt_progress_callback``."""
+"""Called with (tokens computed, tokens to compute), as mlx-lm's ``prompt_progress_callback``."""
 
 
-class Chunk(NamedTuple):
-    """A piece of a prompt and where it goes.
-
-    Attributes:
-        tokens: (1, L) int32; padding in the place of soft tokens.
-        length: (1,) int32, how many entries the cache holds before it.
-        buffers: keys and values.
-        bound: ``length`` as the host knows it.
-        media: soft tokens, their positions counted from the chunk's first.
-    """
-
-    tokens: mx.array
-    length: mx.array
-    buffers: Buffers
-    bound: int
-    media: Sequence[SoftTokens] = ()
-
-
-def fill(target: Target, layout: CacheLayout, chunk: Chunk) -> Buffers:
-    """The buffers with a chunk's keys and values. Pure, and lazy: what only serves hidden states is never run."""
-    count = chunk.tokens.shape[1]
-    ranges = tuple((each.start, each.end) for each in chunk.media if each.mutual)
-    mutual = Spans(ranges, layout.config.mutual_everywhere)
-    block = Block(layout, chunk.buffers, chunk.length, count, chunk.bound, exact=True, mutual=mutual)
-    target(chunk.tokens, block, merged(target, chunk) if chunk.media else None)
-    return block.buffers
-
-
-def merged(target: Target, chunk: Chunk) -> mx.array:
-    """Embeddings (1, L, H) of a chunk, soft tokens in their places."""
-    embeds = target.embed(chunk.tokens)
-    pieces, at = [], 0
-    for each in chunk.media:
-        pieces += [embeds[:, at : each.start], each.embeddings[None].astype(embeds.dtype)]
-        at = each.end
-    return mx.concatenate([*pieces, embeds[:, at:]], axis=1)
-
-
-Fill = Callable[[Target, CacheLayout, Chunk], Buffers]
+def no_progress(done: int, total: int) -> None:
+    """Nobody watches."""
 
 
 def prefill(
     target: Target,
     cache: KVCache,
     tokens: Sequence[int],
-    step_size: int = DEFAULT_STEP_SIZE,
-    progress: Progress = lambda done, total: None,
-    fill: Fill = fill,
+    step_size: int = GenerationOptions.prefill_step_size,
+    *,
+    steps: Steps = EAGER,
     media: Sequence[SoftTokens] = (),
+    progress: Progress = no_progress,
 ) -> None:
     """Append the keys and values of ``tokens`` to a cache of one row.
 
@@ -75,20 +38,19 @@ def prefill(
     MLP, and the head are never run here. The prompt's last token is left to the first round, which runs them for it.
     Memory is bounded by one chunk's activations, since each chunk is evaluated before the next is built.
     """
-    (held,) = cache.tokens
-    first = length = len(held)
-    cache.reserve(first + len(tokens))
+    (first,) = cache.lengths
+    begin, last = first, first + len(tokens)
+    cache.reserve(last)
     padding = cache.layout.config.pad_token_id
-    for end in chunk_ends(first, first + len(tokens), step_size, media):
-        progress(length - first, len(tokens))
-        chunk = list(tokens[length - first : end - first])
+    for end in chunk_ends(first, last, step_size, media):
+        progress(begin - first, len(tokens))
+        chunk = list(tokens[begin - first : end - first])
         ids = mx.array([[padding if token < 0 else token for token in chunk]], mx.int32)
-        where = mx.array([length], mx.int32)
-        soft = within(media, length, end)
-        cache.buffers = fill(target, cache.layout, Chunk(ids, where, cache.buffers, length, soft))
+        where = mx.array([begin], mx.int32)
+        soft = within(media, begin, end)
+        cache.store(steps.fill(target, cache.layout, Chunk(ids, where, cache.buffers, begin, soft)), [end])
         mx.eval(cache.buffers)
         mx.clear_cache()
-        held += chunk
-        length = end
-        cache.written = max(cache.written, length)
+        cache.append(0, chunk)
+        begin = end
     progress(len(tokens), len(tokens))

@@ -13,11 +13,14 @@ import mlx.core as mx
 import numpy as np
 
 from ..api import make_prompt_cache, stream_generate
-from ..cache.layout import KVCache
+from ..cache.rows import KVCache
 from ..drafts.draft_length import DEFAULT_DRAFTS
+from ..engine.loop import start
 from ..engine.prefill import prefill
-from ..rounds.round import Engine, accept, draft, start, verify
+from ..rounds.accept import accept
+from ..rounds.round import draft, verify
 from ..rounds.sampling import Sampling, log_probabilities
+from ..rounds.state import Decoder
 from .parity import Pair, Verdict
 
 PLACES = (2, 3)
@@ -212,24 +215,23 @@ class _Reference:
         prefill(pair.model, cache, prompt[:-1])
         cache.reserve(len(prompt) + PLACES[-1])
         sampling = Sampling(temperature=1.0, draft_temperature=1.0, suppress_tokens=pair.processor.suppress_tokens)
-        self._engine = Engine(pair.model, pair.assistant, cache.layout, sampling, accept)
-        self._state = start(self._engine, cache, [prompt[-1]], 0)
+        self._decoder = Decoder(pair.model, pair.assistant, cache.layout, sampling, accept)
+        self._state, self._buffers = start(self._decoder, cache, [prompt[-1]], 0), cache.buffers
         self._bound = len(prompt) - 1
 
     def shares(self, tokens: Sequence[int]) -> list[_Shares]:
         """The distributions after the first of ``tokens``, after the first two, and so on."""
         following = mx.array([tokens], mx.int32)
-        hidden, logits, buffers = verify(self._engine, self._state, following, self._bound)
-        log_p = np.array(log_probabilities(logits[0, 1:], 1.0, self._engine.sampling))
+        hidden, logits, buffers = verify(self._decoder, self._state, self._buffers, following, self._bound)
+        log_p = np.array(log_probabilities(logits[0, 1:], 1.0, self._decoder.sampling))
         found = []
         for i, log_p_here in enumerate(log_p):
             state = self._state._replace(
                 length=self._state.length + i + 1,
                 token=following[:, i : i + 1],
                 hidden=hidden[:, i : i + 1],
-                buffers=buffers,
             )
-            drafts = draft(self._engine, state, 1, self._bound + i + 1)
+            drafts = draft(self._decoder, state, buffers, 1, self._bound + i + 1)
             found.append(_divide(log_p_here, np.array(drafts.log_q[0, 0])))
         return found
 

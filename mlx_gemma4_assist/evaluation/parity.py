@@ -13,8 +13,9 @@ from enum import IntEnum
 import mlx.core as mx
 import numpy as np
 
-from ..api import SpeculationStats, stream_generate
+from ..api import stream_generate
 from ..drafts.draft_length import DEFAULT_DRAFTS
+from ..engine.responses import SpeculationStats
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..rounds.sampling import CHOOSE, Sampling, log_probabilities, noise, row_keys

@@ -15,17 +15,22 @@ from typing import NamedTuple, TypeVar
 
 import mlx.core as mx
 
-from ..api import SpeculationStats, make_prompt_cache
-from ..cache.layout import Block, KVCache, stack
+from ..api import make_prompt_cache
+from ..cache.block import Block
+from ..cache.rows import KVCache, join
 from ..drafts.draft_length import DEFAULT_DRAFTS, FixedDraftLength
+from ..engine.loop import Plan, rounds, start
 from ..engine.prefill import Progress, prefill
+from ..engine.responses import SpeculationStats
 from ..errors import InputError
 from ..machine.chip import wired_limit
 from ..models.config import check_pair
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
-from ..rounds.round import Engine, Plan, RoundState, accept, propose, rounds, start
+from ..rounds.accept import accept
+from ..rounds.round import propose
 from ..rounds.sampling import Sampling
+from ..rounds.state import Decoder, RoundState
 
 CACHE_BYTES = 2**28  # of texts that are drafted in together
 MOST_ROWS = 16
@@ -203,9 +208,9 @@ def continuations(
     for group in _groups(pair, drafts, prompts):
         made: list[list[int]] = [[] for _ in group]
         with wired_limit():
-            engine, cache = _start_of(pair, drafts, [prompt[:-1] for prompt in group])
+            decoder, cache = _start_of(pair, drafts, [prompt[:-1] for prompt in group])
             plan = Plan(new_tokens, FixedDraftLength(drafts))
-            for emitted in rounds(engine, cache, [prompt[-1] for prompt in group], plan):
+            for emitted in rounds(decoder, cache, [prompt[-1] for prompt in group], plan):
                 for row, tokens in zip(made, emitted.tokens, strict=True):
                     row += tokens
         for prompt, row in zip(group, made, strict=True):
@@ -253,7 +258,7 @@ def accepted_from_each(pair: Pair, passages: Sequence[Passage], drafts: int) -> 
     A round writes its drafts' keys beyond the length, and the next one, a token further, overwrites them. The passages
     are the rows of a batch.
     """
-    engine, cache = _start_of(pair, drafts, [tokens[: begin - 1] for tokens, begin in passages])
+    decoder, cache = _start_of(pair, drafts, [tokens[: begin - 1] for tokens, begin in passages])
     sizes = [len(tokens) - begin for tokens, begin in passages]
     steps, bound = max(sizes), max(cache.lengths)
     cache.reserve(bound + steps + drafts + 1)
@@ -262,15 +267,15 @@ def accepted_from_each(pair: Pair, passages: Sequence[Passage], drafts: int) -> 
         [*tokens[begin - 1 :], *[0] * (steps - size)] for (tokens, begin), size in zip(passages, sizes, strict=True)
     ]
     texts = mx.array(padded, mx.int32)
-    state = start(engine, cache, [row[0] for row in padded], seed=0)
-    accepted = []
+    state = start(decoder, cache, [row[0] for row in padded], seed=0)
+    accepted, buffers = [], cache.buffers
     for step in range(steps + 1):
         # The prompt's last token, without drafts, gives the hidden state that the first ones are made from.
-        proposal = propose(engine, state, drafts if step else 0, bound + step)
-        accepted.append(accept(engine.sampling, state, proposal.drafts, proposal.logits).accepted)
+        proposal = propose(decoder, state, buffers, drafts if step else 0, bound + step)
+        accepted.append(accept(decoder.sampling, state, proposal.drafts, proposal.logits).accepted)
         token = texts[:, step + 1 : step + 2] if step < steps else state.token
-        state = RoundState(state.length + 1, token, proposal.hidden[:, :1], state.keys, proposal.buffers)
-        mx.async_eval(accepted[-1], state)
+        state, buffers = RoundState(state.length + 1, token, proposal.hidden[:, :1], state.keys), proposal.buffers
+        mx.async_eval(accepted[-1], state, buffers)
     counts = mx.stack(accepted, axis=1).tolist()
     return [row[1 : size + 1] for row, size in zip(counts, sizes, strict=True)]
 
@@ -283,13 +288,13 @@ def _groups(pair: Pair, drafts: int, items: Sequence[Item]) -> Iterator[Sequence
         yield items[begin : begin + rows]
 
 
-def _start_of(pair: Pair, drafts: int, prefixes: Sequence[Sequence[int]]) -> tuple[Engine, KVCache]:
-    """A greedy engine, and a cache that holds each prefix in a row of its own."""
+def _start_of(pair: Pair, drafts: int, prefixes: Sequence[Sequence[int]]) -> tuple[Decoder, KVCache]:
+    """A greedy decoder, and a cache that holds each prefix in a row of its own."""
     caches = []
     for prefix in prefixes:
         caches.append(make_prompt_cache(pair.target, pair.assistant, drafts))
         prefill(pair.target, caches[-1], prefix)
-    return Engine(pair.target, pair.assistant, caches[0].layout, Sampling(), accept), stack(caches)
+    return Decoder(pair.target, pair.assistant, caches[0].layout, Sampling(), accept), join(caches)
 
 
 class _Pieces:

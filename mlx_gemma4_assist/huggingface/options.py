@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import mlx.core as mx
 
 from ..errors import InputError
-from ..rounds.host_accept import LogitsProcessor
+from ..options import LogitsProcessor
 
 Values = Mapping[str, Any]
 DEFAULT_NEW_TOKENS = 20

@@ -7,13 +7,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..api import SLACK_STEP
 from ..checkpoints.quantized import Quantizable, Quantization
-from ..engine.prefill import DEFAULT_STEP_SIZE
+from ..engine.engine import SLACK_STEP
 from ..models.config import FULL, SLIDING, Gemma4TextConfig
 from ..models.families import Family
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
+from ..options import GenerationOptions
 
 HALF = 2  # bytes of a bfloat16 or float16
 TIGHT = 0.9  # of the memory; mlx-lm warns from the same share on
@@ -62,7 +62,7 @@ def context_bytes(config: Gemma4TextConfig, context: int) -> ContextBytes:
         return owners.count(kind) * config.kv_heads(kind) * config.head_dim_of(kind) * 2 * HALF
 
     full, sliding = per_slot(FULL), per_slot(SLIDING) * (config.sliding_window + SLACK_STEP)
-    scores = config.num_attention_heads * min(DEFAULT_STEP_SIZE, context) * context * HALF
+    scores = config.num_attention_heads * min(GenerationOptions.prefill_step_size, context) * context * HALF
     return ContextBytes(full, sliding, full * context + sliding, scores)
 
 

@@ -6,12 +6,15 @@ Module names are Hugging Face's (``model.layers.0.self_attn.q_proj``), experts e
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..backend import Kept
 from .activations import geglu, softcap
 from .attention import KeysValues, Mask
 from .config import Gemma4TextConfig
 from .experts import Experts, Router
 from .layers import MLP, Attention, BlockCache, RMSNorm
 from .names import layer_number, split_experts, text_name
+
+KEPT = 16
 
 
 class DecoderLayer(nn.Module):
@@ -124,11 +127,16 @@ class Gemma4TextModel(nn.Module):
 
 
 class Gemma4ForCausalLM(nn.Module):
-    """A Gemma 4 target (transformers' ``Gemma4ForCausalLM``): tokens in, hidden states and logits out."""
+    """A Gemma 4 target (transformers' ``Gemma4ForCausalLM``): tokens in, hidden states and logits out.
+
+    Attributes:
+        kept: what others made for this network and want to live as long as it; no parameter.
+    """
 
     def __init__(self, config: Gemma4TextConfig):
         super().__init__()
         self.config = config
+        self.kept = Kept(KEPT)
         self.model = Gemma4TextModel(config)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

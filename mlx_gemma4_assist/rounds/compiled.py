@@ -7,38 +7,30 @@ cost nothing, close enough for attending to the padding to cost nothing (figures
 """
 
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from typing import Any
 
 import mlx.core as mx
 
 from ..backend import can_compile
-from ..cache.layout import BUCKET, Buffers, CacheLayout, round_up
-from ..engine.prefill import Chunk, fill
+from ..cache.layout import BUCKET, CacheLayout, round_up
+from ..cache.store import Buffers
 from ..errors import InputError
 from ..models.config import Gemma4TextConfig
 from ..models.cost import attention_multiplications, weight_multiplications
-from .round import (
-    Drafts,
-    Engine,
-    Plan,
-    Proposal,
-    Round,
-    RoundState,
-    Target,
-    accept,
-    propose,
-    settle,
-    speculate,
-)
+from .accept import accept
+from .chunk import Chunk, fill
+from .round import propose, settle, speculate
+from .state import Decoder, Drafts, Proposal, Round, RoundState, Target
 
 LEAST_BUCKET, MOST_BUCKET = 192, 1024  # positions
 PADDING_PERCENT = 2  # multiplications with keys and values in vain, of those with weights
 GROWTH_SHARE = 8  # in a long text a bucket is up to this part of it, so that it traces as seldom as it doubles
 RECENT = 16  # rounds, over which the share of a draft length is taken
 WORTH_TRACING = 0.2  # share of the recent rounds
-KEPT = 8  # settings per target: sampling options are constants of a trace
+
+Function = Callable[..., Any]
+Build = Callable[[Decoder, int, int], Function]
 
 
 def check_compiler() -> None:
@@ -65,50 +57,59 @@ def bucket_end(end: int, size: int) -> int:
 
 
 class CompiledSteps:
-    """The steps of a run, compiled; they serve all runs with the same networks, layout and sampling.
+    """The steps of all runs with the same networks, layout and sampling, compiled.
 
     The networks are held weakly, since these steps are kept for as long as the networks live. What is compiled has
     their weights as constants: a network must not be changed after its first run.
     """
 
-    def __init__(self, engine: Engine):
-        self._engine = engine._replace(
-            target=weakref.proxy(engine.target),
-            assistant=None if engine.assistant is None else weakref.proxy(engine.assistant),
+    def __init__(self, decoder: Decoder):
+        networks = decoder.target, decoder.assistant
+        self._networks = [None if network is None else weakref.ref(network) for network in networks]
+        self._decoder = decoder._replace(
+            target=weakref.proxy(decoder.target),
+            assistant=None if decoder.assistant is None else weakref.proxy(decoder.assistant),
             accept=accept,
         )
-        self._compiled: dict[tuple[Callable, int, int], Callable] = {}
-        self._bucket = bucket_size(engine.layout.config)
+        self._compiled: dict[tuple[Build, int, int], Function] = {}
+        self._bucket = bucket_size(decoder.layout.config)
         self._shares: dict[int, float] = {}
-        self._asked: set[tuple[Callable, int, int]] = set()
+        self._asked: set[tuple[Build, int, int]] = set()
+
+    def serve(self, decoder: Decoder) -> bool:
+        """Whether they were made for the very networks of this one, which are still alive."""
+        return all(
+            held is None if network is None else held is not None and held() is network
+            for held, network in zip(self._networks, (decoder.target, decoder.assistant), strict=True)
+        )
 
     def reach(self, end: int) -> int:
         """How many slots a round that ends at this position attends to, and writes to."""
         return bucket_end(end, self._bucket)
 
-    def carry_out(self, plan: Plan) -> Plan:
-        """The same plan with compiled rounds."""
-        return replace(plan, step=self.round, reach=self.reach)
-
-    def round(self, engine: Engine, state: RoundState, count: int, bound: int) -> tuple[Round, RoundState]:
-        """``speculative.speculate``, compiled; ``engine`` is the run's own, whose acceptance may be on the host."""
+    def round(
+        self, decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int
+    ) -> tuple[Round, RoundState, Buffers]:
+        """``round.speculate``, compiled; ``decoder`` is the run's own, whose acceptance may be on the host."""
         bound = self.reach(bound + count + 1) - (count + 1)
-        if not self._is_worth_tracing(_whole if engine.accept is accept else _proposal, count, bound):
-            return speculate(engine, state, count, bound)
-        if engine.accept is accept:
-            emitted, after = self._get(_whole, count, bound)(tuple(state))
-            return Round(*emitted), RoundState(*after)
-        drafts, log_q, hidden, logits, buffers = self._get(_proposal, count, bound)(tuple(state))
-        return settle(engine, state, Proposal(Drafts(drafts, log_q), hidden, logits, buffers))
+        on_host = decoder.accept is not accept
+        if not self._is_worth_tracing(_proposal if on_host else _whole, count, bound):
+            return speculate(decoder, state, buffers, count, bound)
+        if not on_host:
+            emitted, after, buffers = self._get(_whole, count, bound)(tuple(state), buffers)
+            return Round(*emitted), RoundState(*after), buffers
+        drafts, log_q, hidden, logits, buffers = self._get(_proposal, count, bound)(tuple(state), buffers)
+        return *settle(decoder, state, Proposal(Drafts(drafts, log_q), hidden, logits, buffers)), buffers
 
     def fill(self, target: Target, layout: CacheLayout, chunk: Chunk) -> Buffers:
-        """``prefill.fill``, compiled from the second chunk of a size and place on; with pictures or sound never."""
+        """``chunk.fill``, compiled from the second chunk of a size and place on; with pictures or sound never."""
         where = chunk.tokens.shape[1], chunk.bound
         if chunk.media or not self._asked_before((_fill, *where)):
             return fill(target, layout, chunk)
-        return self._get(_fill, *where)((chunk.tokens, chunk.length, chunk.buffers))
+        filled: Buffers = self._get(_fill, *where)(chunk.tokens, chunk.length, chunk.buffers)
+        return filled
 
-    def _is_worth_tracing(self, build: Callable, count: int, bound: int) -> bool:
+    def _is_worth_tracing(self, build: Build, count: int, bound: int) -> bool:
         """Whether a round of this draft length will be asked for again, because it was lately. Plain rounds, which all
         others are compared with, are traced from the second on; the first is the one that gives the first token."""
         self._shares = {other: share * (1 - 1 / RECENT) for other, share in self._shares.items()}
@@ -118,58 +119,36 @@ class CompiledSteps:
             return True
         return count == 0 and self._asked_before(key)
 
-    def _asked_before(self, key: tuple[Callable, int, int]) -> bool:
+    def _asked_before(self, key: tuple[Build, int, int]) -> bool:
         before = key in self._asked
         self._asked.add(key)
         return before
 
-    def _get(self, build: Callable, count: int, bound: int) -> Callable:
+    def _get(self, build: Build, count: int, bound: int) -> Function:
         key = build, count, bound
         if key not in self._compiled:
-            self._compiled[key] = mx.compile(build(self._engine, count, bound))
+            self._compiled[key] = mx.compile(build(self._decoder, count, bound))
         return self._compiled[key]
 
 
-def _whole(engine: Engine, count: int, bound: int) -> Callable:
-    def run(state):
-        emitted, after = speculate(engine, RoundState(*state), count, bound)
-        return tuple(emitted), tuple(after)
+def _whole(decoder: Decoder, count: int, bound: int) -> Function:
+    def run(state: tuple[mx.array, ...], buffers: Buffers) -> tuple[Any, ...]:
+        emitted, after, buffers = speculate(decoder, RoundState(*state), buffers, count, bound)
+        return tuple(emitted), tuple(after), buffers
 
     return run
 
 
-def _proposal(engine: Engine, count: int, bound: int) -> Callable:
-    def run(state):
-        drafts, hidden, logits, buffers = propose(engine, RoundState(*state), count, bound)
+def _proposal(decoder: Decoder, count: int, bound: int) -> Function:
+    def run(state: tuple[mx.array, ...], buffers: Buffers) -> tuple[Any, ...]:
+        drafts, hidden, logits, buffers = propose(decoder, RoundState(*state), buffers, count, bound)
         return drafts.tokens, drafts.log_q, hidden, logits, buffers
 
     return run
 
 
-def _fill(engine: Engine, count: int, bound: int) -> Callable:
-    def run(arrays):
-        tokens, length, buffers = arrays
-        return fill(engine.target, engine.layout, Chunk(tokens, length, buffers, bound))
+def _fill(decoder: Decoder, count: int, bound: int) -> Function:
+    def run(tokens: mx.array, length: mx.array, buffers: Buffers) -> Buffers:
+        return fill(decoder.target, decoder.layout, Chunk(tokens, length, buffers, bound))
 
     return run
-
-
-_kept: dict[int, OrderedDict[tuple, CompiledSteps]] = {}
-
-
-def compiled_steps(engine: Engine) -> CompiledSteps:
-    """The steps for an engine, kept from the last time that it was asked for while its networks live."""
-    target = id(engine.target)
-    if target not in _kept:
-        _kept[target] = OrderedDict()
-        weakref.finalize(engine.target, _kept.pop, target, None)
-    settings = _kept[target]
-    key = id(engine.assistant), engine.layout.slack, engine.layout.dtype, engine.sampling
-    if key not in settings:
-        settings[key] = CompiledSteps(engine)
-        if engine.assistant is not None:
-            weakref.finalize(engine.assistant, settings.pop, key, None)
-    settings.move_to_end(key)
-    while len(settings) > KEPT:
-        settings.popitem(last=False)
-    return settings[key]

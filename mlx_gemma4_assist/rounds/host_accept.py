@@ -4,19 +4,18 @@ A processor is called once for every token that is emitted, with exactly the tok
 calls in the same order as in plain decoding. Grammars and counters that keep state therefore work unchanged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
 
-from .round import Drafts, Round, RoundState, accept
+from ..options import LogitsProcessor
+from .accept import accept
 from .sampling import Sampling
-
-LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
-"""mlx-lm's signature: (all token ids so far (T,) int32, logits (1, V)) -> logits (1, V)."""
+from .state import Drafts, Round, RoundState
 
 
 class HostAcceptor:
-    """Takes the place of ``speculative.accept`` in a round of one row; such rounds run without look-ahead.
+    """Takes the place of ``accept.accept`` in a round of one row; such rounds run without look-ahead.
 
     Args:
         processors: applied one after the other.

@@ -2,13 +2,14 @@
 
 import json
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from support import huggingface as helpers
+from support.paths import FAMILIES, GOLDENS
+from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, stream_generate
 from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt
@@ -25,8 +26,7 @@ from mlx_gemma4_assist.media.inputs import ModelInputs
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM as AssistantNetwork
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM as TargetNetwork
 
-FAMILIES = ("e2b", "e4b", "12b", "26b-a4b", "31b")
-GOLDEN = json.loads((helpers.GOLDENS / "huggingface.json").read_text())
+GOLDEN = json.loads((GOLDENS / "huggingface.json").read_text())
 PROMPT = mx.array([helpers.WORDS])
 
 
@@ -75,9 +75,9 @@ def test_repetition_penalty(penalty):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(family):
-    record = json.loads((helpers.GOLDENS / family / "golden.json").read_text())["prompts"]["short"]
-    target = AutoModelForCausalLM.from_pretrained(helpers.GOLDENS / family / "target", device_map="auto")
-    assistant = AutoModelForCausalLM.from_pretrained(helpers.GOLDENS / family / "assistant", device_map="auto")
+    record = json.loads((GOLDENS / family / "golden.json").read_text())["prompts"]["short"]
+    target = AutoModelForCausalLM.from_pretrained(GOLDENS / family / "target", device_map="auto")
+    assistant = AutoModelForCausalLM.from_pretrained(GOLDENS / family / "assistant", device_map="auto")
     assert isinstance(target, Gemma4ForCausalLM)
     assert isinstance(target.network, TargetNetwork)
     assert isinstance(assistant, Gemma4AssistantForCausalLM)
@@ -92,10 +92,10 @@ def test_families(family):
 @pytest.mark.parametrize("family", ["e2b", "12b"])
 def test_media_equal_the_reference(family, kind):
     """With pictures, video and sound, plain and assisted; types of tokens given or found by their ids."""
-    target = AutoModelForMultimodalLM.from_pretrained(helpers.GOLDENS / family / "target")
-    assistant = AutoModelForCausalLM.from_pretrained(helpers.GOLDENS / family / "assistant")
-    records = json.loads((helpers.GOLDENS / "multimodal" / family / "golden.json").read_text())
-    tensors = mx.load(str(helpers.GOLDENS / "multimodal" / family / "golden.safetensors"))
+    target = AutoModelForMultimodalLM.from_pretrained(GOLDENS / family / "target")
+    assistant = AutoModelForCausalLM.from_pretrained(GOLDENS / family / "assistant")
+    records = json.loads((GOLDENS / "multimodal" / family / "golden.json").read_text())
+    tensors = mx.load(str(GOLDENS / "multimodal" / family / "golden.safetensors"))
     inputs_of_model = ("pixel_values", "position_ids", "features", "frames_per_video")
     for label, record in records.items():
         arrays = {
@@ -120,10 +120,9 @@ def test_media_equal_the_reference(family, kind):
 
 def drawn(model, seed, **options):
     """What the engine draws from the same prompt."""
-    quiet = SimpleNamespace(add=lambda token: "", finalize=lambda: "")
-    tokens_only = SimpleNamespace(eos_token_ids={1, 106, 50}, suppress_tokens=(), detokenizer=lambda: quiet)
+    processor = LetterProcessor([1, 106, 50])
     responses = stream_generate(
-        model.network, tokens_only, MediaPrompt(list(helpers.WORDS)), max_tokens=40, seed=seed, **options
+        model.network, processor, MediaPrompt(list(helpers.WORDS)), max_tokens=40, seed=seed, **options
     )
     return [*helpers.WORDS, *(response.token for response in responses)]
 
@@ -321,7 +320,7 @@ def test_media_for_a_model_that_was_read_for_text(folder, processor, source):
 
 
 def test_assistant_of_another_target(model):
-    other = AutoModelForCausalLM.from_pretrained(helpers.GOLDENS / "31b" / "assistant")
+    other = AutoModelForCausalLM.from_pretrained(GOLDENS / "31b" / "assistant")
     with pytest.raises(InputError, match="the assistant does not belong to this target"):
         model.generate(PROMPT, max_new_tokens=3, assistant_model=other)
 

@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import mlx.core as mx
 import pytest
 from support import huggingface as helpers
+from support.paths import EXAMPLES, GOLDENS
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.huggingface import (
@@ -15,8 +15,7 @@ from mlx_gemma4_assist.huggingface import (
     pipeline,
 )
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-GOLDEN = json.loads((helpers.GOLDENS / "huggingface.json").read_text())
+GOLDEN = json.loads((GOLDENS / "huggingface.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +136,9 @@ def test_no_such_pipeline(folder, model):
         with pytest.raises(InputError, match="are for checkpoints, and these have been read already"):
             pipeline("image-text-to-text", model=model, processor=folder, **arguments)
     with pytest.raises(InputError, match="model_type 'gemma4_text', which sees nothing"):
-        pipeline("image-text-to-text", model=helpers.GOLDENS / "31b" / "target")
+        pipeline("image-text-to-text", model=GOLDENS / "31b" / "target")
     with pytest.raises(InputError, match="the assistant does not belong to this target"):
-        pipeline("image-text-to-text", model=folder, assistant_model=helpers.GOLDENS / "31b" / "assistant")
+        pipeline("image-text-to-text", model=folder, assistant_model=GOLDENS / "31b" / "assistant")
     with pytest.raises(InputError, match="assistant_model is int, expected what AutoModelForCausalLM reads"):
         pipeline("image-text-to-text", model=model, processor=folder, assistant_model=3)
     with pytest.raises(InputError, match="device_map is 'cuda'"):

@@ -7,11 +7,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support import huggingface as helpers
+from support.paths import GOLDENS
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.huggingface import AutoProcessor
 
-GOLDEN = json.loads((helpers.GOLDENS / "huggingface.json").read_text())
+GOLDEN = json.loads((GOLDENS / "huggingface.json").read_text())
 
 
 def assert_same(found, expected):
@@ -129,7 +130,7 @@ def test_several_conversations(processor):
 
 
 def test_processor_of_a_text_model(source):
-    found = AutoProcessor.from_pretrained(helpers.GOLDENS / "31b" / "target")
+    found = AutoProcessor.from_pretrained(GOLDENS / "31b" / "target")
     assert found(text="w4 w5", return_tensors="np")["input_ids"].tolist() == [[2, 4, 5]]
     with pytest.raises(
         InputError, match="neither processor_config.json nor preprocessor_config.json, so it takes text"
@@ -138,7 +139,7 @@ def test_processor_of_a_text_model(source):
     with pytest.raises(InputError, match="the checkpoint has no chat template"):
         found.apply_chat_template(helpers.chat("w4"))
     with pytest.raises(InputError, match="padding_side is 'right', expected 'left'"):
-        AutoProcessor.from_pretrained(helpers.GOLDENS / "31b" / "target", padding_side="right")
+        AutoProcessor.from_pretrained(GOLDENS / "31b" / "target", padding_side="right")
 
 
 @pytest.mark.parametrize("make", [list, np.array, mx.array, lambda ids: mx.array(ids, mx.int32)])

@@ -4,6 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support import huggingface as helpers
+from support.paths import FAMILIES, GOLDENS
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.huggingface import (
@@ -19,8 +20,6 @@ from mlx_gemma4_assist.huggingface import (
 )
 from mlx_gemma4_assist.huggingface.arrays import check_device, read_dtype
 
-FAMILIES = ("e2b", "e4b", "12b", "26b-a4b", "31b")
-
 
 def test_classes(folder):
     for kind in (AutoModelForImageTextToText, AutoModelForMultimodalLM, Gemma4ForConditionalGeneration):
@@ -28,14 +27,14 @@ def test_classes(folder):
         assert type(found) is Gemma4ForConditionalGeneration
         assert found.towers is not None
     for kind in (AutoModelForImageTextToText, Gemma4UnifiedForConditionalGeneration):
-        assert type(kind.from_pretrained(helpers.GOLDENS / "12b" / "target")) is Gemma4UnifiedForConditionalGeneration
+        assert type(kind.from_pretrained(GOLDENS / "12b" / "target")) is Gemma4UnifiedForConditionalGeneration
     assert AutoModelForCausalLM.from_pretrained(folder).towers is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_config_of_an_assistant(family):
-    found = Gemma4AssistantConfig.from_pretrained(helpers.GOLDENS / family / "assistant")
-    network = AutoModelForCausalLM.from_pretrained(helpers.GOLDENS / family / "assistant").config
+    found = Gemma4AssistantConfig.from_pretrained(GOLDENS / family / "assistant")
+    network = AutoModelForCausalLM.from_pretrained(GOLDENS / family / "assistant").config
     assert isinstance(found, type(network))
     assert vars(found) == vars(network)
 
@@ -56,7 +55,7 @@ def test_config_of_an_assistant(family):
 def test_checkpoint_of_another_class(kind, name, message, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match=message):
-        kind.from_pretrained(helpers.GOLDENS / name)
+        kind.from_pretrained(GOLDENS / name)
 
 
 @pytest.mark.parametrize("dtype", ["float16", mx.float16, "mlx.core.float16", "torch.float16", np.dtype("float16")])

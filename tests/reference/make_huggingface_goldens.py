@@ -23,8 +23,9 @@ from transformers.models.gemma4.processing_gemma4 import Gemma4Processor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support import huggingface as helpers
+from support.paths import GOLDENS
 
-OUT = helpers.GOLDENS / "huggingface.json"
+OUT = GOLDENS / "huggingface.json"
 
 
 class Processor(Gemma4Processor):

@@ -8,15 +8,15 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_gemma4_assist.cache.layout import Block, CacheLayout, KVCache
+from mlx_gemma4_assist.cache.block import Block
+from mlx_gemma4_assist.cache.layout import CacheLayout
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.checkpoints.loading import load_model
 from mlx_gemma4_assist.conversion.options import NONE, ConversionOptions
 from mlx_gemma4_assist.conversion.pair import Conversion, plan_pair
 from mlx_gemma4_assist.conversion.writing import write_pair
 from support import checkpoints as helpers
 
-GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
-FAMILIES = ("e2b", "e4b", "12b", "26b-a4b", "31b")
 TOKENS = [2, 9, 30, 41, 17, 8, 60, 61, 62, 33, 5, 90]
 AFFINE = [{"q_bits": bits, "q_group_size": size} for bits in (2, 3, 4, 5, 6, 8) for size in (32, 64, 128)]
 FLOATING = [{"q_mode": mode} for mode in ("mxfp4", "mxfp8", "nvfp4")]

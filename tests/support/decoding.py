@@ -1,21 +1,23 @@
-"""Small pieces that tests of decoding share: runs, oracle drafters, a random pair."""
+"""Small pieces that tests of decoding share: runs, and a random pair."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
-import mlx.nn as nn
 
-from mlx_gemma4_assist.cache.layout import CacheLayout, KVCache, round_up
+from mlx_gemma4_assist.cache.layout import CacheLayout, round_up
+from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.engine.loop import Emitted, Plan, rounds
 from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.models.config import FULL, SLIDING, Gemma4AssistantConfig, Gemma4TextConfig
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
-from mlx_gemma4_assist.rounds.round import Accept, Assistant, Emitted, Engine, Plan, Target, accept, rounds
+from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.sampling import Sampling
+from mlx_gemma4_assist.rounds.state import Accept, Assistant, Decoder, Target
+from mlx_gemma4_assist.rounds.steps import EAGER, Steps
 
 GREEDY = Sampling()
-MARK = 1e4  # no normed hidden state is as large
 
 
 def layout_for(target: Gemma4ForCausalLM, drafts: int) -> CacheLayout:
@@ -41,39 +43,14 @@ def run(
     seed: int = 0,
     acceptor: Accept = accept,
     step_size: int = 2048,
+    steps: Steps = EAGER,
 ) -> tuple[list[int], list[Emitted]]:
     """``budget`` tokens after a prompt, and the rounds that gave them."""
     layout = layout_for(target, drafts)
     cache = filled(target, layout, prompt, step_size)
-    engine = Engine(target, assistant if drafts else None, layout, sampling, acceptor)
-    made = list(rounds(engine, cache, [prompt[-1]], Plan(budget, FixedDraftLength(drafts), ahead, seed)))
+    decoder = Decoder(target, assistant if drafts else None, layout, sampling, acceptor)
+    made = list(rounds(decoder, cache, [prompt[-1]], Plan(budget, FixedDraftLength(drafts), ahead, seed, steps)))
     return [token for emitted in made for token in emitted.tokens[0]][:budget], made
-
-
-class OracleAssistant(nn.Module):
-    """Drafts from a script of what the target says at each position, made wrong where it is told to.
-
-    Which draft of a round is asked for it reads from the hidden state, where it left that number the step before.
-    """
-
-    def __init__(self, script: Sequence[int], vocabulary: int, wrong: Callable[[int], bool]):
-        super().__init__()
-        answers = [(token + 1) % vocabulary if wrong(p) else token for p, token in enumerate(script)]
-        self._answers = mx.array([*answers, *[0] * 32], mx.int32)
-        self._vocabulary = vocabulary
-
-    def __call__(self, inputs_embeds, position_ids, shared_kv_states, masks):
-        width = inputs_embeds.shape[-1] // 2
-        step = mx.maximum(mx.round(inputs_embeds[:, :, -1] / -MARK), 0).astype(mx.int32)
-        token = self._answers[position_ids[:, None] + 1 + step]
-        left = (step + 1)[..., None].astype(inputs_embeds.dtype) * -MARK
-        return token[..., None], mx.broadcast_to(left, (*inputs_embeds.shape[:2], width))
-
-    def argmax(self, hidden):
-        return hidden.squeeze(-1)
-
-    def logits(self, hidden):
-        return mx.where(mx.arange(self._vocabulary) == hidden, 10.0, 0.0)
 
 
 _SMALL = {

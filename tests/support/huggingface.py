@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 from support.media import picture
+from support.paths import GOLDENS
 
-GOLDENS = Path(__file__).resolve().parents[1] / "goldens"
 TARGET, ASSISTANT = GOLDENS / "e2b" / "target", GOLDENS / "e2b" / "assistant"
 NAMED = {
     "boi_token": "<|image>",

@@ -14,8 +14,10 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-GOLDENS = Path(__file__).resolve().parents[1] / "goldens" / "media"
-PHOTO = Path(__file__).resolve().parents[1] / "data" / "grace_hopper.jpg"
+from support import paths
+from support.paths import PHOTO
+
+GOLDENS = paths.GOLDENS / "media"
 VIDEO_RATE = 10
 NAMED = {
     "boi_token": "<|image>",

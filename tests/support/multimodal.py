@@ -12,8 +12,9 @@ from mlx_gemma4_assist.models.config import FULL, SLIDING, read_assistant_config
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 from mlx_gemma4_assist.models.towers import towers_of
+from support.paths import GOLDENS
 
-PROCESSORS = Path(__file__).resolve().parents[1] / "goldens" / "media"
+PROCESSORS = GOLDENS / "media"
 PLACEHOLDERS = {
     "image_token_id": 8,
     "boi_token_id": 6,

@@ -3,9 +3,12 @@
 import mlx.core as mx
 
 from mlx_gemma4_assist import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
-from mlx_gemma4_assist.cache.layout import Block, CacheLayout
-from mlx_gemma4_assist.rounds.round import Engine, RoundState, accept, draft
+from mlx_gemma4_assist.cache.block import Block
+from mlx_gemma4_assist.cache.layout import CacheLayout
+from mlx_gemma4_assist.rounds.accept import accept
+from mlx_gemma4_assist.rounds.round import draft
 from mlx_gemma4_assist.rounds.sampling import Sampling, row_keys
+from mlx_gemma4_assist.rounds.state import Decoder, RoundState
 
 
 def agreement(
@@ -37,7 +40,7 @@ def agreement(
             tuple(mx.broadcast_to(array, (rows, *array.shape[1:])) for array in pair) for pair in block.buffers
         ),
     )
-    made = draft(Engine(target, assistant, layout, Sampling(), accept), state, drafts, length).tokens.tolist()
+    made = draft(Decoder(target, assistant, layout, Sampling(), accept), state, drafts, length).tokens.tolist()
 
     counted, agreed = [0] * drafts, [0] * drafts
     for start, row in zip(starts, made, strict=True):

@@ -1,0 +1,164 @@
+"""The rows of a cache: what each remembers, and how far it can be taken back.
+
+The only owner of buffers, token ids, lengths and of how far each row was ever written. Its methods keep three promises
+at any moment, an interrupt between any two of their steps included:
+
+* the keys and values of a row's tokens are valid, as far as ``can_rewind`` says so;
+* ``written`` is never less than what the device may have written, since it is raised before buffers are replaced;
+* a token is counted only after the round that computed its keys was read.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from ..models.config import SLIDING
+from .layout import GROWTH, CacheLayout, grown_size
+from .store import Buffers, empty, joined, lengthened, taken
+
+
+class KVCache:
+    """The keys and values of a conversation, or of several as the rows of a batch, kept between calls.
+
+    Evaluated when made, so that it can be used in another thread.
+
+    Args:
+        layout: fixed for the cache's life.
+        rows: how many sequences it holds.
+        fingerprint: of the target whose keys and values these are; None where nobody asks.
+
+    Attributes:
+        layout, fingerprint: as given.
+    """
+
+    def __init__(self, layout: CacheLayout, rows: int = 1, fingerprint: str | None = None):
+        self.layout = layout
+        self.fingerprint = fingerprint
+        self._start(rows)
+
+    def _start(self, rows: int) -> None:
+        buffers = empty(self.layout, rows, GROWTH)
+        mx.eval(buffers)
+        self._hold(buffers, GROWTH, [[] for _ in range(rows)], [0] * rows)
+
+    def _hold(self, buffers: Buffers, size: int, tokens: list[list[int]], written: list[int]) -> None:
+        self._buffers, self._size, self._tokens, self._written = buffers, size, tokens, written
+
+    @property
+    def tokens(self) -> Sequence[Sequence[int]]:
+        """For each row, the ids whose keys and values are valid; negative keys in the place of soft tokens.
+
+        The last token that was emitted is not among them: its keys are computed by the forward that follows it.
+        """
+        return self._tokens
+
+    @property
+    def lengths(self) -> list[int]:
+        """For each row, its committed length: how many entries are valid."""
+        return [len(row) for row in self._tokens]
+
+    @property
+    def written(self) -> list[int]:
+        """For each row, an upper bound of the positions ever written, which decides how far it can be rewound."""
+        return list(self._written)
+
+    @property
+    def buffers(self) -> Buffers:
+        """Keys and values (B, G, S, D) of each owning layer, possibly not yet evaluated."""
+        return self._buffers
+
+    @property
+    def size(self) -> int:
+        """Slots of a linear buffer."""
+        return self._size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self._buffers)
+
+    def reserve(self, positions: int) -> None:
+        """Make room for so many entries per row."""
+        if positions > self._size:
+            size = grown_size(positions)
+            self._buffers = lengthened(self.layout, self._buffers, size)
+            self._size = size
+
+    def store(self, buffers: Buffers, ends: Sequence[int]) -> None:
+        """Take the buffers that a forward returned, evaluated or not.
+
+        Args:
+            buffers: made from this cache's own.
+            ends: for each row, an upper bound of the positions that the forward may have written.
+        """
+        self._written = [max(pair) for pair in zip(self._written, ends, strict=True)]
+        self._buffers = buffers
+
+    def append(self, row: int, tokens: Sequence[int]) -> None:
+        """The keys and values of these ids, which follow a row's others, are known to be valid."""
+        self._tokens[row] += tokens
+
+    def can_rewind(self, row: int, length: int) -> bool:
+        """Whether a row can go on from its first ``length`` entries: the window before is still whole in every ring."""
+        if length > len(self._tokens[row]):
+            return False
+        if SLIDING not in self.layout.kinds:
+            return True
+        return max(0, length - self.layout.window) >= self._written[row] - self.layout.ring
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget all but the first ``length`` entries of a row; the others become invisible.
+
+        Raises:
+            ValueError: where :meth:`can_rewind` says no.
+        """
+        if not self.can_rewind(row, length):
+            raise ValueError(f"row {row} holds {len(self._tokens[row])} entries and cannot go back to {length}")
+        del self._tokens[row][length:]
+
+    def reuse(self, row: int, tokens: Sequence[int]) -> int:
+        """Rewind a row to what it has in common with the beginning of a text; return how much that is.
+
+        At least the last of ``tokens`` is never in common: it is left for the first round. Where the row cannot go
+        back so far, it forgets everything.
+        """
+        same = 0
+        for held, asked in zip(self._tokens[row], tokens[:-1], strict=False):
+            if held != asked:
+                break
+            same += 1
+        if not self.can_rewind(row, same):
+            self.forget(row)
+            return 0
+        self.rewind(row, same)
+        return same
+
+    def forget(self, row: int) -> None:
+        """Let a row begin anew; its buffers stay."""
+        self._tokens[row] = []
+        self._written[row] = 0
+
+    def reset(self) -> None:
+        """Let all rows begin anew, with buffers that owe nothing to what was computed before."""
+        self._start(len(self._tokens))
+
+    def take(self, row: int) -> "KVCache":
+        """A row as a cache of its own; the two share no later writes."""
+        return _made(self, taken(self._buffers, row), self._size, [self._tokens[row]], [self._written[row]])
+
+
+def join(caches: Sequence[KVCache]) -> KVCache:
+    """The rows of several caches of one layout as those of a new one, each with its own length."""
+    size = max(cache.size for cache in caches)
+    parts = [cache.buffers if cache.size == size else lengthened(cache.layout, cache.buffers, size) for cache in caches]
+    tokens = [row for cache in caches for row in cache.tokens]
+    return _made(caches[0], joined(parts), size, tokens, [end for cache in caches for end in cache.written])
+
+
+def _made(
+    like: KVCache, buffers: Buffers, size: int, tokens: Sequence[Sequence[int]], written: Sequence[int]
+) -> KVCache:
+    made = KVCache.__new__(KVCache)
+    made.layout, made.fingerprint = like.layout, like.fingerprint
+    made._hold(buffers, size, [list(row) for row in tokens], list(written))
+    return made

@@ -1,0 +1,83 @@
+"""The buffers of a cache's layers: made, lengthened, written to, and their rows taken apart and put together.
+
+Buffers are dense arrays, a pair of keys and values (B, G, S, D) for each layer that owns them. All functions are pure:
+they return new arrays, and MLX reuses the memory of those that nobody holds any more.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from ..models.attention import KeysValues
+from ..models.config import FULL
+from .layout import CacheLayout
+
+Buffers = tuple[KeysValues, ...]
+
+
+def empty(layout: CacheLayout, rows: int, size: int) -> Buffers:
+    """Zeros for each owning layer: (rows, G, size, D), rings (rows, G, ring, D)."""
+
+    def zeros(kind: str) -> mx.array:
+        return mx.zeros(layout.shape(kind, rows, size), layout.dtype)
+
+    return tuple((zeros(kind), zeros(kind)) for kind in layout.kinds)
+
+
+def lengthened(layout: CacheLayout, buffers: Buffers, size: int) -> Buffers:
+    """Linear buffers with ``size`` slots; rings as they are."""
+
+    def longer(buffer: mx.array) -> mx.array:
+        B, G, S, D = buffer.shape
+        return mx.concatenate([buffer, mx.zeros((B, G, size - S, D), buffer.dtype)], axis=2)
+
+    return tuple(
+        (longer(keys), longer(values)) if kind == FULL else (keys, values)
+        for kind, (keys, values) in zip(layout.kinds, buffers, strict=True)
+    )
+
+
+def joined(parts: Sequence[Buffers]) -> Buffers:
+    """Buffers of one layout and one size, as the rows of larger ones."""
+    return tuple(
+        (mx.concatenate([keys for keys, _ in layer]), mx.concatenate([values for _, values in layer]))
+        for layer in zip(*parts, strict=True)
+    )
+
+
+def taken(buffers: Buffers, row: int) -> Buffers:
+    """One row, as buffers of a batch of one."""
+    return tuple((keys[row : row + 1], values[row : row + 1]) for keys, values in buffers)
+
+
+class Slots:
+    """Where a block's new keys and values go. It lives as long as its block.
+
+    Args:
+        positions: (B, L) int32, of the block's tokens.
+        ring: slots of a sliding layer.
+    """
+
+    def __init__(self, positions: mx.array, ring: int):
+        self._positions = positions
+        self._ring = ring
+        self._places: dict[tuple[int, ...], mx.array] = {}
+
+    def write(self, buffer: mx.array, new: mx.array, ring: bool) -> mx.array:
+        """``buffer`` (B, G, S, D) with the block's last (B, G, L, D), as a new array.
+
+        One row's new slots lie side by side, unless they wrap in a ring; a contiguous update is cheaper than a scatter.
+        """
+        contiguous = new.shape[0] == 1 and (new.shape[2] == 1 or not ring)
+        place = self._place(new, ring, contiguous)
+        if contiguous:
+            return mx.slice_update(buffer, new, place, axes=(2,))
+        return mx.put_along_axis(buffer, place, new, axis=2)
+
+    def _place(self, new: mx.array, ring: bool, contiguous: bool) -> mx.array:
+        """The first slot (1,), or a slot for each number of ``new``; the same for all layers of a shape."""
+        key = (ring, contiguous, *(() if contiguous else new.shape))
+        if key not in self._places:
+            slots = self._positions[:, -new.shape[2] :] % self._ring if ring else self._positions
+            self._places[key] = slots[0, :1] if contiguous else mx.broadcast_to(slots[:, None, :, None], new.shape)
+        return self._places[key]

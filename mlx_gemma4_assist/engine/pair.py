@@ -1,0 +1,128 @@
+"""A target with all that belongs to it: its assistant, its processor, its towers."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..checkpoints.loading import load, load_assistant
+from ..checkpoints.pairing import assistant_for
+from ..errors import InputError, OptionError
+from ..media.reader import MediaReader, load_media
+from ..models.config import check_pair
+from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
+from ..models.gemma4_text import Gemma4ForCausalLM
+from ..text.processor import Processor
+
+PathOrRepo = str | os.PathLike[str]
+
+MATCHING, NONE = "matching", "none"
+SAMPLED = 16  # numbers of each tensor that a fingerprint looks at
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a target was loaded from; the arguments of ``load``."""
+
+    path_or_repo: PathOrRepo
+    dtype: str | mx.Dtype | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A target and its assistant, checked to belong together, and what reads and writes for them.
+
+    Attributes:
+        target: from ``load``.
+        assistant: from ``load_assistant``; None decodes plainly.
+        processor: from ``load``; None where token ids are all that goes in and out.
+        source: where the target came from, for its towers; None if nobody asks for these.
+
+    Raises:
+        InputError: the assistant was made for another target.
+    """
+
+    target: Gemma4ForCausalLM
+    assistant: Gemma4AssistantForCausalLM | None = None
+    processor: Processor | None = None
+    source: Source | None = None
+
+    def __post_init__(self) -> None:
+        if self.assistant is not None:
+            check_pair(self.target.config, self.assistant.config)
+
+    @classmethod
+    def load(
+        cls,
+        path_or_repo: PathOrRepo,
+        assistant_model: PathOrRepo = MATCHING,
+        *,
+        dtype: str | mx.Dtype | None = None,
+        revision: str | None = None,
+    ) -> "Pair":
+        """Read a target, its processor and its assistant.
+
+        Args:
+            path_or_repo: a folder, a repo on the Hub, or ``tiny`` for the pair that comes with the package.
+            assistant_model: the same of an assistant; "matching" looks for the one that belongs to the target and goes
+                without if none is known, "none" goes without.
+            dtype: float32, bfloat16 or float16 instead of what the checkpoints say, for both networks.
+            revision: a branch, tag or commit of the target's repo.
+
+        Raises:
+            InputError: one sentence on what could not be loaded, or does not belong together.
+        """
+        target, processor = load(path_or_repo, dtype=dtype, revision=revision)
+        source = Source(path_or_repo, dtype, revision)
+        named = assistant_for(path_or_repo) if assistant_model == MATCHING else assistant_model
+        if named is None or named == NONE:
+            return cls(target, None, processor, source)
+        try:
+            assistant = load_assistant(named, dtype=dtype)
+        except InputError as error:
+            if assistant_model != MATCHING:
+                raise
+            sentence = "the assistant {named} of this model: {error} ({assistant_model} none goes without)"
+            raise OptionError(sentence, named=named, error=error) from None
+        return cls(target, assistant, processor, source)
+
+    @cached_property
+    def dtype(self) -> mx.Dtype:
+        """What the networks compute in."""
+        return self.target.embed(mx.array([[0]])).dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """A name for the target's weights: the same for the same weights only, in any process."""
+        kept: str = self.target.kept.get("fingerprint", lambda: fingerprint(self.target))
+        return kept
+
+    @cached_property
+    def media(self) -> MediaReader:
+        """What turns pictures, video and sound into soft tokens; the target's towers are loaded for it now.
+
+        Raises:
+            InputError: the target reads text only, or nobody has said what it was loaded from.
+        """
+        if self.source is None:
+            raise InputError("the pair was not loaded from a checkpoint, which its towers would be read from")
+        source = self.source
+        return load_media(source.path_or_repo, self.processor, dtype=source.dtype, revision=source.revision)
+
+
+def fingerprint(target: Gemma4ForCausalLM) -> str:
+    """A hash of a target's configuration and of some numbers of every tensor, the first of its first row.
+
+    Keys and values that were computed with one target are of no use with another, also where sizes are equal.
+    """
+    digest = hashlib.sha256(repr(target.config).encode())
+    tensors = [(name, value) for name, value in tree_flatten(target.parameters()) if value.size]
+    sampled = [value[(0,) * (value.ndim - 1)][:SAMPLED].astype(mx.float32) for _, value in tensors]
+    for (name, value), numbers in zip(tensors, sampled, strict=True):
+        digest.update(f"{name} {value.shape} {value.dtype}".encode())
+        digest.update(bytes(memoryview(numbers)))
+    return digest.hexdigest()[:32]

@@ -1,0 +1,68 @@
+"""What an engine is asked for, and what it tells of it: token ids in, token ids out."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..cache.soft_tokens import MediaPrompt
+from ..errors import InputError
+from ..models.config import Gemma4TextConfig
+from ..options import GenerationOptions
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt, and how it is to be continued.
+
+    Attributes:
+        prompt: token ids, soft tokens of pictures and sound among them.
+        options: how the text is generated; its stop strings are for whoever turns tokens into text.
+        stop_tokens: any of these ends the text.
+        suppress_tokens: ids that are never generated.
+    """
+
+    prompt: MediaPrompt
+    options: GenerationOptions = field(default_factory=GenerationOptions)
+    stop_tokens: frozenset[int] = frozenset()
+    suppress_tokens: tuple[int, ...] = ()
+
+    def check(self, config: Gemma4TextConfig) -> None:
+        """Refuse what the network could not read or must not index.
+
+        Raises:
+            InputError: an empty prompt, one longer than the context, ids beyond the vocabulary, soft tokens that do
+                not fit.
+        """
+        tokens, last = self.prompt.tokens, config.vocab_size - 1
+        if not tokens:
+            raise InputError("the prompt is empty")
+        outside = next((token for token in tokens if not 0 <= token <= last), None)
+        if outside is not None:
+            raise InputError(f"the prompt has the token id {outside}, but the model's vocabulary ends at {last}")
+        outside = next((token for token in self.suppress_tokens if not 0 <= token <= last), None)
+        if outside is not None:
+            raise InputError(f"suppress_tokens has the id {outside}, but the model's vocabulary ends at {last}")
+        if len(tokens) >= config.max_position_embeddings:
+            raise InputError(
+                f"the prompt has {len(tokens)} tokens, but the model's context is {config.max_position_embeddings}"
+            )
+        self.prompt.check()
+
+    def budget(self, config: Gemma4TextConfig) -> int:
+        """How many tokens may follow: what was asked for, as far as the context reaches."""
+        return min(self.options.max_tokens, config.max_position_embeddings - len(self.prompt.tokens))
+
+
+class TokenEvent(NamedTuple):
+    """What one round gave a request.
+
+    Attributes:
+        tokens: ids, up to a stop token (which is among them) or the last that was asked for.
+        accepted: how many of the round's tokens were drafts; those are the first.
+        drafted: how many drafts the round made.
+        finish_reason: with the last tokens "stop" (a stop token) or "length"; None before.
+    """
+
+    tokens: list[int]
+    accepted: int
+    drafted: int
+    finish_reason: str | None

@@ -1,0 +1,153 @@
+"""Token events to text: pieces of text as soon as they are known, stop strings, counts and times."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from ..text.processor import Processor
+from ..text.stops import StopStrings
+from .engine import Run
+from .request import TokenEvent
+
+
+@dataclass
+class SpeculationStats:
+    """What drafting gave, so far.
+
+    Attributes:
+        rounds: forwards of the target after the prompt.
+        drafted: tokens proposed by the assistant.
+        accepted: of these, how many stood.
+        accepted_at: for each place in a round, how often the draft there stood.
+        drafted_at: for each place in a round, how often there was a draft.
+    """
+
+    rounds: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    accepted_at: list[int] = field(default_factory=list)
+    drafted_at: list[int] = field(default_factory=list)
+
+    def add(self, drafted: int, accepted: int) -> None:
+        """Count one round."""
+        self.rounds += 1
+        self.drafted += drafted
+        self.accepted += accepted
+        missing = drafted - len(self.drafted_at)
+        self.drafted_at += [0] * missing
+        self.accepted_at += [0] * missing
+        for place in range(drafted):
+            self.drafted_at[place] += 1
+            self.accepted_at[place] += place < accepted
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted over drafted, 0 where nothing was drafted."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+
+@dataclass
+class GenerationResponse:
+    """One token, with mlx-lm's fields.
+
+    Attributes:
+        text: the next piece of text, possibly empty: characters and stop strings are never split.
+        token: the token's id.
+        from_draft: whether the assistant proposed it.
+        prompt_tokens: how many tokens the prompt has.
+        prompt_tps: prompt tokens computed per second, up to the first token.
+        generation_tokens: how many tokens have been generated.
+        generation_tps: of these, how many per second, from the first token on.
+        peak_memory: MLX's peak memory in GB.
+        finish_reason: on the last response "stop" (a stop token or stop string) or "length", None before.
+        stats: of drafting; one object, final on the last response.
+    """
+
+    text: str
+    token: int
+    from_draft: bool
+    prompt_tokens: int
+    prompt_tps: float
+    generation_tokens: int
+    generation_tps: float
+    peak_memory: float
+    finish_reason: str | None
+    stats: SpeculationStats
+
+
+def responses(run: Run, processor: Processor, stop: StopStrings) -> Iterator[GenerationResponse]:
+    """A run's tokens with their text, up to a stop string; closes the run at the end."""
+    reporter = _Reporter(run, processor, stop)
+    try:
+        for event in run:
+            yield from reporter.report(event)
+            if reporter.finish_reason is not None:
+                return
+    finally:
+        run.close()
+
+
+class _Reporter:
+    """The responses of one run.
+
+    Attributes:
+        finish_reason: of the last response.
+    """
+
+    def __init__(self, run: Run, processor: Processor, stop: StopStrings):
+        self.finish_reason: str | None = None
+        self._run = run
+        self._detokenizer = processor.detokenizer()
+        self._stop = stop
+        self._stats = SpeculationStats()
+        self._generated = 0
+        self._started = time.perf_counter()
+        self._first: float | None = None
+
+    def report(self, event: TokenEvent) -> Iterator[GenerationResponse]:
+        """The responses of one round, up to a stop."""
+        if self._first is None:
+            self._first = time.perf_counter()
+        self._stats.add(event.drafted, event.accepted)
+        for place, token in enumerate(event.tokens):
+            self._generated += 1
+            self._run.kept = self._generated  # whoever stops iterating here has seen so many
+            last = place == len(event.tokens) - 1
+            text = self._text(token, event.finish_reason if last else None)
+            yield self._response(text, token, place < event.accepted)
+            if self.finish_reason is not None:
+                return
+
+    def _text(self, token: int, finish_reason: str | None) -> str:
+        """The text that a token finishes; sets ``finish_reason`` at the last."""
+        self.finish_reason = finish_reason
+        text = ""
+        if finish_reason != "stop":
+            text, found = self._stop.feed(self._detokenizer.add(token))
+            if found:
+                self.finish_reason = "stop"
+                return text
+        if finish_reason is None:
+            return text
+        rest, found = self._stop.feed(self._detokenizer.finalize())
+        if found:
+            self.finish_reason = "stop"
+        return text + rest + self._stop.flush()
+
+    def _response(self, text: str, token: int, from_draft: bool) -> GenerationResponse:
+        first = self._first or self._started
+        spent = time.perf_counter() - first
+        return GenerationResponse(
+            text=text,
+            token=token,
+            from_draft=from_draft,
+            prompt_tokens=len(self._run.prompt),
+            prompt_tps=self._run.to_compute / (first - self._started),
+            generation_tokens=self._generated,
+            generation_tps=(self._generated - 1) / spent if self._generated > 1 and spent > 0 else 0.0,
+            peak_memory=mx.get_peak_memory() / 1e9,
+            finish_reason=self.finish_reason,
+            stats=self._stats,
+        )

@@ -1,0 +1,243 @@
+"""The rows of a cache keep their promises: each row by itself, other weights told apart, interrupts at any point."""
+
+import itertools
+import threading
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from support.decoding import filled, layout_for, random_pair
+from support.stand_ins import LetterProcessor
+
+from mlx_gemma4_assist import InputError, KVCache, Pair, make_prompt_cache, stream_generate
+from mlx_gemma4_assist.cache.rows import join
+from mlx_gemma4_assist.engine import engine, loop, prefill
+from mlx_gemma4_assist.engine.pair import fingerprint
+
+PROMPT = [(5 * i * i + 3 * i) % 64 for i in range(45)]
+OTHER = [(7 * i * i + i) % 64 for i in range(30)]
+OPTIONS = {"max_tokens": 16, "temperature": 1.0, "seed": 3, "num_assistant_tokens": 3}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return random_pair(1)
+
+
+def tokens_of(pair, prompt, cache=None):
+    made = stream_generate(pair[0], LetterProcessor(), prompt, pair[1], prompt_cache=cache, **OPTIONS)
+    return [response.token for response in made]
+
+
+@pytest.fixture(scope="module")
+def alone(pair):
+    """What a fresh cache gives for a prompt, computed once."""
+    made = {}
+
+    def of(prompt):
+        key = tuple(prompt)
+        if key not in made:
+            made[key] = tokens_of(pair, prompt)
+        return made[key]
+
+    return of
+
+
+def test_each_row_knows_what_was_written_to_it(pair):
+    """A short row is not held back by a long one beside it."""
+    layout = layout_for(pair[0], 3)  # a window of 16 and a slack of 8
+    caches = [filled(pair[0], layout, list(range(length))) for length in (10, 60)]
+    both = join(caches)
+    assert both.lengths == [9, 59]
+    assert both.written == [9, 59]
+    assert [both.can_rewind(0, n) for n in (9, 3, 0)] == [True, True, True]
+    assert [both.can_rewind(1, n) for n in (59, 51, 50, 0)] == [True, True, False, False]
+    both.store(both.buffers, [12, 64])
+    assert both.written == [12, 64]
+    both.forget(1)
+    assert both.lengths == [9, 0]
+    assert both.written == [12, 0]
+
+
+def test_rows_are_joined_and_taken(pair):
+    layout = layout_for(pair[0], 3)
+    caches = [filled(pair[0], layout, list(range(length))) for length in (10, 60)]
+    caches[1].reserve(600)  # of another size
+    both = join(caches)
+    assert both.size == caches[1].size > caches[0].size
+    for row, cache in enumerate(caches):
+        taken = both.take(row)
+        assert (taken.lengths, taken.written, taken.size) == (cache.lengths, cache.written, both.size)
+        for (keys, values), (ours, theirs) in zip(cache.buffers, taken.buffers, strict=True):
+            slots = keys.shape[2]
+            np.testing.assert_array_equal(np.array(keys), np.array(ours[:, :, :slots]))
+            np.testing.assert_array_equal(np.array(values), np.array(theirs[:, :, :slots]))
+        taken.append(0, [1])
+        assert len(both.tokens[row]) == len(taken.tokens[0]) - 1
+
+
+def test_keys_of_other_weights_are_refused(pair):
+    """Of the same sizes, in the same format: only the weights differ."""
+    twin = random_pair(2)
+    assert twin[0].config == pair[0].config
+    cache = make_prompt_cache(twin[0], twin[1], 3)
+    with pytest.raises(InputError, match="prompt_cache was made for another model"):
+        tokens_of(pair, PROMPT, cache)
+    assert tokens_of(pair, PROMPT, make_prompt_cache(random_pair(1)[0], pair[1], 3)) == tokens_of(pair, PROMPT)
+
+
+def test_a_fingerprint_names_the_weights():
+    target, _ = random_pair(1)
+    name = fingerprint(target)
+    assert name == fingerprint(random_pair(1)[0]) == Pair(target).fingerprint
+    names = {name, fingerprint(random_pair(2)[0])}
+    changed, _ = random_pair(1)
+    norm = changed.model.layers[2].post_attention_layernorm
+    norm.weight = norm.weight + 1e-6
+    names.add(fingerprint(changed))
+    cast, _ = random_pair(1)
+    cast.set_dtype(mx.bfloat16)
+    names.add(fingerprint(cast))
+    assert len(names) == 4
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt at the n-th of all calls to the functions that are put under its watch."""
+
+    def __init__(self, monkeypatch, at):
+        self.left = at
+        self.struck = False
+        self.monkeypatch = monkeypatch
+
+    def watch(self, owner, name, *, after):
+        real = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            if not after:
+                self.strike()
+            result = real(*args, **kwargs)
+            if after:
+                self.strike()
+            return result
+
+        self.monkeypatch.setattr(owner, name, call)
+
+    def strike(self):
+        self.left -= 1
+        if self.left == 0:
+            self.struck = True
+            raise KeyboardInterrupt
+
+
+PLACES = [
+    (owner, name, after)
+    for owner, name in (
+        (KVCache, "store"),
+        (KVCache, "append"),
+        (KVCache, "reserve"),
+        (mx, "eval"),
+        (mx, "async_eval"),
+        (loop, "read"),
+        (prefill, "within"),
+    )
+    for after in (False, True)
+]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "after"), PLACES, ids=[f"{'after' if after else 'before'}-{name}" for _, name, after in PLACES]
+)
+def test_an_interrupt_anywhere_leaves_a_cache_that_can_be_used(pair, alone, owner, name, after):
+    """A conversation is interrupted at a call, the first, the second, ...; what comes then is as with a fresh cache.
+
+    The prompts are longer than a ring, so that an interrupted chunk has overwritten what the row still remembers.
+    """
+    strikes = 0
+    for at, text in zip((1, 2, 3, 4, 6, 8), itertools.cycle((OTHER, PROMPT, PROMPT[:12] + OTHER)), strict=False):
+        cache = make_prompt_cache(pair[0], pair[1], 3)
+        tokens_of(pair, OTHER, cache)
+        with pytest.MonkeyPatch.context() as patch:
+            interrupter = Interrupter(patch, at)
+            interrupter.watch(owner, name, after=after)
+            try:
+                options = OPTIONS | {"prefill_step_size": 20, "prompt_cache": cache}
+                list(stream_generate(pair[0], LetterProcessor(), PROMPT, pair[1], **options))
+            except KeyboardInterrupt:
+                strikes += 1
+        assert tokens_of(pair, text, cache) == alone(text), (at, len(text))
+        if not interrupter.struck:
+            break
+    assert strikes >= 1
+
+
+@pytest.mark.parametrize("texts", [[PROMPT], [OTHER], [PROMPT[:20]]], ids=["same", "other", "beginning"])
+def test_an_interrupted_text_goes_on(pair, alone, texts):
+    """Interrupted within a round, then continued at once: the cache holds no more than what is right."""
+    for at in range(1, 6):
+        cache = make_prompt_cache(pair[0], pair[1], 3)
+        with pytest.MonkeyPatch.context() as patch:
+            interrupter = Interrupter(patch, at)
+            interrupter.watch(loop, "read", after=True)
+            with pytest.raises(KeyboardInterrupt):
+                tokens_of(pair, PROMPT, cache)
+        (text,) = texts
+        assert tokens_of(pair, text, cache) == alone(text)
+
+
+def test_a_failure_of_the_device_leaves_an_empty_cache(pair, monkeypatch):
+    cache = make_prompt_cache(pair[0], pair[1], 3)
+    reads = []
+
+    def failing(emitted):
+        reads.append(1)
+        if len(reads) == 3:
+            raise RuntimeError("out of memory")
+        return real(emitted)
+
+    real = loop.read
+    monkeypatch.setattr(loop, "read", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tokens_of(pair, PROMPT, cache)
+    assert cache.lengths == [0]
+    monkeypatch.undo()
+    assert tokens_of(pair, PROMPT, cache) == tokens_of(pair, PROMPT)
+
+
+def test_a_cache_is_used_in_another_thread(pair):
+    cache, made = make_prompt_cache(pair[0], pair[1], 3), []
+    thread = threading.Thread(target=lambda: made.append(tokens_of(pair, PROMPT, cache)))
+    thread.start()
+    thread.join()
+    assert made == [tokens_of(pair, PROMPT)]
+
+
+def test_an_engine_needs_no_text(pair, alone):
+    """Token ids in, token events out: no processor stands in for one."""
+    from mlx_gemma4_assist import GenerationOptions, MediaPrompt
+    from mlx_gemma4_assist.engine.request import Request
+
+    options = GenerationOptions(**OPTIONS)
+    expected = alone(PROMPT)
+    events = list(engine.Engine(Pair(*pair)).run(Request(MediaPrompt(PROMPT), options)))
+    assert [token for event in events for token in event.tokens] == expected
+    assert [event.finish_reason for event in events] == [None] * (len(events) - 1) + ["length"]
+    stop = expected[9]
+    events = list(engine.Engine(Pair(*pair)).run(Request(MediaPrompt(PROMPT), options, frozenset([stop]))))
+    assert [token for event in events for token in event.tokens] == expected[: expected.index(stop) + 1]
+    assert events[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "suppressed", "message"),
+    [
+        ([], (), "empty"),
+        ([1, 64], (), "token id 64"),
+        ([1, -1], (), "token id -1"),
+        ([1] * 512, (), "context is 512"),
+        ([1], (64,), "suppress_tokens has the id 64"),
+        ([1], (-1,), "suppress_tokens has the id -1"),
+    ],
+)
+def test_what_would_index_beyond_a_table_is_refused(pair, prompt, suppressed, message):
+    with pytest.raises(InputError, match=message):
+        next(stream_generate(pair[0], LetterProcessor(suppress_tokens=suppressed), prompt, pair[1]))
