@@ -7,8 +7,9 @@ from pathlib import Path
 import mlx.core as mx
 
 from ..checkpoints.loading import load_assistant, load_model
+from ..engine.pair import Pair
 from ..errors import InputError
-from ..evaluation.quality import Pair, Quality, bundled_text, measure_quality
+from ..evaluation.quality import Quality, bundled_text, measure_quality
 from ..machine.chip import chip_generation
 from ..text.processor import Processor
 from .card import BUNDLED_TEXT, CardFacts, read_source, write_card

@@ -15,7 +15,7 @@ from ..files import read_json
 from .formats import Recipe
 from .layout import Network, Part, output_config, read_network, with_quantization
 from .options import ConversionOptions
-from .tensors import Output, Step, dequantize, keep, quantize, stored_tensors, transpose
+from .tensors import Output, Step, cast, dequantize, quantize, stored_tensors, transpose
 
 _PACKED = (".weight", ".scales", ".biases")
 _QUANTIZED_TOWER = "embed_audio.embedding_projection"
@@ -192,7 +192,7 @@ def _steps(
             shape = tuple(part.shape[axis] for axis in part.axes)
             yield transpose(part.rows, Output(name, written, shape), part.axes)
         else:
-            yield keep(part.rows, Output(name, written, part.shape))
+            yield cast(part.rows, Output(name, written, part.shape))
 
 
 def _dequantized(

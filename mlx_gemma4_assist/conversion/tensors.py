@@ -181,7 +181,7 @@ class Step:
             yield read, arrays
 
 
-def keep(source: Rows, output: Output) -> Step:
+def cast(source: Rows, output: Output) -> Step:
     """The same values, perhaps in another floating-point type."""
     return Step((source,), source.per_chunk(), (output,), lambda rows: (rows.astype(output.dtype),))
 
