@@ -86,10 +86,8 @@ def make_plan(name: str, source: Path, folder: Path, options: ConversionOptions,
     dtype = _dtype(given, network, options)
     config = output_config(given, dtype=dtype, text_only=text_only)
     parts = dict(network.text) if text_only else {**network.text, **network.towers}
-    formats: dict[str, Quantization] = {}
-    notes: list[str] = []
+    formats, notes = _formats(recipe, network, parts, config)
     if recipe is not None:
-        formats, notes = _formats(recipe, network, parts, config)
         config = with_quantization(config, _entries(recipe, formats, parts))
     elif network.quantization and not options.dequantize:
         config = with_quantization(config, network.quantization)
@@ -128,10 +126,12 @@ def _dtype(source: Mapping[str, Any], network: Network, options: ConversionOptio
 
 
 def _formats(
-    recipe: Recipe, network: Network, parts: Mapping[str, Part], config: Mapping[str, Any]
+    recipe: Recipe | None, network: Network, parts: Mapping[str, Part], config: Mapping[str, Any]
 ) -> tuple[dict[str, Quantization], list[str]]:
     """The formats of the layers that are quantized, by path, and a note on those that no group divides."""
     formats: dict[str, Quantization] = {}
+    if recipe is None:
+        return formats, []
     indivisible = []
     for name, part in parts.items():
         path, _, last = name.rpartition(".")
