@@ -1,7 +1,7 @@
 """Text from a target, with or without its assistant: ``stream_generate``, ``generate``."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import fields
 from typing import Any, TypeVar, Unpack
 
@@ -13,7 +13,6 @@ from .engine.pair import Pair
 from .engine.prefill import Progress, no_progress
 from .engine.request import Request
 from .engine.responses import GenerationResponse, responses
-from .errors import InputError
 from .models.gemma4_assistant import Gemma4AssistantForCausalLM
 from .models.gemma4_text import Gemma4ForCausalLM
 from .options import GenerationOptions, OptionValues
@@ -46,16 +45,15 @@ def stream(
     prompt_cache: KVCache | None = None,
     prompt_progress_callback: Progress = no_progress,
     draft_memory: Memory | None = None,
-) -> Iterator[GenerationResponse]:
+) -> Generator[GenerationResponse, None, None]:
     """``stream_generate`` for a pair and options that were made before. Arguments and errors as there."""
-    if pair.processor is None:
-        raise InputError("the pair has no processor, which turns tokens into text")
+    processor = pair.text()
     options = GenerationOptions() if options is None else options
     stop = StopStrings(options.stop)
-    whole = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(pair.processor.encode(prompt, chat=chat))
-    request = Request(whole, options, frozenset(pair.processor.eos_token_ids), tuple(pair.processor.suppress_tokens))
+    whole = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(processor.encode(prompt, chat=chat))
+    request = Request(whole, options, frozenset(processor.eos_token_ids), tuple(processor.suppress_tokens))
     run = Engine(pair, draft_memory).run(request, prompt_cache, prompt_progress_callback)
-    return responses(run, pair.processor, stop)
+    return responses(run, processor, stop)
 
 
 def with_options_spelled_out(function: Function) -> Function:
@@ -83,7 +81,7 @@ def stream_generate(
     prompt_progress_callback: Progress = no_progress,
     draft_memory: Memory | None = None,
     **options: Unpack[OptionValues],
-) -> Iterator[GenerationResponse]:
+) -> Generator[GenerationResponse, None, None]:
     """Generate, yielding one response per token as soon as it is known.
 
     The tokens are exactly those that the target alone would give (float32; in bfloat16 and quantized, forwards over one

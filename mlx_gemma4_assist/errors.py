@@ -22,12 +22,21 @@ class OptionError(InputError):
 
     def spelled(self, names: Mapping[str, str]) -> str:
         """The sentence with options as ``names`` has them, such as ``--top-k``; what it lacks keeps its Python name."""
-        return self._template.format_map(_Spelling({**names, **self._words}))
+        return self._template.format_map(_Words(names, self._words))
 
 
-class _Spelling(dict[str, object]):
+class _Words(dict[str, object]):
+    """What a template may name: its own words first, then options."""
+
+    def __init__(self, names: Mapping[str, str], words: Mapping[str, object]):
+        super().__init__(words)
+        self._names = names
+
     def __missing__(self, name: str) -> str:
-        return name
+        try:
+            return self._names[name]
+        except KeyError:
+            return name
 
 
 def first_line(error: BaseException) -> str:

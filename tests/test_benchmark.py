@@ -3,18 +3,17 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 from support.decoding import random_pair
 from support.stand_ins import LetterProcessor
 
-from mlx_gemma4_assist import InputError
+from mlx_gemma4_assist import GenerationOptions, InputError, Pair
 from mlx_gemma4_assist.commands.benchmark import _check_plot, _plot, _print, _report, benchmark
 from mlx_gemma4_assist.evaluation.benchmark import (
     AUTO,
     PLAIN,
-    Options,
-    Pair,
     Run,
     Spread,
     acceptance_by_place,
@@ -33,10 +32,10 @@ PROMPTS = {"pi": [3, 1, 4, 1, 5, 9, 2, 6], "e": [2, 7, 1, 8, 2, 8]}
 @pytest.fixture(scope="module")
 def pair():
     target, assistant = random_pair(1)
-    return Pair(target, LetterProcessor(), assistant)
+    return Pair(target, assistant, LetterProcessor())
 
 
-OPTIONS = Options(max_tokens=9, temperature=1.0, compile=False)
+OPTIONS = GenerationOptions(max_tokens=9, temperature=1.0, seed=0, compile=False)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +123,9 @@ def test_every_setting_takes_its_turn(runs, pair):
 
 def test_warming_up_is_announced_and_not_counted(pair):
     seen = []
-    made = measure(pair, {"pi": PROMPTS["pi"]}, (PLAIN, 1), OPTIONS, 1, lambda prompt, setting: seen.append(setting))
+    made = measure(
+        pair, {"pi": PROMPTS["pi"]}, (PLAIN, 1), OPTIONS, turns=1, progress=lambda prompt, setting: seen.append(setting)
+    )
     assert seen == [PLAIN, 1, PLAIN, 1]
     assert len(made) == 2
 
@@ -132,7 +133,7 @@ def test_warming_up_is_announced_and_not_counted(pair):
 def test_an_answer_of_one_token_measures_nothing(pair, runs):
     first = runs[0].tokens[0]
     with pytest.raises(InputError, match="prompt pi ends after its first token"):
-        measure(pair._replace(processor=LetterProcessor([first])), PROMPTS, (PLAIN,), OPTIONS)
+        measure(replace(pair, processor=LetterProcessor([first])), PROMPTS, (PLAIN,), OPTIONS)
 
 
 def test_bundled_prompts():

@@ -11,10 +11,11 @@ import time
 import pytest
 from support import checkpoints as helpers
 
-from mlx_gemma4_assist import InputError, Processor, load, load_assistant, stream_generate
+from mlx_gemma4_assist import GenerationOptions, InputError, Pair, Processor, load, load_assistant, stream_generate
 from mlx_gemma4_assist.commands import repl as chat_module
 from mlx_gemma4_assist.commands.chat import chat as command
-from mlx_gemma4_assist.commands.repl import Chat, ChatOptions
+from mlx_gemma4_assist.commands.repl import Chat
+from mlx_gemma4_assist.commands.run import run_one
 from mlx_gemma4_assist.engine.session import Conversation
 
 EOS, END_OF_TURN = 1, 5  # of the helpers' tokenizer and of the embedded one
@@ -111,7 +112,7 @@ def talk(tiny, monkeypatch, capsys):
             return line
 
         options = {"max_tokens": 24} | options
-        chat = Chat(tiny[0], tiny[1], tiny[2], ChatOptions(**options), read=read)
+        chat = Chat(Pair(tiny[0], tiny[2], tiny[1]), GenerationOptions(**options), read=read)
         chat.run()
         return chat, *capsys.readouterr()
 
@@ -231,18 +232,23 @@ def test_sampling_with_a_seed(talk):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temp": -1.0}, "temperature is -1"),
-        ({"max_tokens": 0}, "--max-tokens is 0"),
-        ({"prefill_step_size": 0}, "--prefill-step-size is 0"),
-        ({"draft_temperature": 1.0}, "--draft-temperature needs"),
-        ({"num_assistant_tokens": 99}, "num_assistant_tokens is 99"),
-        ({"model": "nowhere"}, "no folder 'nowhere'"),
+        (["--temp", "-1"], "--temp is -1"),
+        (["--max-tokens", "0"], "--max-tokens is 0"),
+        (["--prefill-step-size", "0"], "--prefill-step-size is 0"),
+        (["--draft-temperature", "1"], "--draft-temperature needs a --temp above 0"),
+        (["--num-assistant-tokens", "99"], "--num-assistant-tokens is 99"),
+        (["--model", "nowhere"], "no folder 'nowhere'"),
     ],
 )
-def test_command_refuses_nonsense(options, message, monkeypatch):
-    monkeypatch.setattr("mlx_gemma4_assist.commands.chat._prepare_input", lambda: None)
-    with pytest.raises(InputError, match=message):
-        command(**options)
+def test_command_refuses_nonsense(options, message, monkeypatch, capsys):
+    """In the words that were typed, and before anything is loaded."""
+    monkeypatch.setattr(sys, "argv", ["chat", *options])
+    if "nowhere" not in options:
+        monkeypatch.setattr("mlx_gemma4_assist.commands.chat.load_pair", lambda choice: pytest.fail("loads"))
+    with pytest.raises(SystemExit) as ended:
+        run_one(command)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 # In a terminal

@@ -1,6 +1,7 @@
 """Real pictures, sound and video through processor, towers and generation, and from the command line."""
 
 import json
+import warnings
 
 import mlx.core as mx
 import pytest
@@ -9,6 +10,7 @@ from support.multimodal import write_pair
 
 from mlx_gemma4_assist import InputError, load, load_assistant, load_media, stream_generate
 from mlx_gemma4_assist.commands.generate import generate
+from mlx_gemma4_assist.commands.media import read_media
 from mlx_gemma4_assist.media.processor import MediaProcessor
 from mlx_gemma4_assist.text.messages import Media
 
@@ -119,3 +121,50 @@ def test_messages_name_their_own(checkpoint, sources, capsys, tmp_path):
 def test_a_placeholder_typed_into_the_prompt_is_refused(checkpoint, sources, capsys):
     with pytest.raises(InputError, match=r"says <\|image\|> 2 times"):
         generated(capsys, checkpoint, prompt="<|image|> and what else?", image=[sources["photo"]])
+
+
+def test_a_text_asks_for_no_towers():
+    messages = [{"role": "user", "content": QUESTION}]
+    for content in (QUESTION, messages):
+        assert read_media(pytest.fail, content, Media(), chat=True, max_soft_tokens=None) == content
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"image": ["nowhere.png"]}, "nowhere.png"),
+        ({"image": ["https://host.invalid/a.png", "nowhere.png"], "system_prompt": "Be brief."}, "nowhere.png"),
+        ({"audio": ["."]}, "is no file"),
+        ({"max_soft_tokens": 70}, "there are none"),
+        ({"image": [str(media_helpers.PHOTO)], "max_soft_tokens": 71}, "71, expected one of 70"),
+    ],
+)
+def test_refused_before_a_model_is_loaded(capsys, options, told):
+    with pytest.raises(InputError, match=told):
+        generated(capsys, "no-such/model", **options)
+
+
+@pytest.fixture(scope="module")
+def long_sound(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sounds") / "long.wav"
+    return str(media_helpers.save_wave(path, media_helpers.tone(31, 16_000), 16_000))
+
+
+def test_python_users_are_told(checkpoint, long_sound):
+    """Once, where they have called; the 12B hears everything."""
+    read = load_media(checkpoint)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prompt = read(QUESTION, Media(sounds=(long_sound,)))
+    cut = read.processor.config.unified is False
+    assert [str(each.message) for each in caught] == list(prompt.notes)
+    assert len(prompt.notes) == cut
+    assert all("lasts 31 seconds, of which the model hears the first 30" in note for note in prompt.notes)
+    assert all((each.category, each.filename) == (UserWarning, __file__) for each in caught)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_command_tells_its_user(checkpoint, long_sound, capsys):
+    assert generate(model=str(checkpoint), prompt=QUESTION, audio=[long_sound], max_tokens=2) == 0
+    unified = json.loads((checkpoint / "config.json").read_text())["model_type"] == "gemma4_unified"
+    assert capsys.readouterr().err.count("of which the model hears the first 30") == (not unified)

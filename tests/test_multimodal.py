@@ -5,8 +5,8 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -21,7 +21,7 @@ from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt
 from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
 from mlx_gemma4_assist.engine.loop import start
 from mlx_gemma4_assist.engine.prefill import prefill
-from mlx_gemma4_assist.media.inputs import ModelInputs
+from mlx_gemma4_assist.huggingface.prompts import read_prompt
 from mlx_gemma4_assist.media.reader import encode_media
 from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.chunk import Chunk, merged
@@ -65,7 +65,8 @@ class Golden:
         self.records = json.loads((stored / "golden.json").read_text())
         self.tensors = mx.load(str(stored / "golden.safetensors"))
 
-    def inputs(self, label: str) -> ModelInputs:
+    def arrays(self, label: str) -> dict[str, Any]:
+        """What transformers' model was given, by its names."""
         record = self.records[label]
         names = (
             "pixel_values",
@@ -78,10 +79,13 @@ class Golden:
         arrays = {
             name: np.array(self.tensors[f"{label}.{name}"]) for name in names if f"{label}.{name}" in self.tensors
         }
-        return ModelInputs(record["tokens"], record["types"], **arrays)
+        return arrays | {"input_ids": [record["tokens"]], "mm_token_type_ids": [record["types"]]}
+
+    def encode(self, arrays: dict[str, Any]) -> MediaPrompt:
+        return encode_media(self.towers, read_prompt(arrays, {}).prepared(), self.target.config)
 
     def prompt(self, label: str) -> MediaPrompt:
-        return encode_media(self.towers, self.inputs(label), self.target.config)
+        return self.encode(self.arrays(label))
 
 
 @pytest.fixture(scope="module")
@@ -160,9 +164,8 @@ def test_text_agrees_in_chunks(golden, family, label, step_size):
 def test_another_picture_gives_other_logits(golden, family):
     """Not another text: with some random weights the likeliest tokens stay the same."""
     found = golden(family)
-    inputs = found.inputs("pictures")
-    other = replace(inputs, pixel_values=1 - inputs.pixel_values)
-    prompts = [encode_media(found.towers, each, found.target.config) for each in (inputs, other)]
+    arrays = found.arrays("pictures")
+    prompts = [found.encode(each) for each in (arrays, arrays | {"pixel_values": 1 - arrays["pixel_values"]})]
     ours, theirs = ({key for key in prompt.keys if key < 0} for prompt in prompts)
     assert ours
     assert not ours & theirs
@@ -172,47 +175,28 @@ def test_another_picture_gives_other_logits(golden, family):
 
 def test_placeholders_and_sources_must_match(golden):
     found = golden("e2b")
-    inputs = found.inputs("pictures")
-    one = ModelInputs(
-        inputs.tokens,
-        inputs.token_types,
-        pixel_values=inputs.pixel_values[:1],
-        image_position_ids=inputs.image_position_ids[:1],
-    )
+    arrays = found.arrays("pictures")
+    names = ("pixel_values", "image_position_ids")
     with pytest.raises(InputError, match="a picture has 20 placeholders in the prompt, and nothing"):
-        encode_media(found.towers, one, found.target.config)
-    text = ModelInputs(
-        inputs.tokens[:9],
-        inputs.token_types[:9],
-        pixel_values=inputs.pixel_values,
-        image_position_ids=inputs.image_position_ids,
-    )
+        found.encode(arrays | {name: arrays[name][:1] for name in names})
     with pytest.raises(InputError, match="more pictures than the prompt has placeholders"):
-        encode_media(found.towers, text, found.target.config)
-    swapped = ModelInputs(
-        inputs.tokens,
-        inputs.token_types,
-        pixel_values=inputs.pixel_values[::-1],
-        image_position_ids=inputs.image_position_ids[::-1],
-    )
+        found.encode(arrays | {name: [arrays[name][0][:9]] for name in ("input_ids", "mm_token_type_ids")})
     with pytest.raises(InputError, match="6 placeholders in the prompt, and 20 soft tokens"):
-        encode_media(found.towers, swapped, found.target.config)
+        found.encode(arrays | {name: arrays[name][::-1] for name in names})
 
 
 def test_a_picture_beyond_the_position_table_is_refused(golden):
     """MLX would read what lies behind the table."""
     found = golden("e2b")
-    inputs = found.inputs("pictures")
-    wide = inputs.image_position_ids + 60 * (inputs.image_position_ids >= 0)
+    arrays = found.arrays("pictures")
+    wide = arrays["image_position_ids"] + 60 * (arrays["image_position_ids"] >= 0)
     with pytest.raises(InputError, match="more than 64 columns or rows"):
-        encode_media(found.towers, replace(inputs, image_position_ids=wide), found.target.config)
+        found.encode(arrays | {"image_position_ids": wide})
 
 
 def test_a_model_without_ears_says_so(golden):
-    found = golden("31b")
-    sound = golden("e2b").inputs("sound")
     with pytest.raises(InputError, match="takes no sound"):
-        encode_media(found.towers, sound, found.target.config)
+        golden("31b").encode(golden("e2b").arrays("sound"))
 
 
 def test_a_text_network_has_no_towers():

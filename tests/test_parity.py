@@ -10,7 +10,7 @@ import pytest
 from support.decoding import GREEDY, filled, layout_for, random_pair, run
 from support.stand_ins import LetterProcessor
 
-from mlx_gemma4_assist import InputError, SpeculationStats
+from mlx_gemma4_assist import GenerationOptions, InputError, Pair, SpeculationStats
 from mlx_gemma4_assist.commands import parity as command
 from mlx_gemma4_assist.engine.loop import start
 from mlx_gemma4_assist.evaluation import frequencies, parity
@@ -31,7 +31,7 @@ def pair():
     """The assistant is untrained and made undecided: a rule that favours what it likes is then far off."""
     target, assistant = random_pair(1)
     assistant.model.norm.weight = assistant.model.norm.weight * 0.02
-    return parity.Pair(target, LetterProcessor(), assistant)
+    return Pair(target, assistant, LetterProcessor())
 
 
 def accept_always(drafts, choices):
@@ -53,7 +53,7 @@ def argmax_drafts(log_p, keys, positions, purpose):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_right_decoder_is_identical(pair, temperature):
-    found = compare_texts(pair, PROMPT, max_tokens=30, temperature=temperature, seed=5)
+    found = compare_texts(pair, PROMPT, GenerationOptions(max_tokens=30, temperature=temperature, seed=5))
     assert (found.verdict, found.compared, found.divergence) == (Verdict.IDENTICAL, 30, None)
     assert found.stats.drafted > 30
 
@@ -61,7 +61,7 @@ def test_a_right_decoder_is_identical(pair, temperature):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_wrong_decoder_is_different(pair, monkeypatch, temperature):
     monkeypatch.setattr(acceptance, "accept_matching", accept_always)
-    found = compare_texts(pair, PROMPT, max_tokens=12, temperature=temperature, seed=5)
+    found = compare_texts(pair, PROMPT, GenerationOptions(max_tokens=12, temperature=temperature, seed=5))
     assert found.verdict is Verdict.DIFFERENT
     assert found.divergence.gap > 0
     assert found.divergence.tolerance == 0
@@ -70,10 +70,10 @@ def test_a_wrong_decoder_is_different(pair, monkeypatch, temperature):
 
 def logits_after(pair, tokens):
     """(V,) from one forward over all tokens."""
-    layout = replace(layout_for(pair.model, 0), dtype=pair.dtype)
-    cache = filled(pair.model, layout, tokens)
+    layout = replace(layout_for(pair.target, 0), dtype=pair.dtype)
+    cache = filled(pair.target, layout, tokens)
     cache.reserve(len(tokens) + 1)
-    decoder = Decoder(pair.model, None, layout, GREEDY, accept)
+    decoder = Decoder(pair.target, None, layout, GREEDY, accept)
     state = start(decoder, cache, tokens[-1:], 0)
     return verify(decoder, state, cache.buffers, mx.zeros((1, 0), mx.int32), len(tokens) - 1)[1][0, 0]
 
@@ -81,20 +81,20 @@ def logits_after(pair, tokens):
 @pytest.mark.parametrize("rank", [2, 5])
 def test_gap_is_that_of_the_worse_token(pair, monkeypatch, rank):
     """The right text against one whose seventh token is another: its gap is read off plain decoding's logits."""
-    plain, _ = run(pair.model, None, PROMPT, 10)
+    plain, _ = run(pair.target, None, PROMPT, 10)
     logits = np.array(logits_after(pair, PROMPT + plain[:6]))
     other = int(np.argsort(-logits)[rank - 1])
     texts = iter([plain, [*plain[:6], other, *plain[7:]]])
     monkeypatch.setattr(parity, "_tokens", lambda *_: (next(texts), SpeculationStats()))
-    parting = compare_texts(pair, PROMPT, max_tokens=10).divergence
+    parting = compare_texts(pair, PROMPT, GenerationOptions(max_tokens=10)).divergence
     assert (parting.place, parting.plain, parting.assisted) == (6, plain[6], other)
     assert parting.gap == pytest.approx(logits.max() - logits[other], abs=1e-4)
 
 
 def test_sampled_scores_are_what_plain_sampling_chooses_by(pair):
-    plain, _ = run(pair.model, None, PROMPT, 12, sampling=Sampling(temperature=0.7), seed=3)
+    plain, _ = run(pair.target, None, PROMPT, 12, sampling=Sampling(temperature=0.7), seed=3)
     for place in (0, 1, 11):
-        scores, largest = parity._scores(pair, PROMPT, place, 0.7, 3)
+        scores, largest = parity._scores(pair, PROMPT, place, GenerationOptions(temperature=0.7, seed=3))
         assert scores.argmax() == plain[place]
         logits = logits_after(pair, PROMPT + plain[:place])
         assert largest == pytest.approx(mx.abs(logits).max().item(), abs=1e-4)
@@ -103,7 +103,7 @@ def test_sampled_scores_are_what_plain_sampling_chooses_by(pair):
 def test_a_text_that_ends_early_is_different(pair, monkeypatch):
     texts = iter([[1, 2, 3], [1, 2]])
     monkeypatch.setattr(parity, "_tokens", lambda *_: (next(texts), SpeculationStats()))
-    found = compare_texts(pair, PROMPT, max_tokens=3)
+    found = compare_texts(pair, PROMPT, GenerationOptions(max_tokens=3))
     assert found.divergence == Divergence(2, 3, None, math.inf, 0.0)
     assert found.verdict is Verdict.DIFFERENT
 
@@ -125,7 +125,7 @@ def test_rounding_is_told_from_errors(monkeypatch, spacings, verdict):
     target, assistant = random_pair(1)
     for network in (target, assistant):
         network.set_dtype(mx.bfloat16)
-    inexact = parity.Pair(target, LetterProcessor(), assistant)
+    inexact = Pair(target, assistant, LetterProcessor())
     spacing = tie_tolerance(mx.abs(logits_after(inexact, PROMPT)).max().item(), mx.bfloat16) / parity.TIE_SPACINGS
 
     def inexact_verify(decoder, state, buffers, drafts, bound):
@@ -135,16 +135,20 @@ def test_rounding_is_told_from_errors(monkeypatch, spacings, verdict):
         return hidden, mx.where((logits == best) & (drafts.shape[1] > 0), lowered, logits), buffers
 
     monkeypatch.setattr(speculative, "verify", inexact_verify)
-    found = [compare_texts(inexact, PROMPT[i:], max_tokens=20) for i in range(4)]
+    found = [compare_texts(inexact, PROMPT[i:], GenerationOptions(max_tokens=20)) for i in range(4)]
     assert max(text.verdict for text in found) is verdict
 
 
 # Frequencies
 
 
+def drawn(draft_temperature):
+    return GenerationOptions(temperature=1.0, draft_temperature=draft_temperature)
+
+
 @pytest.mark.parametrize("draft_temperature", [0.0, 1.0])
 def test_right_frequencies(pair, draft_temperature):
-    found = first_tokens(pair, [PROMPT, PROMPT[:4]], samples=24, draft_temperature=draft_temperature)
+    found = first_tokens(pair, [PROMPT, PROMPT[:4]], drawn(draft_temperature), samples=24)
     assert [f.place for f in found] == [2, 3]
     assert all(f.samples == 24 and f.verdict is Verdict.IDENTICAL for f in found)
     if draft_temperature:
@@ -153,7 +157,7 @@ def test_right_frequencies(pair, draft_temperature):
 
 def test_transformers_rule_is_found_out(pair, monkeypatch):
     monkeypatch.setattr(speculative, "choose", argmax_drafts)
-    found = first_tokens(pair, [PROMPT], samples=40, draft_temperature=1.0)
+    found = first_tokens(pair, [PROMPT], drawn(1.0), samples=40)
     assert max(f.verdict for f in found) is Verdict.DIFFERENT
 
 
@@ -206,7 +210,7 @@ def tell(pair, monkeypatch, tmp_path, capsys):
     """Runs the command on the pair; returns its exit code and standard output."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("31415926\n\n2718281828\n\n\n")
-    monkeypatch.setattr(command, "load_pair", lambda *_: (pair.model, pair.processor, pair.assistant))
+    monkeypatch.setattr(command, "load_pair", lambda _: pair)
 
     def run(**options):
         code = command.parity(**{"prompt_file": prompts, "max_tokens": 8, "num_samples": 0} | options)
@@ -280,6 +284,6 @@ def test_command_prompt_files(tell, tmp_path):
 
 
 def test_command_needs_an_assistant(tell, pair, monkeypatch):
-    monkeypatch.setattr(command, "load_pair", lambda *_: (pair.model, pair.processor, None))
+    monkeypatch.setattr(command, "load_pair", lambda _: replace(pair, assistant=None))
     with pytest.raises(InputError, match="no assistant to compare with"):
         tell()

@@ -19,11 +19,12 @@ from mlx_gemma4_assist import make_prompt_cache
 from mlx_gemma4_assist.cache.soft_tokens import SoftTokens
 from mlx_gemma4_assist.checkpoints.loading import DTYPES
 from mlx_gemma4_assist.engine.prefill import prefill
-from mlx_gemma4_assist.media.inputs import PICTURE, TEXT, ModelInputs
+from mlx_gemma4_assist.media.prepared import Picture, Placed, PreparedPrompt
 from mlx_gemma4_assist.media.reader import encode_media
 from mlx_gemma4_assist.models.config import read_target_config
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 from mlx_gemma4_assist.models.towers import towers_of
+from mlx_gemma4_assist.text.messages import Kind
 
 PLACEHOLDER = 258_880
 COLUMNS, ROWS = 42, 60  # patches of a picture 672 pixels wide and 960 high
@@ -38,16 +39,15 @@ def peak_of(run: Callable[[], object]) -> tuple[object, str]:
     return result, f"{(mx.get_peak_memory() - before) / 1e6:8.1f} MB, {time.perf_counter() - began:.0f} s"
 
 
-def picture_prompt(length: int, at: int) -> ModelInputs:
+def picture_prompt(length: int, at: int) -> PreparedPrompt:
     """A prompt with a picture of noise somewhere."""
     patches = COLUMNS * ROWS
     soft = patches // 9
     tokens = [3 + i % 200 for i in range(length)]
-    types = [TEXT] * length
-    tokens[at : at + soft], types[at : at + soft] = [PLACEHOLDER] * soft, [PICTURE] * soft
-    grid = np.stack(np.meshgrid(np.arange(COLUMNS), np.arange(ROWS)), -1).reshape(1, patches, 2)
-    values = np.random.default_rng(0).random((1, patches, 768), np.float32)
-    return ModelInputs(tokens, types, pixel_values=values, image_position_ids=grid)
+    tokens[at : at + soft] = [PLACEHOLDER] * soft
+    grid = np.stack(np.meshgrid(np.arange(COLUMNS), np.arange(ROWS)), -1).reshape(patches, 2)
+    values = np.random.default_rng(0).random((patches, 768), np.float32)
+    return PreparedPrompt(tokens, (Placed(Kind.PICTURE, at, Picture(values, grid, soft)),))
 
 
 def fill(target: Gemma4ForCausalLM, keys: Sequence[int], media: Sequence[SoftTokens]) -> int:

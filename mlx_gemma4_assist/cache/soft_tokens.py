@@ -32,10 +32,16 @@ class MediaPrompt(NamedTuple):
     """A prompt's token ids, placeholders among them, and the soft tokens that replace these, in order.
 
     What ``stream_generate`` takes as well as text, token ids and messages.
+
+    Attributes:
+        tokens: ids.
+        media: soft tokens.
+        notes: what the user should know of the prompt, one sentence each, such as that a sound was cut.
     """
 
     tokens: list[int]
     media: Sequence[SoftTokens] = ()
+    notes: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises:

@@ -4,30 +4,33 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..commands import options
 from ..errors import InputError, first_line
-from .loading import EMBEDDED, load_pair
+from ..options import GenerationOptions
+from .loading import draft_memory, load_pair
+from .options import DRAWN, Learned, ModelChoice, Only, grouped
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..evaluation.benchmark import Options, Pair, Run, Setting, Summary
+    from ..engine.pair import Pair
+    from ..evaluation.benchmark import Run, Setting, Summary
 
 PICTURES = (".png", ".svg", ".pdf")
 
 
-def benchmark(
-    model: options.Model = EMBEDDED,
-    assistant_model: options.AssistantModel = None,
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and what is shown of it."""
+
     draft_lengths: Annotated[
         str, typer.Option("--draft-lengths", help="Drafts per round to compare, with commas between.")
-    ] = "1,2,3,4,5,auto",
+    ] = "1,2,3,4,5,auto"
     prompt_file: Annotated[
         list[Path] | None,
         typer.Option(
@@ -35,46 +38,52 @@ def benchmark(
             help="A text, or a .json list of messages, instead of the bundled code, prose, list, JSON and chat; may be "
             "repeated.",
         ),
-    ] = None,
-    max_tokens: options.MaxTokens = 128,
-    repeats: Annotated[int, typer.Option("--repeats", help="Runs of each prompt in each setting, after one more.")] = 3,
-    temp: options.Temp = 0.0,
-    top_p: options.TopP = 1.0,
-    top_k: options.TopK = 0,
-    min_p: options.MinP = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of sampling; the same in all runs.")] = 0,
-    dtype: options.Dtype = None,
-    compile: options.Compile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the tables.")] = False,
+    ] = None
+    repeats: Annotated[int, typer.Option("--repeats", help="Runs of each prompt in each setting, after one more.")] = 3
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the tables.")] = False
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Also draw speed and acceptance into this .png, .svg or .pdf file.")
-    ] = None,
+    ] = None
+
+
+@grouped
+def benchmark(
+    choice: ModelChoice,
+    comparison: Comparison,
+    options: Annotated[GenerationOptions, Only(*DRAWN, "compile", max_tokens=128, seed=0)],
+    learned: Learned = True,
 ) -> None:
     """Compare plain decoding with each draft length on this machine, taking turns on the same prompts."""
-    from ..evaluation.benchmark import Options, Pair, measure, parse_settings
+    from ..evaluation.benchmark import measure, parse_settings
 
-    settings = parse_settings(draft_lengths)
-    if repeats < 1:
-        raise InputError(f"repeats is {repeats}, expected a positive integer")
-    if plot is not None:
-        _check_plot(plot)
-    prompts = _prompts(prompt_file or [])
-    target, processor, assistant = load_pair(model, assistant_model, dtype)
-    if assistant is None:
+    settings = parse_settings(comparison.draft_lengths)
+    if comparison.repeats < 1:
+        raise InputError(f"--repeats is {comparison.repeats}, expected a positive integer")
+    if comparison.plot is not None:
+        _check_plot(comparison.plot)
+    prompts = _prompts(comparison.prompt_file or [])
+    pair = load_pair(choice)
+    if pair.assistant is None:
         raise InputError("there is nothing to compare plain decoding with: --assistant-model names an assistant")
-    pair = Pair(target, processor, assistant)
-    chosen = Options(max_tokens, temp, top_p, top_k, min_p, seed, compile)
-    encoded = {name: processor.encode(prompt) for name, prompt in prompts.items()}
-    with _Progress(len(encoded) * len(settings) * (repeats + 1)) as progress:
-        runs = measure(pair, encoded, settings, chosen, repeats, progress)
-    report = _report(pair, chosen, runs, {name: len(tokens) for name, tokens in encoded.items()})
-    report = {"model": model, "command": shlex.join(["mlx_gemma4_assist", *sys.argv[1:]])} | report
-    if as_json:
+    encoded = {name: pair.encode(prompt) for name, prompt in prompts.items()}
+    with _Progress(len(encoded) * len(settings) * (comparison.repeats + 1)) as progress:
+        runs = measure(
+            pair,
+            encoded,
+            settings,
+            options,
+            turns=comparison.repeats,
+            progress=progress,
+            memory=draft_memory(learned),
+        )
+    report = _report(pair, options, runs, {name: len(tokens) for name, tokens in encoded.items()})
+    report = {"model": choice.model, "command": shlex.join(["mlx_gemma4_assist", *sys.argv[1:]])} | report
+    if comparison.as_json:
         print(json.dumps(report, ensure_ascii=False))
     else:
         _print(report)
-    if plot is not None:
-        _plot(plot, report)
+    if comparison.plot is not None:
+        _plot(comparison.plot, report)
 
 
 def _prompts(files: Sequence[Path]) -> "dict[str, Any]":
@@ -115,13 +124,13 @@ class _Progress:
         self._started = True
 
 
-def _report(pair: "Pair", chosen: "Options", runs: "Sequence[Run]", prompts: dict[str, int]) -> dict[str, Any]:
+def _report(pair: "Pair", chosen: GenerationOptions, runs: "Sequence[Run]", prompts: dict[str, int]) -> dict[str, Any]:
     """All that is known, fit for JSON."""
     from ..evaluation.benchmark import differences, environment, summarise
 
     return {
         "environment": environment(pair.target, chosen),
-        "options": asdict(chosen),
+        "options": {name: vars(chosen)[name] for name in (*DRAWN, "compile")},
         "prompts": prompts,
         "summaries": [_plain_data(summary) for summary in summarise(runs)],
         "by_prompt": {name: [_plain_data(summary) for summary in summarise(runs, name)] for name in prompts},

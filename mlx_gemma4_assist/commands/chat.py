@@ -1,30 +1,23 @@
 """``chat``: talk with a model in the terminal."""
 
+import io
 import sys
 from contextlib import suppress
 from typing import Annotated
 
 import typer
 
-from ..commands import options
-from ..errors import InputError
-from .loading import EMBEDDED, load_pair, note
+from ..options import GenerationOptions
+from .loading import draft_memory, load_pair, note
+from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
 
 
+@grouped
 def chat(
-    model: options.Model = EMBEDDED,
-    assistant_model: options.AssistantModel = None,
+    choice: ModelChoice,
+    options: Annotated[GenerationOptions, Only(*DRAWN, *DRAFTED, "prefill_step_size")],
     system_prompt: Annotated[str | None, typer.Option("--system-prompt", help="Goes before the first message.")] = None,
-    max_tokens: options.MaxTokens = 256,
-    temp: options.Temp = 0.0,
-    top_p: options.TopP = 1.0,
-    top_k: options.TopK = 0,
-    min_p: options.MinP = 0.0,
-    seed: options.Seed = None,
-    num_assistant_tokens: options.NumAssistantTokens = None,
-    draft_temperature: options.DraftTemperature = None,
-    prefill_step_size: options.PrefillStepSize = 2048,
-    dtype: options.Dtype = None,
+    learned: Learned = True,
 ) -> int:
     """Chat with a model in the terminal.
 
@@ -32,32 +25,13 @@ def chat(
     to standard output as they are made, everything else to standard error. Without a terminal, each line of standard
     input is a message.
     """
-    from ..rounds.sampling import Sampling
-
-    Sampling(temp, top_k, top_p, min_p, draft_temperature or 0)  # nonsense is refused before anything is loaded
-    for name, value in (("--max-tokens", max_tokens), ("--prefill-step-size", prefill_step_size)):
-        if value < 1:
-            raise InputError(f"{name} is {value}, expected a positive integer")
-    if temp == 0 and draft_temperature:
-        raise InputError("--draft-temperature needs a --temp above 0: greedy decoding drafts greedily")
-    target, processor, assistant = load_pair(model, assistant_model, dtype)
-    if model == EMBEDDED:
+    pair = load_pair(choice)
+    if choice.model == EMBEDDED:
         note("The embedded tiny pair answers, from Jane Austen's novels; --model google/gemma-4-E2B-it is a real one.")
-    from .repl import Chat, ChatOptions
+    from .repl import Chat
 
     _prepare_input()
-    settings = ChatOptions(
-        max_tokens=max_tokens,
-        temperature=temp,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        draft_temperature=draft_temperature,
-        seed=seed,
-        num_assistant_tokens=num_assistant_tokens,
-        prefill_step_size=prefill_step_size,
-    )
-    Chat(target, processor, assistant, settings, system_prompt).run()
+    Chat(pair, options, system_prompt, memory=draft_memory(learned)).run()
     return 0
 
 
@@ -65,4 +39,5 @@ def _prepare_input() -> None:
     """Line editing and history where there are any, and no failure at bytes that are no UTF-8."""
     with suppress(ImportError):
         import readline  # noqa: F401  (input uses it once it is imported)
-    sys.stdin.reconfigure(errors="surrogateescape")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")

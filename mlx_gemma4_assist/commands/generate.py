@@ -2,16 +2,18 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..commands import options
 from ..errors import InputError
+from ..options import GenerationOptions
 from ..text.messages import Media, user_message
-from .loading import EMBEDDED, load_pair, note
-from .media import Source, read_media
+from .loading import draft_memory, load_pair, note
+from .media import Content, MediaChoice, find_media, read_media
+from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
 from .run import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -20,87 +22,52 @@ if TYPE_CHECKING:
 TOO_SHORT = 5  # tokens: neither the prompt's round nor the first rounds of a new pair have drafts
 
 
-def generate(
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; - reads standard input.")] = None,
+@dataclass(frozen=True)
+class Question:
+    """What is to be answered."""
+
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; - reads standard input.")] = None
     messages: Annotated[
         Path | None, typer.Option("--messages", help="A JSON file with a list of chat messages instead of a prompt.")
-    ] = None,
-    system_prompt: Annotated[str | None, typer.Option("--system-prompt", help="Goes before the prompt.")] = None,
-    model: options.Model = EMBEDDED,
-    assistant_model: options.AssistantModel = None,
-    max_tokens: options.MaxTokens = 256,
-    temp: options.Temp = 0.0,
-    top_p: options.TopP = 1.0,
-    top_k: options.TopK = 0,
-    min_p: options.MinP = 0.0,
-    seed: options.Seed = None,
-    num_assistant_tokens: options.NumAssistantTokens = None,
-    draft_temperature: options.DraftTemperature = None,
-    image: Annotated[
-        list[str] | None, typer.Option("--image", help="A picture, as a path or URL; may be repeated.")
-    ] = None,
-    audio: Annotated[
-        list[str] | None, typer.Option("--audio", help="A sound, as a path or URL; may be repeated.")
-    ] = None,
-    video: Annotated[
-        list[str] | None, typer.Option("--video", help="A video, as a path or URL; may be repeated.")
-    ] = None,
-    max_soft_tokens: Annotated[
-        int | None, typer.Option("--max-soft-tokens", help="The most a picture takes: 70, 140, 280, 560 or 1120.")
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option("--stop", help="Text that ends the answer; may be repeated.")
-    ] = None,
+    ] = None
+    system_prompt: Annotated[str | None, typer.Option("--system-prompt", help="Goes before the prompt.")] = None
     ignore_chat_template: Annotated[
         bool, typer.Option("--ignore-chat-template", help="The prompt is raw text to continue, not a message.")
-    ] = False,
-    prefill_step_size: options.PrefillStepSize = 2048,
-    dtype: options.Dtype = None,
-    compile: options.Compile = None,
+    ] = False
+
+
+@grouped
+def generate(
+    question: Question,
+    choice: ModelChoice,
+    options: Annotated[GenerationOptions, Only(*DRAWN, *DRAFTED, "stop", "prefill_step_size", "compile")],
+    media: MediaChoice,
+    learned: Learned = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
 ) -> int:
     """Answer a prompt, with drafts from the assistant.
 
     Text goes to standard output as it is made, statistics to standard error after it.
     """
-    media = Media(tuple(image or ()), tuple(audio or ()), tuple(video or ()))
-    content = _content(prompt, messages, system_prompt, ignore_chat_template, media)
-    target, processor, assistant = load_pair(model, assistant_model, dtype)
-    if model == EMBEDDED:
+    found = find_media(_content(question, media.media), media)
+    pair = load_pair(choice)
+    if choice.model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
-    whole = read_media(
-        Source(model, dtype, processor),
-        content,
-        media if isinstance(content, str) else Media(),
-        chat=not ignore_chat_template,
-        max_soft_tokens=max_soft_tokens,
-    )
-    from ..api import stream_generate
+    chat = not question.ignore_chat_template
+    whole = read_media(pair, found, media, chat=chat)
+    from ..api import stream
     from ..backend import compiles_in_process
-    from ..rounds.compiled import check_compiler
+    from ..engine.engine import compiles
 
-    if compile and not compiles_in_process():
-        check_compiler()
+    if compiles(options.compile) and not compiles_in_process():
         note("Compiling with g++: the first time on a machine takes half a minute before the first token.")
-
-    responses = stream_generate(
-        target,
-        processor,
+    responses = stream(
+        pair,
         whole,
-        assistant,
-        max_tokens=max_tokens,
-        temperature=temp,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        draft_temperature=draft_temperature,
-        seed=seed,
-        num_assistant_tokens=num_assistant_tokens,
-        stop=stop or (),
-        chat=not ignore_chat_template,
-        compile=compile,
-        prefill_step_size=prefill_step_size,
+        options,
+        chat=chat,
         prompt_progress_callback=_progress,
+        draft_memory=draft_memory(learned),
     )
     made: list[GenerationResponse] = []
     interrupted = False
@@ -115,29 +82,28 @@ def generate(
         print(json.dumps(_summary(made, interrupted), ensure_ascii=False))
     elif made:
         print()
-        note(statistics(made[-1], assisted=assistant is not None))
+        note(statistics(made[-1], assisted=pair.assistant is not None))
     return INTERRUPTED if interrupted else 0
 
 
-def _content(
-    prompt: str | None, messages: Path | None, system_prompt: str | None, ignore_chat_template: bool, media: Media
-) -> str | list[dict[str, Any]]:
-    if (prompt is None) == (messages is None):
+def _content(question: Question, media: Media) -> Content:
+    if (question.prompt is None) == (question.messages is None):
         raise InputError("give either --prompt or --messages")
-    if ignore_chat_template and (messages is not None or system_prompt is not None):
+    system = question.system_prompt
+    if question.ignore_chat_template and (question.messages is not None or system is not None):
         raise InputError("--ignore-chat-template takes raw text, without --messages and --system-prompt")
-    if messages is not None:
+    if question.messages is not None:
         if media:
             raise InputError("--image, --audio and --video go with --prompt; messages name their media themselves")
-        conversation = _read_messages(messages)
+        conversation = _read_messages(question.messages)
     else:
-        text = sys.stdin.read() if prompt == "-" else prompt
-        if system_prompt is None:
+        text = sys.stdin.read() if question.prompt == "-" else question.prompt or ""
+        if system is None:
             return text
         if not text.strip():
             raise InputError("the prompt is empty")
-        conversation = [user_message(text, media)]
-    return conversation if system_prompt is None else [{"role": "system", "content": system_prompt}, *conversation]
+        conversation = [dict(user_message(text, media))]
+    return conversation if system is None else [{"role": "system", "content": system}, *conversation]
 
 
 def _read_messages(path: Path) -> list[dict[str, Any]]:

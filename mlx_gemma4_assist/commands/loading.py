@@ -3,15 +3,11 @@
 import sys
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from .options import ModelChoice
 
 if TYPE_CHECKING:
-    from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
-    from ..models.gemma4_text import Gemma4ForCausalLM
-    from ..text.processor import Processor
-
-EMBEDDED = "tiny"
-NONE = "none"
+    from ..drafts.memory import DraftMemory
+    from ..engine.pair import Pair
 
 
 def note(message: str) -> None:
@@ -19,32 +15,23 @@ def note(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def load_pair(
-    model: str, assistant_model: str | None, dtype: str | None
-) -> tuple["Gemma4ForCausalLM", "Processor", "Gemma4AssistantForCausalLM | None"]:
-    """Load a target, its processor and its assistant; ``assistant_model`` None looks for the matching one.
+def load_pair(choice: ModelChoice) -> "Pair":
+    """Load a target, its processor and its assistant; the matching one where none is named.
 
     Raises:
         InputError: one sentence on what could not be loaded, or does not belong together.
     """
-    from ..checkpoints.loading import load, load_assistant
-    from ..checkpoints.pairing import assistant_for
-    from ..models.config import check_pair
+    from ..engine.pair import MATCHING, Pair
 
-    target, processor = load(model, dtype=dtype)
-    if assistant_model == NONE:
-        return target, processor, None
-    found = assistant_for(model) if assistant_model is None else assistant_model
-    if found is None:
-        note(f"No assistant is known for {model}: decoding plainly. --assistant-model names one.")
-        return target, processor, None
-    try:
-        assistant = load_assistant(found, dtype=dtype)
-    except InputError as error:
-        if assistant_model is not None:
-            raise
-        raise InputError(
-            f"the assistant {found} of this model: {error} (--assistant-model none goes without)"
-        ) from None
-    check_pair(target.config, assistant.config)
-    return target, processor, assistant
+    named = choice.assistant_model
+    pair = Pair.load(choice.model, MATCHING if named is None else named, dtype=choice.dtype)
+    if pair.assistant is None and named is None:
+        note(f"No assistant is known for {choice.model}: decoding plainly. --assistant-model names one.")
+    return pair
+
+
+def draft_memory(learned: bool) -> "DraftMemory | None":
+    """The user's folder of learned draft lengths; None for a command that was told to leave it alone."""
+    from ..drafts.memory import DraftMemory
+
+    return DraftMemory() if learned else None

@@ -1,52 +1,85 @@
-"""Pictures, sound and video that a command names, read and encoded into its prompt."""
+"""Pictures, sound and video that a command names: checked before anything is loaded, and encoded into its prompt."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ..errors import InputError
-from ..text.messages import Media, split_media
+from ..media.config import MediaOptions
+from ..media.fetch import check_sources
+from ..text.messages import Conversation, Media, split_media
 from .loading import note
 
 if TYPE_CHECKING:
     from ..cache.soft_tokens import MediaPrompt
-    from ..text.processor import Processor
+    from ..engine.pair import Pair
 
 Content = str | list[dict[str, Any]]
 
 
-class Source(NamedTuple):
-    """The model that media are for: what it was loaded from, in which type, and its processor."""
+@dataclass(frozen=True)
+class MediaChoice:
+    """What a prompt shows."""
 
-    model: str
-    dtype: str | None
-    processor: "Processor"
+    image: Annotated[
+        list[str] | None, typer.Option("--image", help="A picture, as a path or URL; may be repeated.")
+    ] = None
+    audio: Annotated[list[str] | None, typer.Option("--audio", help="A sound, as a path or URL; may be repeated.")] = (
+        None
+    )
+    video: Annotated[list[str] | None, typer.Option("--video", help="A video, as a path or URL; may be repeated.")] = (
+        None
+    )
+    max_soft_tokens: Annotated[
+        int | None, typer.Option("--max-soft-tokens", help="The most a picture takes: 70, 140, 280, 560 or 1120.")
+    ] = None
+
+    @property
+    def media(self) -> Media:
+        return Media(tuple(self.image or ()), tuple(self.audio or ()), tuple(self.video or ()))
+
+    @property
+    def options(self) -> MediaOptions:
+        return MediaOptions(max_soft_tokens=self.max_soft_tokens)
 
 
-def read_media(
-    source: Source, content: Content, media: Media, *, chat: bool, max_soft_tokens: int | None
-) -> "Content | MediaPrompt":
-    """A prompt with media as ``stream_generate`` takes it; one without comes back as it is.
+def find_media(content: Content, choice: MediaChoice) -> str | Conversation:
+    """Text, or messages apart from what they show; to be called before a model is loaded.
+
+    Raises:
+        InputError: malformed messages, files that are not there, a number of soft tokens that is none.
+    """
+    found = split_media(content) if isinstance(content, list) else content
+    media = found.media if isinstance(found, Conversation) else choice.media
+    if choice.max_soft_tokens is not None and not media:
+        raise InputError("--max-soft-tokens is for pictures, and there are none")
+    _ = choice.options
+    check_sources(media)
+    return found
+
+
+def read_media(pair: "Pair", found: str | Conversation, choice: MediaChoice, *, chat: bool) -> "Content | MediaPrompt":
+    """A prompt with media as ``stream_generate`` takes it; text and messages without media come back.
 
     Args:
-        source: the model.
-        content: text, or messages that may name media.
-        media: what text shows.
+        pair: loaded from a checkpoint, whose towers are read if they are needed.
+        found: from ``find_media``.
+        choice: what text shows.
         chat: whether text is a user's message.
-        max_soft_tokens: the most that a picture takes; None as the checkpoint has it.
 
     Raises:
         InputError: media that cannot be read, or that the model does not take.
     """
-    named = media or (split_media(content)[1] if isinstance(content, list) else Media())
-    if not named:
-        if max_soft_tokens is not None:
-            raise InputError("--max-soft-tokens is for pictures, and there are none")
-        return content
-    from ..media.config import MediaOptions
-    from ..media.reader import encode_media, load_media
-
-    options = MediaOptions(max_soft_tokens=max_soft_tokens)
-    reader = load_media(source.model, source.processor, dtype=source.dtype)
-    inputs = reader.processor.encode(content, media, chat=chat, options=options)
-    for line in inputs.notes:
+    if isinstance(found, Conversation):
+        if not found.media:
+            return [dict(message) for message in found.messages]
+        shown = Media()
+    else:
+        shown = choice.media
+        if not shown:
+            return found
+    read = pair.media.read(found, shown, chat=chat, options=choice.options)
+    for line in read.notes:
         note(line)
-    return encode_media(reader.towers, inputs, reader.config)
+    return read

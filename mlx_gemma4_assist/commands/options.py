@@ -1,12 +1,31 @@
-"""Options that several commands share, named as in mlx-lm where it has them."""
+"""Options that several commands share, named as in mlx-lm where it has them.
 
-from typing import Annotated
+A command takes related options as one parameter, an instance of a dataclass; ``grouped`` shows the command line an
+option for each of its fields. Those of generation come from ``GenerationOptions``, which knows their ranges and what
+they are for.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import wraps
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-Model = Annotated[
-    str, typer.Option("--model", help="A Hub repo, a local folder, or tiny: the embedded pair, which needs no network.")
+from ..options import flags
+
+EMBEDDED = "tiny"
+
+Learned = Annotated[
+    bool,
+    typer.Option(
+        "--learned/--no-learned",
+        help="Begin with what was learned of draft lengths here, and keep what this run learns, in the cache folder.",
+    ),
 ]
+
+
 AssistantModel = Annotated[
     str | None,
     typer.Option("--assistant-model", help="The drafter; the matching one unless told, none to go without."),
@@ -14,29 +33,95 @@ AssistantModel = Annotated[
 Dtype = Annotated[
     str | None, typer.Option("--dtype", help="float32, bfloat16 or float16 instead of what the checkpoint says.")
 ]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", "-m", help="The most tokens to generate.")]
-Temp = Annotated[float, typer.Option("--temp", help="Sampling temperature; 0 is greedy.")]
-TopP = Annotated[
-    float, typer.Option("--top-p", help="Keep the likeliest tokens that together reach this; 1 keeps all.")
-]
-TopK = Annotated[int, typer.Option("--top-k", help="Keep this many of the likeliest tokens; 0 keeps all.")]
-MinP = Annotated[float, typer.Option("--min-p", help="Keep tokens this fraction as likely as the likeliest.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Makes sampling repeatable.")]
-NumAssistantTokens = Annotated[
-    int | None,
-    typer.Option("--num-assistant-tokens", help="Drafts per round; 0 decodes plainly. Learned unless told."),
-]
-DraftTemperature = Annotated[
-    float | None,
-    typer.Option(
-        "--draft-temperature",
-        help="How drafts are drawn when sampling; 0 takes the likeliest. Default: 0 with a seed, else 1.",
-    ),
-]
-PrefillStepSize = Annotated[int, typer.Option("--prefill-step-size", help="Tokens of the prompt computed at once.")]
-Compile = Annotated[
-    bool | None,
-    typer.Option(
-        "--compile/--no-compile", help="Run rounds under mx.compile; on a CPU that takes g++. Default: on Metal."
-    ),
-]
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which networks a command works with."""
+
+    model: Annotated[
+        str,
+        typer.Option("--model", help="A Hub repo, a local folder, or tiny: the embedded pair, which needs no network."),
+    ] = EMBEDDED
+    assistant_model: AssistantModel = None
+    dtype: Dtype = None
+
+
+class Only:
+    """Which fields of a dataclass a command has as options, and its own defaults: ``Annotated[Options, Only(...)]``."""
+
+    def __init__(self, *names: str, **defaults: Any):
+        self.names = names
+        self.defaults = defaults
+
+
+Command = Callable[..., Any]
+
+
+def grouped(command: Command) -> Command:
+    """The command with an option for each field of its parameters that are dataclasses.
+
+    They are made, and so checked, before the command begins; a call may name any of the fields.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: group for name, hint in hints.items() if (group := _Group.of(hint)) is not None}
+
+    @wraps(command)
+    def run(**values: Any) -> Any:
+        made = {name: group.make(values) for name, group in groups.items()}
+        return command(**made, **values)
+
+    parameters: list[inspect.Parameter] = []
+    for each in inspect.signature(command).parameters.values():
+        if each.name in groups:
+            parameters += groups[each.name].parameters()
+        else:
+            parameters.append(each.replace(annotation=hints[each.name], kind=inspect.Parameter.KEYWORD_ONLY))
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+class _Group:
+    """A dataclass as options.
+
+    Args:
+        kind: the dataclass.
+        only: which of its fields, and their defaults here.
+    """
+
+    def __init__(self, kind: type, only: Only):
+        self._kind = kind
+        self._defaults = only.defaults
+        self._fields = [each for each in fields(kind) if each.name in only.names or not only.names]
+
+    @classmethod
+    def of(cls, hint: Any) -> "_Group | None":
+        """None for what is an option by itself."""
+        kind, *extras = get_args(hint) if get_args(hint) else (hint,)
+        only = next((extra for extra in extras if isinstance(extra, Only)), Only())
+        return cls(kind, only) if isinstance(kind, type) and is_dataclass(kind) else None
+
+    def make(self, values: dict[str, Any]) -> Any:
+        """The dataclass from a command's values, which are taken out."""
+        found = {each.name: values.pop(each.name) for each in self._fields if each.name in values}
+        return self._kind(**{**self._defaults, **found})
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """The fields as parameters of a command."""
+        return [_parameter(each, self._defaults) for each in self._fields]
+
+
+def _parameter(field: "Field[Any]", defaults: Mapping[str, Any]) -> inspect.Parameter:
+    hint: Any = field.type
+    default = defaults.get(field.name, field.default if field.default is not MISSING else inspect.Parameter.empty)
+    if "help" in field.metadata:  # of GenerationOptions
+        if field.name == "stop":
+            hint, default = list[str] | None, None
+        hint = Annotated[hint, typer.Option(*flags(field.name), help=field.metadata["help"])]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+DRAWN = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed")
+"""How a text is drawn: what all commands that generate have."""
+DRAFTED = ("num_assistant_tokens", "draft_temperature")

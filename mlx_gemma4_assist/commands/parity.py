@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from math import isfinite
 from pathlib import Path
@@ -11,35 +11,48 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..commands import options
 from ..errors import InputError
-from .loading import EMBEDDED, load_pair, note
+from ..options import GenerationOptions
+from .loading import load_pair, note
+from .options import EMBEDDED, ModelChoice, Only, grouped
 
 if TYPE_CHECKING:
+    from ..engine.pair import Pair
     from ..evaluation.frequencies import Frequencies
-    from ..evaluation.parity import Divergence, Pair, TextComparison
+    from ..evaluation.parity import Divergence, TextComparison
 
 IDENTICAL, NEAR_TIES, DIFFERENT = "identical", "near ties only (gap below {:.3g})", "DIFFERENT"
 SAMPLED_PROMPTS = 4
 
 
-def parity(
-    model: options.Model = EMBEDDED,
-    assistant_model: options.AssistantModel = None,
-    num_prompts: Annotated[int, typer.Option("--num-prompts", "-n", help="The most prompts to compare.")] = 8,
-    max_tokens: options.MaxTokens = 128,
-    num_assistant_tokens: Annotated[int, typer.Option("--num-assistant-tokens", help="Drafts per round.")] = 3,
+@dataclass(frozen=True)
+class Trial:
+    """What is compared."""
+
+    num_prompts: Annotated[int, typer.Option("--num-prompts", "-n", help="The most prompts to compare.")] = 8
     num_samples: Annotated[
         int, typer.Option("--num-samples", help="Short sampled runs per draft temperature; 0 tests no frequencies.")
-    ] = 200,
+    ] = 200
     prompt_file: Annotated[
         Path | None, typer.Option("--prompt-file", help="Prompts of your own, separated by empty lines.")
-    ] = None,
+    ] = None
     ignore_chat_template: Annotated[
         bool, typer.Option("--ignore-chat-template", help="The prompts of --prompt-file are raw text to continue.")
-    ] = False,
-    dtype: options.Dtype = None,
-    compile: options.Compile = None,
+    ] = False
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("--num-prompts", self.num_prompts, 1), ("--num-samples", self.num_samples, 0)):
+            if value < least:
+                raise InputError(f"{name} is {value}, expected {least} or more")
+
+
+@grouped
+def parity(
+    choice: ModelChoice,
+    trial: Trial,
+    options: Annotated[
+        GenerationOptions, Only("max_tokens", "num_assistant_tokens", "compile", max_tokens=128, num_assistant_tokens=3)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> int:
     """Check that assisted output is plain decoding's own.
@@ -48,24 +61,15 @@ def parity(
     and float16 they may part where the two best logits are close: forwards over one and over several tokens round
     differently there. In float32 they may not. Sampling is tested on the frequencies of first tokens too.
     """
-    least_values = (
-        ("--num-prompts", num_prompts, 1),
-        ("--num-samples", num_samples, 0),
-        ("--num-assistant-tokens", num_assistant_tokens, 1),
-    )
-    for name, value, least in least_values:
-        if value < least:
-            raise InputError(f"{name} is {value}, expected {least} or more")
-    texts, chat = _prompts(model, prompt_file, ignore_chat_template)
-    target, processor, assistant = load_pair(model, assistant_model, dtype)
-    if assistant is None:
+    if not options.num_assistant_tokens:
+        raise InputError(f"--num-assistant-tokens is {options.num_assistant_tokens}, expected 1 or more")
+    texts, chat = _prompts(choice.model, trial)
+    pair = load_pair(choice)
+    if pair.assistant is None:
         raise InputError("there is no assistant to compare with; --assistant-model names one")
-    from ..evaluation.parity import Pair
-
-    pair = Pair(target, processor, assistant, compile)
-    prompts = [processor.encode(text, chat=chat) for text in texts[:num_prompts]]
-    compared = _compare(pair, prompts, max_tokens, num_assistant_tokens)
-    frequencies = _frequencies(pair, prompts, num_samples, num_assistant_tokens)
+    prompts = [pair.encode(text, chat=chat) for text in texts[: trial.num_prompts]]
+    compared = _compare(pair, prompts, options)
+    frequencies = _frequencies(pair, prompts, trial.num_samples, options)
     verdict, failed = _verdict([text for texts in compared.values() for text in texts], frequencies)
     if as_json:
         print(json.dumps(_summary(pair, compared, frequencies, verdict), ensure_ascii=False))
@@ -74,8 +78,9 @@ def parity(
     return 1 if failed else 0
 
 
-def _prompts(model: str, file: Path | None, raw: bool) -> tuple[list[str], bool]:
+def _prompts(model: str, trial: Trial) -> tuple[list[str], bool]:
     """Texts, and whether they are messages for the chat template."""
+    file = trial.prompt_file
     if file is not None:
         try:
             text = file.read_text(encoding="utf-8")
@@ -83,7 +88,7 @@ def _prompts(model: str, file: Path | None, raw: bool) -> tuple[list[str], bool]
             raise InputError(f"cannot read {file}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise InputError(f"{file} is not UTF-8") from None
-    elif raw:
+    elif trial.ignore_chat_template:
         raise InputError("--ignore-chat-template belongs to --prompt-file")
     elif model == EMBEDDED:
         return _passages(), False
@@ -94,7 +99,7 @@ def _prompts(model: str, file: Path | None, raw: bool) -> tuple[list[str], bool]
     texts = [part.strip() for part in text.replace("\r\n", "\n").split("\n\n") if part.strip()]
     if not texts:
         raise InputError(f"{file} has no prompts")
-    return texts, not raw
+    return texts, not trial.ignore_chat_template
 
 
 def _passages() -> list[str]:
@@ -105,28 +110,21 @@ def _passages() -> list[str]:
 
 
 def _compare(
-    pair: "Pair", prompts: Sequence[Sequence[int]], max_tokens: int, num_assistant_tokens: int
+    pair: "Pair", prompts: Sequence[Sequence[int]], options: GenerationOptions
 ) -> "dict[str, list[TextComparison]]":
     from ..evaluation.parity import compare_texts
 
     compared: dict[str, list[TextComparison]] = {"greedy": [], "sampled": []}
     for way, temperature in (("greedy", 0.0), ("sampled", 1.0)):
         for number, prompt in enumerate(prompts, start=1):
-            text = compare_texts(
-                pair,
-                prompt,
-                max_tokens=max_tokens,
-                num_assistant_tokens=num_assistant_tokens,
-                temperature=temperature,
-                seed=number,
-            )
+            text = compare_texts(pair, prompt, replace(options, temperature=temperature, seed=number))
             compared[way].append(text)
             note(f"{way} {number} of {len(prompts)}: {_text_line(text)}")
     return compared
 
 
 def _frequencies(
-    pair: "Pair", prompts: Sequence[Sequence[int]], samples: int, num_assistant_tokens: int
+    pair: "Pair", prompts: Sequence[Sequence[int]], samples: int, options: GenerationOptions
 ) -> "list[Frequencies]":
     from ..evaluation.frequencies import first_tokens
 
@@ -136,14 +134,9 @@ def _frequencies(
 
     found: list[Frequencies] = []
     for draft_temperature in (0.0, 1.0) if samples else ():
-        here = first_tokens(
-            pair,
-            sorted(prompts, key=len)[:SAMPLED_PROMPTS],
-            samples=samples,
-            draft_temperature=draft_temperature,
-            num_assistant_tokens=num_assistant_tokens,
-            progress=progress,
-        )
+        sampled = replace(options, temperature=1.0, draft_temperature=draft_temperature)
+        shortest = sorted(prompts, key=len)[:SAMPLED_PROMPTS]
+        here = first_tokens(pair, shortest, sampled, samples=samples, progress=progress)
         found += here
         for frequencies in here:
             note(_frequencies_line(frequencies))

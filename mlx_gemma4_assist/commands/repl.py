@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from ..api import make_prompt_cache, stream_generate
+from ..api import stream
+from ..engine.engine import Engine
+from ..engine.learning import Memory
+from ..engine.pair import Pair
 from ..engine.responses import GenerationResponse, SpeculationStats
 from ..engine.session import Conversation
 from ..errors import InputError
-from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
-from ..models.gemma4_text import Gemma4ForCausalLM
-from ..text.processor import Processor
+from ..options import GenerationOptions
 
 HELP = """\
 q       leave (Ctrl-D too)
@@ -22,21 +23,6 @@ h       help
 /undo   take back the last message and its answer
 /stats  what the conversation took so far
 A line that ends in \\ goes on in the next one. Ctrl-C stops an answer."""
-
-
-@dataclass(frozen=True)
-class ChatOptions:
-    """How answers are generated; the fields of ``stream_generate``."""
-
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    draft_temperature: float | None = None
-    seed: int | None = None
-    num_assistant_tokens: int | None = None
-    prefill_step_size: int = 2048
 
 
 @dataclass
@@ -82,10 +68,11 @@ class Chat:
     """A conversation between a person at a terminal and a model.
 
     Args:
-        model, processor, assistant_model: from ``load`` and ``load_assistant``.
+        pair: who answers.
         options: how answers are generated.
         system_prompt: goes before the first message.
         read: asks for a line, as ``input`` does.
+        memory: where learned draft lengths are kept.
 
     Raises:
         InputError: the model does not chat, or the options do not fit it.
@@ -93,20 +80,18 @@ class Chat:
 
     def __init__(
         self,
-        model: Gemma4ForCausalLM,
-        processor: Processor,
-        assistant_model: Gemma4AssistantForCausalLM | None,
-        options: ChatOptions,
+        pair: Pair,
+        options: GenerationOptions,
         system_prompt: str | None = None,
         read: Callable[[str], str] = input,
+        memory: Memory | None = None,
     ):
-        self.conversation = Conversation(processor, system_prompt)
+        self.conversation = Conversation(pair.text(), system_prompt)
         self.totals = Totals()
-        self._model = model
-        self._processor = processor
-        self._assistant = assistant_model
+        self._pair = pair
         self._options = options
         self._read = read
+        self._memory = memory
         self._terminal = sys.stdin.isatty() and sys.stdout.isatty()
         self._new_cache()
 
@@ -140,7 +125,6 @@ class Chat:
 
     def _generate(self, prompt: list[int]) -> tuple[list[GenerationResponse], int]:
         """What was made, perhaps cut off by Ctrl-C, and how many tokens of the prompt had to be computed for it."""
-        options = self._options
         made: list[GenerationResponse] = []
         computed = 0
 
@@ -151,22 +135,13 @@ class Chat:
                 raise Stopped
 
         with CtrlC() as ctrl_c:
-            responses = stream_generate(
-                self._model,
-                self._processor,
+            responses = stream(
+                self._pair,
                 prompt,
-                self._assistant,
-                max_tokens=options.max_tokens,
-                temperature=options.temperature,
-                top_p=options.top_p,
-                top_k=options.top_k,
-                min_p=options.min_p,
-                draft_temperature=options.draft_temperature,
-                seed=options.seed,
-                num_assistant_tokens=options.num_assistant_tokens,
-                prefill_step_size=options.prefill_step_size,
+                self._options,
                 prompt_cache=self._cache,
                 prompt_progress_callback=progress,
+                draft_memory=self._memory,
             )
             try:
                 for response in responses:
@@ -182,7 +157,7 @@ class Chat:
         return made, computed
 
     def _new_cache(self) -> None:
-        self._cache = make_prompt_cache(self._model, self._assistant, self._options.num_assistant_tokens)
+        self._cache = Engine(self._pair).new_cache(self._options.num_assistant_tokens)
 
     def _message(self) -> str | None:
         """The next message, of one line or several; None if there is no more."""
@@ -215,7 +190,7 @@ class Chat:
             self._say(HELP)
 
     def _session(self) -> str:
-        totals, context = self.totals, self._model.config.max_position_embeddings
+        totals, context = self.totals, self._pair.target.config.max_position_embeddings
         lines = [
             f"{totals.answers} answers, {totals.tokens:,} tokens{_drafting(totals.tokens, totals.stats)}",
             f"Context: {len(self.conversation.tokens):,} of {context:,} tokens, "

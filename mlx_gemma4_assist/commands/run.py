@@ -1,16 +1,18 @@
 """Running a command: one clear line for bad input, no traceback."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, OptionError
+from ..options import flags
 
 # typer carries a copy of click of its own; its errors are reached through the one that typer exports.
-UsageError = typer.BadParameter.__base__
+UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -50,9 +52,12 @@ def _no_options() -> None:
 
 
 def _run(app: typer.Typer, name: str) -> NoReturn:
-    sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character gets a question mark
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character gets a question mark
     try:
         code = app(standalone_mode=False, prog_name=name)
+    except OptionError as error:
+        code = _complain(error.spelled(_AsTyped()))
     except InputError as error:
         code = _complain(str(error))
     except UsageError as error:
@@ -68,3 +73,10 @@ def _run(app: typer.Typer, name: str) -> NoReturn:
 def _complain(message: str) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return BAD_INPUT
+
+
+class _AsTyped(dict[str, str]):
+    """Options by their Python names as the command line spells them."""
+
+    def __missing__(self, name: str) -> str:
+        return flags(name)[0]

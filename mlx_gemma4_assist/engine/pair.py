@@ -15,7 +15,7 @@ from ..media.reader import MediaReader, load_media
 from ..models.config import check_pair
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
-from ..text.processor import Processor
+from ..text.processor import Processor, Prompt
 
 PathOrRepo = str | os.PathLike[str]
 
@@ -89,6 +89,24 @@ class Pair:
             sentence = "the assistant {named} of this model: {error} ({assistant_model} none goes without)"
             raise OptionError(sentence, named=named, error=error) from None
         return cls(target, assistant, processor, source)
+
+    def encode(self, prompt: Prompt, *, chat: bool = True) -> list[int]:
+        """A prompt's token ids. Arguments and errors as for ``Processor.encode``.
+
+        Raises:
+            InputError: there is no processor.
+        """
+        return self.text().encode(prompt, chat=chat)
+
+    def text(self) -> Processor:
+        """The processor.
+
+        Raises:
+            InputError: there is none: the pair takes and gives token ids only.
+        """
+        if self.processor is None:
+            raise InputError("the pair has no processor, which turns text into tokens and back")
+        return self.processor
 
     @cached_property
     def dtype(self) -> mx.Dtype:

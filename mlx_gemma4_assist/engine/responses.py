@@ -1,7 +1,7 @@
 """Token events to text: pieces of text as soon as they are known, stop strings, counts and times."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 import mlx.core as mx
@@ -77,7 +77,7 @@ class GenerationResponse:
     stats: SpeculationStats
 
 
-def responses(run: Run, processor: Processor, stop: StopStrings) -> Iterator[GenerationResponse]:
+def responses(run: Run, processor: Processor, stop: StopStrings) -> Generator[GenerationResponse, None, None]:
     """A run's tokens with their text, up to a stop string; closes the run at the end."""
     reporter = _Reporter(run, processor, stop)
     try:

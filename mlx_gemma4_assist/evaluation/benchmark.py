@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,38 +20,20 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import __version__
-from ..api import stream_generate
-from ..backend import compiles_in_process
-from ..drafts.draft_length import FixedDraftLength
+from ..api import stream
+from ..backend import on_gpu
+from ..engine.engine import compiles
+from ..engine.learning import Memory
+from ..engine.pair import Pair
+from ..engine.responses import GenerationResponse
 from ..errors import InputError
-from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
-from ..text.processor import Processor, Prompt
+from ..options import MAX_DRAFTS, GenerationOptions
+from ..text.processor import Prompt
 
 PLAIN, AUTO = 0, "auto"
 Setting = int | str
 """Drafts per round, 0 for plain decoding; or ``AUTO``."""
-
-
-class Pair(NamedTuple):
-    """What is measured."""
-
-    target: Gemma4ForCausalLM
-    processor: Processor
-    assistant: Gemma4AssistantForCausalLM
-
-
-@dataclass(frozen=True)
-class Options:
-    """How each run generates; the fields of ``stream_generate``. A seed makes sampled runs comparable too."""
-
-    max_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int = 0
-    compile: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -153,9 +135,10 @@ def parse_settings(text: str) -> tuple[Setting, ...]:
     """
     settings: list[Setting] = []
     for part in (part.strip() for part in text.split(",")):
-        if part != AUTO and not (part.isdecimal() and int(part) > 0):
-            raise InputError(f"draft lengths are {text!r}, expected positive numbers and {AUTO}, with commas between")
-        settings.append(AUTO if part == AUTO else FixedDraftLength(int(part)).longest)
+        if part != AUTO and not (part.isdecimal() and 0 < int(part) <= MAX_DRAFTS):
+            expected = f"numbers from 1 to {MAX_DRAFTS} and {AUTO}, with commas between"
+            raise InputError(f"draft lengths are {text!r}, expected {expected}")
+        settings.append(AUTO if part == AUTO else int(part))
     return tuple(dict.fromkeys([PLAIN, *settings]))
 
 
@@ -184,9 +167,11 @@ def measure(
     pair: Pair,
     prompts: Mapping[str, Sequence[int]],
     settings: Sequence[Setting],
-    options: Options,
+    options: GenerationOptions,
+    *,
     turns: int = 3,
     progress: Callable[[str, Setting], None] = lambda prompt, setting: None,
+    memory: Memory | None = None,
 ) -> list[Run]:
     """Run every setting on every prompt, in turns.
 
@@ -194,9 +179,10 @@ def measure(
         pair: target, processor and assistant.
         prompts: token ids by name.
         settings: plain decoding among them, which the others are compared with.
-        options: of each run.
+        options: of each run; the settings are its drafts per round.
         turns: how often each prompt is run in each setting, after once for warming up.
         progress: called before each run.
+        memory: where draft lengths that are learned are kept; None forgets them with the target.
 
     Raises:
         InputError: an option that ``stream_generate`` refuses; a prompt that is answered with one token, or none.
@@ -206,49 +192,48 @@ def measure(
         for turn in range(turns + 1):
             for setting in settings:
                 progress(name, setting)
-                run = _run(pair, name, tokens, setting, turn, options)
+                seconds, made = _generate(pair, tokens, setting, options, memory)
+                if len(made) < 2:
+                    ends = f"the answer to the prompt {name} ends after its first token"
+                    raise InputError(f"{ends}: there is nothing to measure")
                 if turn > 0:
-                    runs.append(run)
+                    runs.append(_run_of(name, setting, turn, seconds, made))
     return runs
 
 
-def _run(pair: Pair, name: str, prompt: Sequence[int], setting: Setting, turn: int, options: Options) -> Run:
+def _generate(
+    pair: Pair, prompt: Sequence[int], setting: Setting, options: GenerationOptions, memory: Memory | None
+) -> tuple[list[float], list[GenerationResponse]]:
+    """All responses, and when each came: seconds from the beginning."""
+    if setting == PLAIN:
+        pair, options = replace(pair, assistant=None), replace(options, num_assistant_tokens=None)
+    else:
+        options = replace(options, num_assistant_tokens=None if setting == AUTO else setting)
     mx.reset_peak_memory()
     begin = time.perf_counter()
-    first = last = None
-    made = []
-    for response in stream_generate(
-        pair.target,
-        pair.processor,
-        prompt,
-        None if setting == PLAIN else pair.assistant,
-        num_assistant_tokens=None if setting in (PLAIN, AUTO) else setting,
-        max_tokens=options.max_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        min_p=options.min_p,
-        seed=options.seed,
-        compile=options.compile,
-    ):
-        last = time.perf_counter()
-        first = first or last
+    seconds, made = [], []
+    for response in stream(pair, prompt, options, draft_memory=memory):
+        seconds.append(time.perf_counter() - begin)
         made.append(response)
     mx.synchronize()  # a round that nobody reads must not run into the next measurement
-    if len(made) < 2:
-        raise InputError(f"the answer to the prompt {name} ends after its first token: there is nothing to measure")
+    return seconds, made
+
+
+def _run_of(
+    name: str, setting: Setting, turn: int, seconds: Sequence[float], made: Sequence[GenerationResponse]
+) -> Run:
     stats = made[-1].stats
     return Run(
         prompt=name,
         setting=setting,
         turn=turn,
         tokens=tuple(response.token for response in made),
-        first=first - begin,
-        rest=last - first,
+        first=seconds[0],
+        rest=seconds[-1] - seconds[0],
         rounds=stats.rounds - 1,
         drafted_at=tuple(stats.drafted_at),
         accepted_at=tuple(stats.accepted_at),
-        peak_memory=mx.get_peak_memory() / 1e9,
+        peak_memory=made[-1].peak_memory,
     )
 
 
@@ -325,19 +310,19 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
     return list(dict.fromkeys(found))
 
 
-def environment(target: Gemma4ForCausalLM, options: Options) -> dict[str, Any]:
+def environment(target: Gemma4ForCausalLM, options: GenerationOptions) -> dict[str, Any]:
     """Machine, backend, versions and the type that is computed in: what a figure means nothing without."""
     embedding = target.model.embed_tokens
     quantized = isinstance(embedding, nn.QuantizedEmbedding)
     return {
         "machine": _machine(),
         "system": f"{platform.system()} {platform.release()}",
-        "backend": "Metal" if mx.default_device() == mx.Device(mx.gpu) else "CPU",
+        "backend": ("Metal" if mx.metal.is_available() else "CUDA") if on_gpu() else "CPU",
         "dtype": str(target.embed(mx.array([[0]])).dtype).rpartition(".")[2],
         "quantization": f"{embedding.mode} {embedding.bits} bits, groups of {embedding.group_size}"
         if quantized
         else "none",
-        "compiled": compiles_in_process() if options.compile is None else options.compile,
+        "compiled": compiles(options.compile),
         "versions": {
             "python": platform.python_version(),
             "mlx": metadata.version("mlx"),

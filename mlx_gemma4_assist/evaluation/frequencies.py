@@ -6,22 +6,25 @@ The test knows nothing of how drafts are accepted: it looks at what ``stream_gen
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from ..api import make_prompt_cache, stream_generate
+from ..api import stream
 from ..cache.rows import KVCache
 from ..drafts.draft_length import DEFAULT_DRAFTS
+from ..engine.engine import Engine
 from ..engine.loop import start
+from ..engine.pair import Pair
 from ..engine.prefill import prefill
+from ..options import GenerationOptions
 from ..rounds.accept import accept
 from ..rounds.round import draft, verify
 from ..rounds.sampling import Sampling, log_probabilities
 from ..rounds.state import Decoder
-from .parity import Pair, Verdict
+from .parity import Verdict
 
 PLACES = (2, 3)
 MOST_CELLS, LEAST_PER_CELL = 21, 5
@@ -98,10 +101,9 @@ Progress = Callable[[int, int], None]
 def first_tokens(
     pair: Pair,
     prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
     *,
     samples: int,
-    draft_temperature: float,
-    num_assistant_tokens: int = DEFAULT_DRAFTS,
     progress: Progress = lambda done, total: None,
 ) -> list[Frequencies]:
     """Run many times at temperature 1, and hold the tokens at ``PLACES`` against the target's distribution.
@@ -112,23 +114,32 @@ def first_tokens(
 
     Args:
         prompts: token ids; the runs, with seeds 0, 1, ..., are divided among them.
+        options: of each run; its draft temperature, 0 unless they say one, is what is tested: at 0 drafts are the
+            assistant's likeliest tokens, above it they are drawn. Drafts per round are 3 unless they say how many.
         samples: runs in all.
-        draft_temperature: 0 drafts the assistant's likeliest token, above it drafts are drawn.
-        num_assistant_tokens: drafts per round.
     """
+    drafts = DEFAULT_DRAFTS if options.num_assistant_tokens is None else options.num_assistant_tokens
+    options = replace(
+        options,
+        max_tokens=max(drafts + 2, PLACES[-1]),  # room for a first token and a whole round
+        temperature=1.0,
+        draft_temperature=options.draft_temperature or 0.0,
+        num_assistant_tokens=drafts,
+    )
     split = np.random.default_rng(0)
     done = 0
     found: list[_Token] = []
     for number, prompt in enumerate(prompts):
-        cache = make_prompt_cache(pair.model, pair.assistant, num_assistant_tokens)
+        cache = Engine(pair).new_cache(drafts)
         runs = []
         for seed in range(number, samples, len(prompts)):
-            runs.append(_run(pair, prompt, cache, seed, draft_temperature, num_assistant_tokens))
+            runs.append(_run(pair, prompt, replace(options, seed=seed), cache))
             done += 1
             progress(done, samples)
         found += _tokens_at_places(_Reference(pair, prompt), runs, split)
     return [
-        _frequencies(draft_temperature, place, [token for token in found if token.place == place]) for place in PLACES
+        _frequencies(options.draft_temperature or 0.0, place, [token for token in found if token.place == place])
+        for place in PLACES
     ]
 
 
@@ -157,27 +168,8 @@ def _frequencies(draft_temperature: float, place: int, tokens: Sequence[_Token])
     )
 
 
-def _run(
-    pair: Pair,
-    prompt: Sequence[int],
-    cache: KVCache,
-    seed: int,
-    draft_temperature: float,
-    num_assistant_tokens: int,
-) -> Run:
-    responses = stream_generate(
-        pair.model,
-        pair.processor,
-        prompt,
-        pair.assistant,
-        max_tokens=max(num_assistant_tokens + 2, PLACES[-1]),  # room for a first token and a whole round
-        temperature=1.0,
-        draft_temperature=draft_temperature,
-        seed=seed,
-        num_assistant_tokens=num_assistant_tokens,
-        compile=pair.compile,
-        prompt_cache=cache,
-    )
+def _run(pair: Pair, prompt: Sequence[int], options: GenerationOptions, cache: KVCache) -> Run:
+    responses = stream(pair, prompt, options, prompt_cache=cache)
     return tuple((response.token, response.from_draft) for response in responses)[: PLACES[-1]]
 
 
@@ -211,11 +203,12 @@ class _Reference:
     """The target's distributions after a prompt, from plain forwards, laid out in the order of the assistant's."""
 
     def __init__(self, pair: Pair, prompt: Sequence[int]):
-        cache = make_prompt_cache(pair.model, pair.assistant)
-        prefill(pair.model, cache, prompt[:-1])
+        cache = Engine(pair).new_cache()
+        prefill(pair.target, cache, prompt[:-1])
         cache.reserve(len(prompt) + PLACES[-1])
-        sampling = Sampling(temperature=1.0, draft_temperature=1.0, suppress_tokens=pair.processor.suppress_tokens)
-        self._decoder = Decoder(pair.model, pair.assistant, cache.layout, sampling, accept)
+        suppressed = () if pair.processor is None else pair.processor.suppress_tokens
+        sampling = Sampling(temperature=1.0, draft_temperature=1.0, suppress_tokens=suppressed)
+        self._decoder = Decoder(pair.target, pair.assistant, cache.layout, sampling, accept)
         self._state, self._buffers = start(self._decoder, cache, [prompt[-1]], 0), cache.buffers
         self._bound = len(prompt) - 1
 

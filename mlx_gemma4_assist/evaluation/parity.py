@@ -7,19 +7,18 @@ Drafts drawn at a temperature have no such twin; ``frequencies`` tests them.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import mlx.core as mx
 import numpy as np
 
-from ..api import stream_generate
+from ..api import stream
 from ..drafts.draft_length import DEFAULT_DRAFTS
+from ..engine.pair import Pair
 from ..engine.responses import SpeculationStats
-from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
-from ..models.gemma4_text import Gemma4ForCausalLM
+from ..options import GenerationOptions
 from ..rounds.sampling import CHOOSE, Sampling, log_probabilities, noise, row_keys
-from ..text.processor import Processor
 
 TIE_SPACINGS = 4
 SIGNIFICANT_BITS = {mx.bfloat16: 8, mx.float16: 11}
@@ -46,25 +45,6 @@ class Verdict(IntEnum):
     IDENTICAL = 0
     NEAR_TIES = 1
     DIFFERENT = 2
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What is tested: a target with its processor, and the assistant that must not change its output.
-
-    Attributes:
-        compile: whether rounds run under ``mx.compile``, as for ``stream_generate``.
-    """
-
-    model: Gemma4ForCausalLM
-    processor: Processor
-    assistant: Gemma4AssistantForCausalLM
-    compile: bool | None = None
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        """What the networks compute in."""
-        return self.model.embed(mx.array([[0]])).dtype
 
 
 @dataclass(frozen=True)
@@ -130,24 +110,19 @@ def tie_tolerance(largest: float, dtype: mx.Dtype) -> float:
     return TIE_SPACINGS * 2.0 ** (exponent - SIGNIFICANT_BITS[dtype])
 
 
-def compare_texts(
-    pair: Pair,
-    prompt: Sequence[int],
-    *,
-    max_tokens: int,
-    num_assistant_tokens: int = DEFAULT_DRAFTS,
-    temperature: float = 0.0,
-    seed: int = 0,
-) -> TextComparison:
+def compare_texts(pair: Pair, prompt: Sequence[int], options: GenerationOptions) -> TextComparison:
     """Plain against assisted: the same prompt (token ids), the same seed.
 
     Args:
-        num_assistant_tokens: drafts per round, which are not left to be learned: none would be a choice.
-        temperature: 0 compares greedy decoding. Above it drafts are still the assistant's likeliest tokens, for which
-            the sampled texts are the same too.
+        options: of both. Drafts per round are 3 unless they say how many: they are not left to be learned, since none
+            would be a choice. Above temperature 0 a seed (0 unless they name one) and drafts that are the assistant's
+            likeliest tokens make the sampled texts the same too.
     """
-    plain, _ = _tokens(pair, prompt, 0, max_tokens, temperature, seed)
-    assisted, stats = _tokens(pair, prompt, num_assistant_tokens, max_tokens, temperature, seed)
+    drafts = DEFAULT_DRAFTS if options.num_assistant_tokens is None else options.num_assistant_tokens
+    options = replace(options, seed=options.seed or 0, draft_temperature=0.0, num_assistant_tokens=drafts)
+    plain_pair = replace(pair, assistant=None)
+    plain, _ = _tokens(plain_pair, prompt, replace(options, num_assistant_tokens=0))
+    assisted, stats = _tokens(pair, prompt, options)
     both = enumerate(itertools.zip_longest(plain, assisted))
     parting = next(((place, *tokens) for place, tokens in both if tokens[0] != tokens[1]), None)
     if parting is None:
@@ -156,37 +131,19 @@ def compare_texts(
     if ours is None or theirs is None:
         divergence = Divergence(place, ours, theirs, math.inf, 0.0)
     else:
-        scores, largest = _scores(pair, prompt, place, temperature, seed)
+        scores, largest = _scores(plain_pair, prompt, place, options)
         gap = float(scores.max() - min(scores[ours], scores[theirs]))
-        divergence = Divergence(place, ours, theirs, gap, tie_tolerance(largest, pair.dtype) / (temperature or 1.0))
+        tolerance = tie_tolerance(largest, pair.dtype) / (options.temperature or 1.0)
+        divergence = Divergence(place, ours, theirs, gap, tolerance)
     return TextComparison(len(prompt), place, divergence, stats)
 
 
-def _tokens(
-    pair: Pair,
-    prompt: Sequence[int],
-    num_assistant_tokens: int,
-    max_tokens: int,
-    temperature: float,
-    seed: int,
-) -> tuple[list[int], SpeculationStats]:
-    responses = list(
-        stream_generate(
-            pair.model,
-            pair.processor,
-            prompt,
-            pair.assistant if num_assistant_tokens else None,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=seed,
-            num_assistant_tokens=num_assistant_tokens,
-            compile=pair.compile,
-        )
-    )
+def _tokens(pair: Pair, prompt: Sequence[int], options: GenerationOptions) -> tuple[list[int], SpeculationStats]:
+    responses = list(stream(pair, prompt, options))
     return [response.token for response in responses], responses[-1].stats
 
 
-def _scores(pair: Pair, prompt: Sequence[int], place: int, temperature: float, seed: int) -> tuple[np.ndarray, float]:
+def _scores(pair: Pair, prompt: Sequence[int], place: int, options: GenerationOptions) -> tuple[np.ndarray, float]:
     """What plain decoding chooses the token at a place by, (V,), and the largest logit there in absolute value.
 
     The scores are logits, or, sampled, log-probabilities with the noise that belongs to the position.
@@ -197,24 +154,16 @@ def _scores(pair: Pair, prompt: Sequence[int], place: int, temperature: float, s
         seen[:] = [logits]
         return logits
 
-    responses = stream_generate(
-        pair.model,
-        pair.processor,
-        prompt,
-        max_tokens=place + 1,
-        temperature=temperature,
-        seed=seed,
-        logits_processors=[remember],
-        compile=pair.compile,
-    )
-    for _ in responses:
+    watched = replace(options, max_tokens=place + 1, num_assistant_tokens=0, logits_processors=[remember])
+    for _ in stream(pair, prompt, watched):
         pass
     (logits,) = seen
     scores = logits.astype(mx.float32)
     largest = mx.max(mx.where(mx.isinf(scores), 0, mx.abs(scores))).item()
-    if temperature > 0:
-        vocabulary = scores.shape[-1]
+    if not options.greedy:
+        vocabulary, seed = scores.shape[-1], options.seed or 0
         positions = mx.array([[len(prompt) + place]])
         gumbel = noise(lambda key: mx.random.gumbel((vocabulary,), key=key), row_keys(seed, 1), positions, CHOOSE)
-        scores = log_probabilities(scores, temperature, Sampling(temperature)) + gumbel[0]
-    return np.array(scores[0]), largest
+        drawn = Sampling(options.temperature)
+        scores = log_probabilities(scores, options.temperature, drawn) + gumbel[0]
+    return np.array(scores[0]), float(largest)

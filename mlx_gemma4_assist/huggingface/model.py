@@ -10,23 +10,23 @@ from typing import Any, ClassVar, Protocol, Self
 import mlx.core as mx
 import numpy as np
 
-from ..api import stream_generate
 from ..cache.soft_tokens import MediaPrompt
 from ..checkpoints.hub import resolve
 from ..checkpoints.loading import load_assistant, load_model, load_towers
+from ..engine.engine import Engine
+from ..engine.pair import Pair
+from ..engine.request import Request
 from ..errors import InputError
 from ..files import read_json, read_json_if_there
-from ..media.inputs import PICTURE, SOUND, VIDEO, ModelInputs
 from ..media.reader import encode_media
 from ..models import config as configs
 from ..models import gemma4_assistant, gemma4_text
 from ..models.towers import Towers
 from .arrays import check_device, read_dtype
 from .options import DEFAULTS, GenerationConfig, Values, read_options
-from .prompts import NAMES, read_prompt
+from .prompts import NAMES, TYPES, ReadPrompt, read_prompt
 
 PathOrRepo = str | os.PathLike[str]
-_TYPES = {"image": PICTURE, "video": VIDEO, "audio": SOUND}
 # MLX computes attention in one way; transformers calls the like of it so.
 ATTENTION = (None, "sdpa")
 
@@ -211,35 +211,25 @@ class Gemma4ForCausalLM(_Pretrained):
         arrays = _arrays(inputs, arguments)
         prompt = read_prompt(arrays, self.placeholders)
         said = {name: value for name, value in arguments.items() if name in DEFAULTS}
-        options = read_options(said, generation_config, self.generation_config, prompt.ids.shape[1])
+        generation, stops, suppressed = read_options(
+            said, generation_config, self.generation_config, prompt.ids.shape[1], seed
+        )
         assistant = assistant_network(assistant_model)
         if assistant is None and "num_assistant_tokens" not in said:
-            options = replace(options, num_assistant_tokens=None)  # a configuration may say how many there would be
-        responses = stream_generate(
-            self.network,
-            _NoText(options.stops, options.suppress_tokens),
-            self._with_media(prompt.inputs),
-            assistant,
-            max_tokens=options.max_new_tokens,
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            min_p=options.min_p,
-            seed=seed,
-            num_assistant_tokens=options.num_assistant_tokens,
-            logits_processors=options.logits_processors,
-        )
-        return _collect(prompt.ids, (response.token for response in responses), streamer)
+            generation = replace(generation, num_assistant_tokens=None)  # a configuration may say how many it had
+        request = Request(self._with_media(prompt), generation, stops, suppressed)
+        run = Engine(Pair(self.network, assistant)).run(request)
+        return _collect(prompt.ids, (token for event in run for token in event.tokens), streamer)
 
-    def _with_media(self, inputs: ModelInputs) -> MediaPrompt:
+    def _with_media(self, prompt: ReadPrompt) -> MediaPrompt:
         if self.towers is not None:
-            return encode_media(self.towers, inputs, self.network.config)
-        if inputs.has_media:
+            return encode_media(self.towers, prompt.prepared(), self.network.config)
+        if prompt.media:
             raise InputError(
                 "the model was read for text only: for pictures and sound use AutoModelForImageTextToText, if the "
                 "checkpoint has networks for them"
             )
-        return MediaPrompt(inputs.tokens)
+        return MediaPrompt(prompt.tokens)
 
 
 class Gemma4ForConditionalGeneration(Gemma4ForCausalLM):
@@ -250,7 +240,7 @@ class Gemma4ForConditionalGeneration(Gemma4ForCausalLM):
     @classmethod
     def _read(cls, folder: Path, dtype: mx.Dtype | None) -> Self:
         config = read_json(folder / "config.json")
-        ids = {config.get(f"{kind}_token_id"): type for kind, type in _TYPES.items()}
+        ids = {config.get(f"{kind}_token_id"): type for kind, type in TYPES.items()}
         ids.pop(None, None)
         text = load_model(folder, dtype=dtype)
         generation_config = read_json_if_there(folder / "generation_config.json")
@@ -286,23 +276,6 @@ def assistant_network(assistant: Any) -> gemma4_assistant.Gemma4AssistantForCaus
         return assistant.network
     expected = "what AutoModelForCausalLM reads from an assistant's checkpoint"
     raise InputError(f"assistant_model is {type(assistant).__name__}, expected {expected}")
-
-
-class _NoText:
-    """In the place of a ``Processor``: token ids are all that is asked for here, so nothing is turned into text."""
-
-    def __init__(self, stops: frozenset[int], suppress_tokens: tuple[int, ...]):
-        self.eos_token_ids = stops
-        self.suppress_tokens = suppress_tokens
-
-    def detokenizer(self) -> "_NoText":
-        return self
-
-    def add(self, token: int) -> str:
-        return ""
-
-    def finalize(self) -> str:
-        return ""
 
 
 def _collect(ids: np.ndarray, tokens: Iterable[int], streamer: Streamer | None) -> mx.array:

@@ -2,13 +2,12 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import mlx.core as mx
 
 from ..errors import InputError
-from ..options import LogitsProcessor
+from ..options import GenerationOptions, LogitsProcessor
 
 Values = Mapping[str, Any]
 DEFAULT_NEW_TOKENS = 20
@@ -63,38 +62,27 @@ class GenerationConfig(Protocol):
     def to_diff_dict(self) -> dict[str, Any]: ...
 
 
-@dataclass(frozen=True)
-class GenerationOptions:
-    """Checked and complete.
+class ReadOptions(NamedTuple):
+    """One call's options, checked and complete.
 
     Attributes:
-        max_new_tokens: the most tokens to generate.
-        temperature: 0 is greedy; the filters are then neutral.
-        top_k, top_p, min_p: as ``decoding.sampling.Sampling`` has them.
-        repetition_penalty: 1 is none.
-        num_assistant_tokens: drafts per round; None learns it.
-        stops: ids that end a text.
+        generation: how the text is generated; repetition penalties are among its logits processors.
+        stop_tokens: ids that end a text.
         suppress_tokens: ids that are never generated.
     """
 
-    max_new_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    num_assistant_tokens: int | None
-    stops: frozenset[int]
+    generation: GenerationOptions
+    stop_tokens: frozenset[int]
     suppress_tokens: tuple[int, ...]
-
-    @property
-    def logits_processors(self) -> list[LogitsProcessor]:
-        return [] if self.repetition_penalty == 1 else [repetition_penalty(self.repetition_penalty)]
 
 
 def read_options(
-    arguments: Values, generation_config: GenerationConfig | Values | None, checkpoint: Values, prompt_length: int
-) -> GenerationOptions:
+    arguments: Values,
+    generation_config: GenerationConfig | Values | None,
+    checkpoint: Values,
+    prompt_length: int,
+    seed: int | None = None,
+) -> ReadOptions:
     """One call's options. None among the arguments means none (no filter, no stop), elsewhere that nothing is said.
 
     Args:
@@ -102,6 +90,7 @@ def read_options(
         generation_config: transformers' object, or its values.
         checkpoint: its ``generation_config.json``.
         prompt_length: tokens, padding included, which ``max_length`` counts.
+        seed: makes sampling repeatable.
 
     Raises:
         InputError: a value out of its range; a setting in a configuration that is not supported.
@@ -122,14 +111,14 @@ def read_options(
     penalty = _number(values, "repetition_penalty", 1.0)
     if not penalty > 0:
         raise InputError(f"repetition_penalty is {penalty}, expected more than 0")
-    return GenerationOptions(
-        max_new_tokens=_new_tokens(values, prompt_length),
-        repetition_penalty=penalty,
+    generation = GenerationOptions(
+        max_tokens=_new_tokens(values, prompt_length),
         num_assistant_tokens=_count(values, "num_assistant_tokens", least=0),
-        stops=frozenset(_ids(values, "eos_token_id")),
-        suppress_tokens=_ids(values, "suppress_tokens"),
+        seed=seed,
+        logits_processors=[] if penalty == 1 else [repetition_penalty(penalty)],
         **filters,
     )
+    return ReadOptions(generation, frozenset(_ids(values, "eos_token_id")), _ids(values, "suppress_tokens"))
 
 
 def said(arguments: Values, generation_config: GenerationConfig | Values | None, checkpoint: Values) -> dict[str, Any]:

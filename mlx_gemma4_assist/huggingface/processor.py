@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from jinja2 import TemplateError
+import numpy as np
 
 from ..checkpoints.hub import resolve
-from ..errors import InputError, first_line
+from ..errors import InputError
 from ..media.config import MediaOptions
-from ..media.inputs import ModelInputs
+from ..media.prepared import PreparedPrompt
 from ..media.processor import MediaProcessor
 from ..text.messages import Media, Message, split_media
 from ..text.processor import Processor
+from ..text.template import render
 from .arrays import ModelArrays, as_returned, to_numpy
+from .prompts import named_arrays
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -71,7 +73,7 @@ class Gemma4Processor:
 
     def apply_chat_template(
         self,
-        conversation: Sequence[Message] | Sequence[Sequence[Message]],
+        conversation: Sequence[Any],
         *,
         tokenize: bool = False,
         return_dict: bool = False,
@@ -102,9 +104,7 @@ class Gemma4Processor:
         values |= {name: template.pop(name) for name in MEDIA_OPTIONS if name in template}
         options = _media_options(values)
         nested = isinstance(conversation, Sequence) and any(isinstance(each, list | tuple) for each in conversation)
-        if nested and len(conversation) != 1:
-            raise InputError(f"there are {len(conversation)} conversations, but prompts are made one at a time")
-        messages, media = split_media(conversation[0] if nested else conversation)
+        messages, media = split_media(_only_one(conversation) if nested else conversation)
         text = self._render(messages, template)
         if not tokenize:
             return [text] if nested else text
@@ -153,55 +153,70 @@ class Gemma4Processor:
         Raises:
             InputError: no integers; ``clean_up_tokenization_spaces``, which changes texts behind the model's back.
         """
-        if clean_up_tokenization_spaces:
-            raise InputError("clean_up_tokenization_spaces is not supported: text is what the model wrote")
+        _refuse_cleaning(clean_up_tokenization_spaces)
         if isinstance(token_ids, list | tuple) and any(isinstance(each, list | tuple) for each in token_ids):
-            return self.batch_decode(token_ids, skip_special_tokens)
-        ids = to_numpy(token_ids, "token_ids")
-        if ids.size and ids.dtype.kind not in "iu":
-            raise InputError(f"token_ids have the type {ids.dtype}, expected integers")
+            return [self._text(_ids(row), skip_special_tokens) for row in token_ids]
+        ids = _ids(token_ids)
         if ids.ndim > 1:
-            return [self.text.decode(row.reshape(-1).tolist(), skip_special_tokens) for row in ids]
-        return self.text.decode(ids.astype(int).reshape(-1).tolist(), skip_special_tokens)
+            return [self._text(row, skip_special_tokens) for row in ids]
+        return self._text(ids, skip_special_tokens)
 
     def batch_decode(
         self, sequences: Any, skip_special_tokens: bool = False, *, clean_up_tokenization_spaces: bool = False
     ) -> list[str]:
         """The text of each sequence; errors as for :meth:`decode`."""
-        cleaned = {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
-        return [self.decode(sequence, skip_special_tokens, **cleaned) for sequence in sequences]
+        _refuse_cleaning(clean_up_tokenization_spaces)
+        return [self._text(_ids(sequence), skip_special_tokens) for sequence in sequences]
+
+    def _text(self, ids: np.ndarray, skip_special_tokens: bool) -> str:
+        return self.text.decode(ids.astype(int).reshape(-1).tolist(), skip_special_tokens)
 
     def _render(self, messages: Sequence[Message], template: Mapping[str, Any]) -> str:
-        tokenizer = self.text.tokenizer
-        written = template.get("chat_template") or tokenizer.chat_template
-        if written is None:
-            raise InputError("the checkpoint has no chat template: give the text to the processor itself")
-        unknown = sorted(name for name in template if name not in _TEMPLATE_VALUES and name not in str(written))
+        written = str(template.get("chat_template") or self.tokenizer.chat_template)
+        unknown = sorted(name for name in template if name not in _TEMPLATE_VALUES and name not in written)
         if unknown:
             raise TypeError(f"neither the processor nor the chat template knows {', '.join(unknown)}")
-        try:
-            return tokenizer.apply_chat_template([dict(message) for message in messages], tokenize=False, **template)
-        except (TemplateError, TypeError, ValueError) as error:
-            raise InputError(f"the chat template refuses this conversation: {first_line(error)}") from None
+        return render(self.tokenizer, messages, template)
 
-    def _encode(self, text: str, media: Media, options: MediaOptions, begin: bool = True) -> ModelInputs:
+    def _encode(self, text: str, media: Media, options: MediaOptions, begin: bool = True) -> PreparedPrompt:
         if self.media is not None:
-            if begin:
-                return self.media.encode(text, media, chat=False, options=options)
-            return self.media.expand(text, media, options)
+            return self.media.expand(text, media, options, begin=begin)
         if media:
             raise InputError(f"the checkpoint has neither {' nor '.join(_MEDIA_FILES)}, so it takes text only")
-        ids = self.text.encode(text, chat=False) if begin else self.text.tokenize(text)
-        return ModelInputs.of_text(ids)
+        return PreparedPrompt(self.text.encode(text, chat=False) if begin else self.text.tokenize(text))
 
-    def _returned(self, inputs: ModelInputs, return_tensors: str | None) -> ModelArrays:
-        for note in inputs.notes:
+    def _returned(self, prompt: PreparedPrompt, return_tensors: str | None) -> ModelArrays:
+        for note in prompt.notes:
             warnings.warn(note, stacklevel=3)
-        return as_returned(inputs.named(), return_tensors)
+        return as_returned(named_arrays(prompt), return_tensors)
 
 
 def _has_media(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _MEDIA_FILES)
+
+
+def _only_one(conversations: Sequence[Any]) -> Sequence[Message]:
+    if len(conversations) != 1:
+        raise InputError(f"there are {len(conversations)} conversations, but prompts are made one at a time")
+    conversation: Sequence[Message] = conversations[0]
+    return conversation
+
+
+def _refuse_cleaning(clean_up_tokenization_spaces: bool) -> None:
+    if clean_up_tokenization_spaces:
+        raise InputError("clean_up_tokenization_spaces is not supported: text is what the model wrote")
+
+
+def _ids(token_ids: Any) -> np.ndarray:
+    """Token ids of any kind of array or list.
+
+    Raises:
+        InputError: no integers.
+    """
+    ids = to_numpy(token_ids, "token_ids")
+    if ids.size and ids.dtype.kind not in "iu":
+        raise InputError(f"token_ids have the type {ids.dtype}, expected integers")
+    return ids
 
 
 def _flat(sources: Any) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..files import read_json_if_there
 
 Settings = Mapping[str, Any]
@@ -59,7 +59,7 @@ class MediaOptions:
         fps: frames per second of video instead.
 
     Raises:
-        InputError: another number.
+        OptionError: another number.
     """
 
     max_soft_tokens: int | None = None
@@ -71,13 +71,17 @@ class MediaOptions:
         for name in ("max_soft_tokens", "frame_soft_tokens"):
             value = vars(self)[name]
             if value is not None and value not in SOFT_TOKENS:
-                raise InputError(f"{name} is {value}, expected one of {', '.join(map(str, SOFT_TOKENS))}")
+                expected = ", ".join(map(str, SOFT_TOKENS))
+                raise OptionError(f"{{{name}}} is {{value!r}}, expected one of {expected}", value=value)
         if self.num_frames is not None and self.fps is not None:
-            raise InputError("num_frames and fps exclude each other")
+            raise OptionError("{num_frames} and {fps} exclude each other")
         if self.num_frames is not None and self.num_frames < 1:
-            raise InputError(f"num_frames is {self.num_frames}, expected at least 1")
+            raise OptionError("{num_frames} is {value!r}, expected at least 1", value=self.num_frames)
         if self.fps is not None and not self.fps > 0:
-            raise InputError(f"fps is {self.fps}, expected more than 0")
+            raise OptionError("{fps} is {value!r}, expected more than 0", value=self.fps)
+
+
+AS_PUBLISHED = MediaOptions()
 
 
 def read_media_config(folder: Path) -> MediaConfig:
@@ -99,8 +103,7 @@ def read_media_config(folder: Path) -> MediaConfig:
             f"{folder} has neither processor_config.json nor preprocessor_config.json, so it takes text only"
         )
     config = read_json_if_there(folder / "config.json")
-    names = (nested.get("processor_class"), picture.get("image_processor_type"), config.get("model_type"))
-    unified = any(str(name).lower().replace("_", "").startswith("gemma4unified") for name in names)
+    unified = _is_unified(nested.get("processor_class"), picture.get("image_processor_type"), config.get("model_type"))
     return MediaConfig(
         unified=unified,
         picture=_picture_settings(picture, unified),
@@ -110,6 +113,11 @@ def read_media_config(folder: Path) -> MediaConfig:
         has_vision=not config or bool(config.get("vision_config")),
         has_audio=not config or bool(config.get("audio_config")),
     )
+
+
+def _is_unified(*names: Any) -> bool:
+    """Whether one of these names of classes and models is the 12B's."""
+    return any(str(name).lower().replace("_", "").startswith("gemma4unified") for name in names)
 
 
 def _part(nested: Settings, name: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import binascii
 import http.client
 import io
 import os
-import queue
 import ssl
 import threading
 import time
@@ -13,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ import certifi
 
 from .. import __version__
 from ..errors import InputError, first_line
+from ..text.messages import Media
 
 T = TypeVar("T")
 Encoded = str | os.PathLike[str] | bytes
@@ -68,6 +69,27 @@ def open_source(source: Encoded, bounds: Bounds = Bounds()) -> Path | io.BytesIO
         return io.BytesIO(source)
     if isinstance(source, str) and _scheme(source):
         return io.BytesIO(fetch(source, bounds))
+    return _file(source)
+
+
+def check_sources(media: Media) -> None:
+    """Refuse files that are not there, before anything is loaded for them. URLs, bytes and arrays are left alone.
+
+    Raises:
+        InputError: there is no such file, or it is a folder.
+    """
+    for sources in media.by_kind.values():
+        for source in sources:
+            if isinstance(source, os.PathLike) or (isinstance(source, str) and not _scheme(source)):
+                _file(source)
+
+
+def _file(source: str | os.PathLike[str]) -> Path:
+    """The path of a file that exists.
+
+    Raises:
+        InputError: there is none.
+    """
     try:
         path = Path(source)
         if path.is_file():
@@ -93,19 +115,22 @@ def fetch(url: str, bounds: Bounds = Bounds()) -> bytes:
         return _within(bounds.seconds, lambda: _download(url, bounds))
     except InputError:
         raise
-    except TimeoutError:
-        raise InputError(f"{shown(url)} did not arrive within {bounds.seconds:g} seconds") from None
-    except urllib.error.HTTPError as error:
-        if error.code in (301, 302, 303, 307, 308):
-            raise InputError(
-                f"{shown(url)} redirects more than {bounds.redirects} times, or to what is not http"
-            ) from None
-        raise InputError(f"cannot download {shown(url)}: HTTP {error.code} {error.reason}") from None
-    except urllib.error.URLError as error:
-        reason = first_line(error.reason) if isinstance(error.reason, BaseException) else error.reason
-        raise InputError(f"cannot download {shown(url)}: {reason}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a malformed URL
-        raise InputError(f"cannot download {shown(url)}: {first_line(error)}") from None
+        raise InputError(_why_not(error, url, bounds)) from None
+
+
+def _why_not(error: Exception, url: str, bounds: Bounds) -> str:
+    """Why a download has failed, in one sentence."""
+    if isinstance(error, TimeoutError):
+        return f"{shown(url)} did not arrive within {bounds.seconds:g} seconds"
+    reason: object = first_line(error)
+    if isinstance(error, urllib.error.HTTPError):
+        if error.code in (301, 302, 303, 307, 308):
+            return f"{shown(url)} redirects more than {bounds.redirects} times, or to what is not http"
+        reason = f"HTTP {error.code} {error.reason}"
+    elif isinstance(error, urllib.error.URLError):
+        reason = first_line(error.reason) if isinstance(error.reason, BaseException) else error.reason
+    return f"cannot download {shown(url)}: {reason}"
 
 
 def _scheme(source: str) -> str:
@@ -183,19 +208,13 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
     Raises:
         TimeoutError: time is up. Otherwise whatever ``work`` raises.
     """
-    done: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    done: Future[T] = Future()
 
     def run() -> None:
         try:
-            done.put((work(), None))
+            done.set_result(work())
         except BaseException as error:
-            done.put((None, error))
+            done.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="download").start()
-    try:
-        result, error = done.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError from None
-    if error is not None:
-        raise error
-    return result
+    return done.result(timeout=seconds)

@@ -1,7 +1,7 @@
 """A prompt's pictures, video frames and sounds, through the towers: soft tokens for the text network."""
 
 import os
-from collections.abc import Iterator
+import warnings
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -15,13 +15,11 @@ from ..errors import InputError
 from ..files import read_json
 from ..models.config import Gemma4TextConfig, read_target_config
 from ..models.towers import Towers
-from ..text.messages import Media
+from ..text.messages import NO_MEDIA, Conversation, Media
 from ..text.processor import Processor, Prompt
-from .config import MediaOptions
-from .inputs import PICTURE, SOUND, VIDEO, ModelInputs
-from .processor import AS_PUBLISHED, NO_MEDIA, MediaProcessor
-
-NAMES = {PICTURE: "picture", VIDEO: "video frame", SOUND: "sound"}
+from .config import AS_PUBLISHED, MediaOptions
+from .prepared import NOUNS, Picture, Placed, PreparedPrompt, Sound
+from .processor import MediaProcessor
 
 
 class MediaReader(NamedTuple):
@@ -41,7 +39,25 @@ class MediaReader(NamedTuple):
     def __call__(
         self, prompt: Prompt, media: Media = NO_MEDIA, *, chat: bool = True, options: MediaOptions = AS_PUBLISHED
     ) -> MediaPrompt:
-        """Arguments and errors as for ``MediaProcessor.encode`` and :func:`encode_media`."""
+        """Arguments and errors as for ``MediaProcessor.encode`` and :func:`encode_media`.
+
+        Warns:
+            UserWarning: each of the prompt's notes, such as that a sound is cut at 30 seconds.
+        """
+        read = self.read(prompt, media, chat=chat, options=options)
+        for note in read.notes:
+            warnings.warn(note, UserWarning, stacklevel=2)
+        return read
+
+    def read(
+        self,
+        prompt: Prompt | Conversation,
+        media: Media = NO_MEDIA,
+        *,
+        chat: bool = True,
+        options: MediaOptions = AS_PUBLISHED,
+    ) -> MediaPrompt:
+        """The same without warnings, for callers who show the prompt's notes in a way of their own."""
         return encode_media(self.towers, self.processor.encode(prompt, media, chat=chat, options=options), self.config)
 
 
@@ -69,63 +85,53 @@ def load_media(
     return MediaReader(MediaProcessor.from_pretrained(folder, processor), towers, config)
 
 
-def encode_media(towers: Towers, inputs: ModelInputs, config: Gemma4TextConfig) -> MediaPrompt:
+def encode_media(towers: Towers, prompt: PreparedPrompt, config: Gemma4TextConfig) -> MediaPrompt:
     """What ``stream_generate`` takes: the prompt's token ids, and soft tokens for its placeholders.
 
     Pictures, frames and sounds are encoded and evaluated one at a time, which bounds memory.
 
     Args:
         towers: of the target.
-        inputs: from ``MediaProcessor.encode``.
+        prompt: from ``MediaProcessor.encode``.
         config: of the text network.
 
     Raises:
         InputError: media of a kind that the model has no tower for; as many placeholders as there are not soft tokens.
     """
-    sources = {
-        PICTURE: _pictures(towers, inputs.pixel_values, inputs.image_position_ids),
-        VIDEO: _pictures(towers, inputs.pixel_values_videos, inputs.video_position_ids),
-        SOUND: _sounds(towers, inputs.input_features, inputs.input_features_mask),
-    }
-    media = []
-    for kind, start, end in inputs.spans():
-        key, embeddings = next(sources[kind], (0, None))
-        if embeddings is None or embeddings.shape[0] != end - start:
-            found = "nothing" if embeddings is None else f"{embeddings.shape[0]} soft tokens"
-            raise InputError(f"a {NAMES[kind]} has {end - start} placeholders in the prompt, and {found} to put there")
-        mutual = kind != SOUND and config.use_bidirectional_attention == "vision"
-        media.append(SoftTokens(start, embeddings, key, mutual))
-    for kind, those in sources.items():
-        if next(those, None) is not None:
-            raise InputError(f"there are more {NAMES[kind]}s than the prompt has placeholders for")
-    return MediaPrompt(inputs.tokens, media)
+    mutual = config.use_bidirectional_attention == "vision"
+    return MediaPrompt(prompt.tokens, [_encode(towers, each, mutual) for each in prompt.media], prompt.notes)
 
 
-def _pictures(
-    towers: Towers, pixel_values: np.ndarray | None, position_ids: np.ndarray | None
-) -> Iterator[tuple[int, mx.array]]:
-    """For each picture its key and its soft tokens (n, H)."""
-    if pixel_values is None:
-        return
-    for values, positions in zip(pixel_values, position_ids, strict=True):
-        if positions.max() >= max(towers.most_positions, 1):
-            raise InputError(f"a picture has more than {towers.most_positions} columns or rows of patches")
-        count = int((positions[:, 0] >= 0).sum())
-        values, positions = values[:count], positions[:count].astype(np.int32)
-        embeddings = towers.see(mx.array(values)[None], mx.array(positions)[None])[0]
-        mx.eval(embeddings)
-        yield content_key(values, positions), embeddings
+def _encode(towers: Towers, placed: Placed, mutual: bool) -> SoftTokens:
+    """The soft tokens of one picture, frame or sound; ``mutual`` says whether those of a picture see one another."""
+    content = placed.content
+    if isinstance(content, Picture):
+        key, embeddings = _encode_picture(towers, content)
+    else:
+        key, embeddings = _encode_sound(towers, content)
+    count = embeddings.shape[0]
+    if count != content.soft_tokens:
+        has = f"a {NOUNS[placed.kind]} has {content.soft_tokens} placeholders in the prompt"
+        raise InputError(f"{has}, and {count} soft tokens to put there")
+    mx.eval(embeddings)
+    return SoftTokens(placed.start, embeddings, key, mutual and isinstance(content, Picture))
 
 
-def _sounds(towers: Towers, features: np.ndarray | None, mask: np.ndarray | None) -> Iterator[tuple[int, mx.array]]:
-    """For each sound its key and its soft tokens (n, H)."""
-    if features is None:
-        return
-    for steps, heard in zip(features, mask, strict=True):
-        count = int(heard[:: towers.steps_per_token].sum())
-        embeddings = towers.hear(mx.array(steps)[None], mx.array(heard)[None])[0, :count]
-        mx.eval(embeddings)
-        yield content_key(steps, heard), embeddings
+def _encode_picture(towers: Towers, picture: Picture) -> tuple[int, mx.array]:
+    """Its key and its soft tokens (n, H)."""
+    if picture.positions.max() >= max(towers.most_positions, 1):
+        raise InputError(f"a picture has more than {towers.most_positions} columns or rows of patches")
+    count = int((picture.positions[:, 0] >= 0).sum())
+    patches, positions = picture.patches[:count], picture.positions[:count].astype(np.int32)
+    embeddings = towers.see(mx.array(patches)[None], mx.array(positions)[None])[0]
+    return content_key(patches, positions), embeddings
+
+
+def _encode_sound(towers: Towers, sound: Sound) -> tuple[int, mx.array]:
+    """Its key and its soft tokens (n, H)."""
+    count = int(sound.heard[:: towers.steps_per_token].sum())
+    embeddings = towers.hear(mx.array(sound.features)[None], mx.array(sound.heard)[None])[0, :count]
+    return content_key(sound.features, sound.heard), embeddings
 
 
 def content_key(*arrays: np.ndarray) -> int:

@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +106,22 @@ def _decode_with_av(file: Path | io.BytesIO, source: Any) -> tuple[np.ndarray, i
                 raise InputError(f"{shown(source)} has no sound in it")
             rate = stream.rate
             planar = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-            pieces, length = [], 0
-            for decoded in container.decode(stream):
-                for frame in planar.resample(decoded):
-                    pieces.append(frame.to_ndarray())
-                    length += pieces[-1].shape[-1]
-                if length > MAX_SECONDS * rate:
-                    break
+            pieces = _until_too_long(container.decode(stream), planar, MAX_SECONDS * rate)
     except av.FFmpegError as error:
         raise InputError(f"{shown(source)} is no sound that can be read: {error.strerror}") from None
     if not pieces:
         raise InputError(f"{shown(source)} holds no sound")
     return np.concatenate(pieces, axis=-1).T, rate
+
+
+def _until_too_long(decoded: Iterable[Any], planar: Any, longest: int) -> list[np.ndarray]:
+    """Samples (channels, n) frame by frame; the last one is the first that goes beyond ``longest`` samples in all."""
+    pieces: list[np.ndarray] = []
+    length = 0
+    for each in decoded:
+        for frame in planar.resample(each):
+            pieces.append(frame.to_ndarray())
+            length += pieces[-1].shape[-1]
+        if length > longest:
+            break
+    return pieces

@@ -158,7 +158,8 @@ class _Survey:
             wanted = set(indices)
             yield from ((i, frame) for i, frame in enumerate(container.decode(stream)) if i in wanted)
             return
-        position, decoder = None, None
+        position = 0
+        decoder: Iterator[Any] | None = None
         for index in indices:
             target = self.times[index]
             start = self.starts[max(0, bisect_right(self.starts, target) - 1)]

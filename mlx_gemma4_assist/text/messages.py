@@ -2,18 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 from ..errors import InputError
 
 Message = Mapping[str, Any]
+
+
+class Kind(StrEnum):
+    """A kind of media; the value is the type of its parts in messages, as Hugging Face's chat templates have it."""
+
+    PICTURE = "image"
+    SOUND = "audio"
+    VIDEO = "video"
+
+    @property
+    def noun(self) -> str:
+        """What this package calls one of the kind."""
+        return self.name.lower()
+
+
 ROLES = ("system", "developer", "user", "assistant", "model", "tool")
 TEXT_ONLY = ("text",)
 # Where the parts of each kind name what they show, as Hugging Face's chat templates have it.
-SOURCES = {
-    "image": ("image", "url", "path", "base64"),
-    "audio": ("audio", "url", "path"),
-    "video": ("video", "url", "path"),
+SOURCES: Mapping[str, tuple[str, ...]] = {
+    Kind.PICTURE: ("image", "url", "path", "base64"),
+    Kind.SOUND: ("audio", "url", "path"),
+    Kind.VIDEO: ("video", "url", "path"),
 }
 WITH_MEDIA = ("text", *SOURCES)
 
@@ -29,11 +45,30 @@ class Media:
     def __bool__(self) -> bool:
         return bool(self.pictures or self.sounds or self.videos)
 
+    @property
+    def by_kind(self) -> dict[Kind, tuple[Any, ...]]:
+        """The sources of every kind."""
+        return {Kind.PICTURE: self.pictures, Kind.SOUND: self.sounds, Kind.VIDEO: self.videos}
 
-def user_message(text: str, media: Media = Media()) -> Message:
+
+NO_MEDIA = Media()
+
+
+class Conversation(NamedTuple):
+    """A conversation apart from what it shows.
+
+    Attributes:
+        messages: checked; their media parts are bare, ``{"type": "image"}``.
+        media: the sources of these parts, in their order.
+    """
+
+    messages: list[Message]
+    media: Media
+
+
+def user_message(text: str, media: Media = NO_MEDIA) -> dict[str, Any]:
     """A message that shows pictures, sounds and videos before its text, the order that the model knows best."""
-    sources = {"image": media.pictures, "audio": media.sounds, "video": media.videos}
-    parts = [{"type": kind, kind: source} for kind, those in sources.items() for source in those]
+    parts = [{"type": kind.value, kind.value: source} for kind, those in media.by_kind.items() for source in those]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}
 
 
@@ -62,8 +97,8 @@ def check_messages(messages: Sequence[Message], kinds: Sequence[str] = TEXT_ONLY
         _check_content(number, message["content"], kinds)
 
 
-def split_media(messages: Sequence[Message]) -> tuple[list[Message], Media]:
-    """The same messages with bare media parts, ``{"type": "image"}``, and what these show. Nothing is opened.
+def split_media(messages: Sequence[Message]) -> Conversation:
+    """Check messages, and take out what they show. Nothing is opened.
 
     OpenAI's ``{"type": "image_url", "image_url": {"url": ...}}`` counts as an image.
 
@@ -72,18 +107,10 @@ def split_media(messages: Sequence[Message]) -> tuple[list[Message], Media]:
     """
     messages = [_spelled_alike(message) for message in messages] if messages else messages
     check_messages(messages, WITH_MEDIA)
-    found: dict[str, list[Any]] = {kind: [] for kind in SOURCES}
-    bare = []
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, list):
-            for part in content:
-                if part["type"] in SOURCES:
-                    found[part["type"]].append(_source(part))
-            content = [{"type": part["type"]} if part["type"] in SOURCES else part for part in content]
-            message = {**message, "content": content}
-        bare.append(message)
-    return bare, Media(tuple(found["image"]), tuple(found["audio"]), tuple(found["video"]))
+    found: dict[str, list[Any]] = {kind: [] for kind in Kind}
+    bare = [_without_sources(message, found) for message in messages]
+    pictures, sounds, videos = (tuple(found[kind]) for kind in (Kind.PICTURE, Kind.SOUND, Kind.VIDEO))
+    return Conversation(bare, Media(pictures, sounds, videos))
 
 
 def _check_content(number: int, content: Any, kinds: Sequence[str]) -> None:
@@ -96,16 +123,34 @@ def _check_content(number: int, content: Any, kinds: Sequence[str]) -> None:
     for part in content:
         if not isinstance(part, Mapping) or "type" not in part:
             raise InputError(f"message {number} has the part {part!r}, expected a dict with type and text")
-        kind = part["type"]
-        if kind not in kinds:
-            only = "only text is" if len(kinds) == 1 else f"only {', '.join(kinds)} are"
-            raise InputError(f"message {number} has a part of type {kind!r}, but {only} supported")
-        if kind == "text":
-            if not isinstance(part.get("text"), str):
-                raise InputError(f"message {number} has a text part without text")
-        elif sum(part.get(key) is not None for key in SOURCES[kind]) != 1:
-            keys = ", ".join(SOURCES[kind])
-            raise InputError(f"message {number} has a part of type {kind!r} that needs exactly one of {keys}")
+        _check_part(number, part, kinds)
+
+
+def _check_part(number: int, part: Mapping[str, Any], kinds: Sequence[str]) -> None:
+    kind = part["type"]
+    if kind not in kinds:
+        only = "only text is" if len(kinds) == 1 else f"only {', '.join(kinds)} are"
+        raise InputError(f"message {number} has a part of type {kind!r}, but {only} supported")
+    if kind == "text":
+        if not isinstance(part.get("text"), str):
+            raise InputError(f"message {number} has a text part without text")
+    elif sum(part.get(key) is not None for key in SOURCES[kind]) != 1:
+        keys = ", ".join(SOURCES[kind])
+        raise InputError(f"message {number} has a part of type {kind!r} that needs exactly one of {keys}")
+
+
+def _without_sources(message: Message, found: Mapping[str, list[Any]]) -> Message:
+    """The message with bare media parts, whose sources are added to those found."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    parts = []
+    for part in content:
+        if part["type"] in SOURCES:
+            found[part["type"]].append(_source(part))
+            part = {"type": part["type"]}
+        parts.append(part)
+    return {**message, "content": parts}
 
 
 def _source(part: Mapping[str, Any]) -> Any:

@@ -3,14 +3,13 @@
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from jinja2 import TemplateError
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import InputError, first_line
 from ..files import read_json, read_json_if_there
 from .detokenizer import Detokenizer, TokenKinds
 from .messages import Message, check_messages
+from .template import render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -83,18 +82,18 @@ class Processor:
         """
         if isinstance(prompt, str):
             if not chat or not self.has_chat_template:
-                _refuse_thinking(enable_thinking)
+                refuse_thinking(enable_thinking)
                 return self._encode_text(prompt)
             if not prompt.strip():
                 raise InputError("the prompt is empty")
-            return self.tokenize(self.render([{"role": "user", "content": prompt}], enable_thinking=enable_thinking))
+            prompt = [{"role": "user", "content": prompt}]
+        if is_conversation(prompt):
+            check_messages(prompt)
+            return self.tokenize(self.render(prompt, enable_thinking=enable_thinking))
         if not isinstance(prompt, Sequence):
             raise InputError(f"the prompt is {type(prompt).__name__}, expected text, token ids or messages")
-        if any(isinstance(item, int) for item in prompt):
-            _refuse_thinking(enable_thinking)
-            return _check_ids(prompt)
-        check_messages(prompt)
-        return self.tokenize(self.render(prompt, enable_thinking=enable_thinking))
+        refuse_thinking(enable_thinking)
+        return _check_ids(prompt)
 
     def render(self, messages: Sequence[Message], *, enable_thinking: bool = False) -> str:
         """What the chat template makes of messages that ``check_messages`` has passed: text with BOS, the turn open.
@@ -102,19 +101,10 @@ class Processor:
         Raises:
             InputError: there is no chat template, it refuses the conversation, or it knows no ``enable_thinking``.
         """
-        if not self.has_chat_template:
-            raise InputError("the checkpoint has no chat template, so it takes text or token ids, not messages")
-        if enable_thinking and "enable_thinking" not in str(self.tokenizer.chat_template):
+        if enable_thinking and self.has_chat_template and "enable_thinking" not in str(self.tokenizer.chat_template):
             raise InputError("the checkpoint's chat template knows no enable_thinking")
-        try:
-            return self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=enable_thinking,
-            )
-        except (TemplateError, TypeError) as error:
-            raise InputError(f"the checkpoint's chat template refuses this conversation: {first_line(error)}") from None
+        values = {"add_generation_prompt": True, "enable_thinking": enable_thinking}
+        return render(self.tokenizer, messages, values)
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of exactly this text, special tokens that are written in it included.
@@ -156,7 +146,7 @@ def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     from transformers import PreTrainedTokenizerFast
 
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises Exception itself for a file that it cannot read
         raise InputError(f"the tokenizer files of {folder} are damaged: {first_line(error)}") from None
     if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
@@ -164,7 +154,19 @@ def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
-def _refuse_thinking(enable_thinking: bool) -> None:
+def is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
+    """Whether a prompt can only be messages: a sequence, an empty one too, without token ids."""
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+        return False
+    return not any(isinstance(item, int) for item in prompt)
+
+
+def refuse_thinking(enable_thinking: bool) -> None:
+    """Refuse what only a chat template could heed.
+
+    Raises:
+        InputError: thinking is asked for.
+    """
     if enable_thinking:
         raise InputError("enable_thinking needs a conversation and a chat template")
 

@@ -22,7 +22,6 @@ from mlx_gemma4_assist.huggingface import (
 )
 from mlx_gemma4_assist.huggingface.options import repetition_penalty
 from mlx_gemma4_assist.huggingface.prompts import read_prompt
-from mlx_gemma4_assist.media.inputs import ModelInputs
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM as AssistantNetwork
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM as TargetNetwork
 
@@ -51,13 +50,14 @@ def test_padding_is_not_read():
     """The reference's text alone would not show it."""
     types = [[0, 0, 0, 1, 0]]
     found = read_prompt({"input_ids": [[0, 0, 2, 9, 4]], "attention_mask": [[0, 0, 1, 1, 1]]}, {9: 1})
-    assert found.inputs == ModelInputs([2, 9, 4], [0, 1, 0])
+    assert (found.tokens, found.types) == ([2, 9, 4], [0, 1, 0])
     given = {
         "input_ids": [[0, 0, 2, 9, 4]],
         "mm_token_type_ids": types,
         "attention_mask": [[False, False, True, True, True]],
     }
-    assert read_prompt(given, {}).inputs == found.inputs
+    again = read_prompt(given, {})
+    assert (again.tokens, again.types) == (found.tokens, found.types)
     assert found.ids.tolist() == [[0, 0, 2, 9, 4]]
 
 
@@ -281,6 +281,7 @@ REFUSED = {
     "hides more than padding before the": {"attention_mask": [[0] * 6]},
     "attention_mask has 2 rows": {"attention_mask": np.ones((2, 6), int)},
     "mm_token_type_ids has the shape (1, 5), expected (1, 6)": {"mm_token_type_ids": [[0] * 5]},
+    "mm_token_type_ids has 7 in it, expected 0 to 3": {"mm_token_type_ids": [[0, 7, 0, 0, 0, 0]]},
     "pixel_values needs image_position_ids": {"pixel_values": np.zeros((1, 4, 48))},
     "input_features_mask needs input_features": {"input_features_mask": np.ones((1, 4))},
     "pixel_values of shape (1, 4, 48) and image_position_ids of shape (1, 5, 2) do not fit": {

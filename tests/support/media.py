@@ -4,6 +4,7 @@ Shared by the tests and by the script that asks the reference, so that both see 
 PyTorch.
 """
 
+import io
 import json
 import wave
 from pathlib import Path
@@ -69,6 +70,29 @@ def video(frames: int) -> np.ndarray:
     """(frames, 72, 128, 3) uint8; waves that move, by a step of their own in each frame."""
     wide = picture(72, 128 + 7 * frames)
     return np.stack([wide[:, 7 * i : 7 * i + 128] for i in range(frames)])
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    """A picture as the content of a file."""
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def save_video(path: Path, frames: np.ndarray, codec: str = "ffv1", rate: int = VIDEO_RATE, **options: int) -> Path:
+    """ffv1 keeps RGB exactly. The test is skipped where PyAV is not installed."""
+    import pytest  # the script that asks the reference does without
+
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "bgr0" if codec == "ffv1" else "yuv420p"
+        stream.options = {name: str(value) for name, value in options.items()}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return path
 
 
 def tone(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
@@ -167,3 +191,8 @@ def sample(patches: np.ndarray, positions: np.ndarray) -> np.ndarray:
         real = np.flatnonzero(at[:, 0] >= 0)
         pictures.append(those[real[np.linspace(0, len(real) - 1, rows).astype(int)]])
     return np.round(np.stack(pictures)[..., ::7] * 255).astype(np.uint8)
+
+
+def soft_tokens(prompt: Any, kind: str) -> list[int]:
+    """How many each picture, frame or sound of a ``PreparedPrompt`` has."""
+    return [each.content.soft_tokens for each in prompt.media if each.kind == kind]

@@ -1,0 +1,134 @@
+"""Pictures from wherever they are to arrays, and what is no picture says so."""
+
+import base64
+import io
+import zlib
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+from support import media as helpers
+from support.media import encoded
+
+from mlx_gemma4_assist.errors import InputError
+from mlx_gemma4_assist.media import pictures
+from mlx_gemma4_assist.media.pictures import open_picture
+
+
+def test_sources_of_pictures(tmp_path):
+    array = helpers.picture(20, 31)
+    image = Image.fromarray(array)
+    png = encoded(image, "PNG")
+    path = tmp_path / "a b#?.png"
+    path.write_bytes(png)
+    url = "data:image/png;base64," + base64.b64encode(png).decode()
+    for source in (path, str(path), png, url, image, array, np.moveaxis(array, -1, 0), array / 255, mx.array(array)):
+        np.testing.assert_array_equal(open_picture(source), array)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_upright(orientation):
+    """As a camera would write it: the stored picture is the inverse of what the flag asks for."""
+    array = helpers.picture(20, 31)
+    undo = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # numbers of Image.Transpose
+    stored = Image.fromarray(array) if undo is None else Image.fromarray(array).transpose(undo)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(stored, "PNG", exif=exif)
+    np.testing.assert_array_equal(open_picture(content), array)
+    np.testing.assert_array_equal(open_picture(Image.open(io.BytesIO(content))), array)
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16"]
+)
+def test_all_modes(mode):
+    out = open_picture(Image.new(mode, (5, 4), 1 if mode in ("1", "L", "P", "I", "F", "I;16") else None))
+    assert out.shape == (4, 5, 3)
+    assert out.dtype == np.uint8
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "JPEG2000"])
+def test_all_formats(format):
+    array = np.full((48, 48, 3), (200, 100, 50), np.uint8)
+    out = open_picture(encoded(Image.fromarray(array), format))
+    assert out.shape == array.shape
+    assert np.abs(out.astype(int) - array).max() <= 4
+
+
+def test_sixteen_bits_are_scaled():
+    """Pillow's own conversion makes everything above 255 white."""
+    grey = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
+    np.testing.assert_array_equal(open_picture(encoded(Image.fromarray(grey), "PNG"))[..., 0], grey >> 8)
+
+
+def test_first_picture_of_an_animation():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert open_picture(content)[0, 0].tolist() == [255, 0, 0]
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A header that promises more than a few bytes hold."""
+    content = bytearray(encoded(Image.new("1", (1, 1)), "PNG"))
+    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+def test_what_is_no_picture(tmp_path, monkeypatch):
+    png = encoded(Image.fromarray(helpers.picture(64, 64)), "PNG")
+    jpeg = encoded(Image.fromarray(helpers.picture(64, 64)), "JPEG")
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "half.png").write_bytes(png[: len(png) // 2])
+    (tmp_path / "half.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    array = np.zeros((4, 4, 3))
+    cases = [
+        (tmp_path / "none.png", "there is no file .*none.png"),
+        (str(tmp_path), "is no file"),
+        ("a\0b", "there is no file"),
+        ("x" * 5000, "there is no file x+\\.\\.\\."),
+        (tmp_path / "text.png", "text.png is no picture in a format"),
+        (tmp_path / "empty.png", "empty.png is no picture in a format"),
+        (tmp_path / "half.png", "half.png is damaged"),
+        (tmp_path / "half.jpg", "half.jpg is damaged"),
+        (huge_png(20_000, 20_000), "is too large"),
+        (huge_png(11_000, 11_000), "is too large: 11,000 x 11,000 pixels, more than 100 million"),
+        (b"", "the 0 bytes given is no picture"),
+        ("data:image/png;base64,!!", "is no base64"),
+        ("data:image/png", "has no comma"),
+        ("data:image/png;base64,aGVsbG8=", "data:image/png;base64,... is no picture in a format"),
+        (np.zeros((2, 2, 2, 3)), r"an array of shape \(2, 2, 2, 3\) is no picture"),
+        (np.zeros((0, 4, 3), np.uint8), "has no pixels"),
+        (array + 2, "only if they are all from 0 to 1"),
+        (array * np.nan, "only if they are all from 0 to 1"),
+        (array.astype(np.int64), "an array of int64 is no picture"),
+        ({"a": 1}, "is no picture"),
+        (None, "is no picture"),
+        ([[1, 2], [3]], "the list given is no picture"),
+    ]
+    for source, message in cases:
+        with pytest.raises(InputError, match=message) as raised:
+            open_picture(source)
+        assert "\n" not in str(raised.value)
+        assert len(str(raised.value)) < 300
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 63)
+    with pytest.raises(InputError, match="is too large: 8 x 8 pixels"):
+        open_picture(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_random_damage_is_one_clear_error():
+    """Whatever a decoder makes of it: a picture or an InputError."""
+    rng = np.random.default_rng(0)
+    for format in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"):
+        whole = np.frombuffer(encoded(Image.fromarray(helpers.picture(24, 24)), format), np.uint8)
+        for _ in range(40):
+            broken = whole.copy()
+            broken[rng.integers(0, len(broken), 8)] = rng.integers(0, 256, 8)
+            try:
+                out = open_picture(broken.tobytes())
+            except InputError:
+                continue
+            assert out.shape[2] == 3
