@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import MISSING, fields
+from inspect import Parameter, signature
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from support.paths import ROOT
 import mlx_gemma4_assist
 from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
 from mlx_gemma4_assist.__main__ import main
+from mlx_gemma4_assist.commands.convert import ConversionChoice
 from mlx_gemma4_assist.conversion import convert as module
 from mlx_gemma4_assist.conversion.convert import run
 from mlx_gemma4_assist.conversion.options import ConversionOptions
@@ -151,6 +154,18 @@ def test_upload(tmp_path, monkeypatch):
     alone = {"hf_path": "tiny-assistant", "mlx_path": tmp_path / "alone", "upload_repo": "me/other-assistant"}
     run(ConversionOptions(**alone, quantize=True))
     assert seen[-1][1] == "me/other-assistant"
+
+
+def test_the_function_and_the_command_have_the_same_options():
+    """Each under one name and with one default, in the library and on the command line."""
+    options = {each.name: each.default for each in fields(ConversionOptions)}
+    assert {each.name: each.default for each in fields(ConversionChoice)} == options
+    parameters = signature(mlx_gemma4_assist.convert).parameters.values()
+    required = {each.name for each in parameters if each.default is Parameter.empty}
+    assert required == {name for name, default in options.items() if default is MISSING} == {"hf_path"}
+    assert {each.name: each.default for each in parameters if each.name not in required} == {
+        name: default for name, default in options.items() if name not in required
+    }
 
 
 def test_the_command_in_the_card():

@@ -1,15 +1,14 @@
 """``convert``: a target and its assistant to MLX folders. Progress to standard error, figures to standard output."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError, OptionError
-from . import options as shared
 from .loading import note
+from .options import AssistantModel, Dtype, grouped
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
@@ -20,43 +19,52 @@ if TYPE_CHECKING:
 AFFINE = "affine"
 
 
-def convert(
+@dataclass(frozen=True)
+class ConversionChoice:
+    """What is to be converted, and how; the fields of ``ConversionOptions``, as they are typed."""
+
     hf_path: Annotated[
         str, typer.Option("--hf-path", "--model", help="The target: a Hub repo, a local folder, or tiny.")
-    ],
-    mlx_path: Annotated[str, typer.Option("--mlx-path", help="The folder to write the target to.")] = "mlx_model",
-    quantize: Annotated[bool, typer.Option("--quantize", "-q", help="Quantize both.")] = False,
-    q_bits: Annotated[int | None, typer.Option("--q-bits", help="Bits per weight; 4 unless told.")] = None,
+    ]
+    mlx_path: Annotated[str, typer.Option("--mlx-path", help="The folder to write the target to.")] = "mlx_model"
+    quantize: Annotated[bool, typer.Option("--quantize", "-q", help="Quantize both.")] = False
+    q_bits: Annotated[int | None, typer.Option("--q-bits", help="Bits per weight; 4 unless told.")] = None
     q_group_size: Annotated[
         int | None, typer.Option("--q-group-size", help="Weights that share a scale; 64 unless told.")
-    ] = None,
+    ] = None
     q_mode: Annotated[
         str, typer.Option("--q-mode", help="affine, mxfp4, mxfp8, nvfp4, or auto: what suits this chip.")
-    ] = AFFINE,
+    ] = AFFINE
     quant_predicate: Annotated[
         str | None,
         typer.Option("--quant-predicate", help="A mixed recipe: gemma4_3_6, gemma4_4_6, gemma4_4_8, mixed_2_6, ..."),
-    ] = None,
-    dtype: shared.Dtype = None,
-    dequantize: Annotated[bool, typer.Option("--dequantize", "-d", help="Unpack a quantized checkpoint.")] = False,
-    assistant_model: shared.AssistantModel = None,
+    ] = None
+    dtype: Dtype = None
+    dequantize: Annotated[bool, typer.Option("--dequantize", "-d", help="Unpack a quantized checkpoint.")] = False
+    assistant_model: AssistantModel = None
     assistant_path: Annotated[
         str | None, typer.Option("--assistant-path", help="Its folder to write; MLX_PATH-assistant unless told.")
-    ] = None,
-    text_only: Annotated[bool, typer.Option("--text-only", help="Leave out what pictures and sound need.")] = False,
+    ] = None
+    text_only: Annotated[bool, typer.Option("--text-only", help="Leave out what pictures and sound need.")] = False
     check: Annotated[
         bool | None,
         typer.Option("--check/--no-check", help="Compare with the original. Default: for models below 4 GB."),
-    ] = None,
+    ] = None
     text: Annotated[
-        Path | None, typer.Option("--text", help="A file to compare over instead of the bundled text.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace checkpoints that are there already.")] = False,
-    revision: Annotated[str | None, typer.Option("--revision", help="A branch, tag or commit of the repo.")] = None,
-    max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Of the files written.")] = "5GB",
+        Path | None,
+        typer.Option("--text", help="A file to compare over instead of the bundled text."),
+    ] = None
+    force: Annotated[bool, typer.Option("--force", help="Replace checkpoints that are there already.")] = False
+    revision: Annotated[str | None, typer.Option("--revision", help="A branch, tag or commit of the repo.")] = None
+    max_shard_size: Annotated[str, typer.Option("--max-shard-size", help="Of the files written.")] = "5GB"
     upload_repo: Annotated[
         str | None, typer.Option("--upload-repo", help="Upload to this repo; without a token only say what would go.")
-    ] = None,
+    ] = None
+
+
+@grouped
+def convert(
+    choice: ConversionChoice,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
 ) -> int:
     """Convert a checkpoint of Hugging Face and its assistant to MLX, quantized or not.
@@ -66,29 +74,7 @@ def convert(
     from ..conversion.convert import run
     from ..conversion.options import ConversionOptions
 
-    try:
-        options = ConversionOptions(
-            hf_path=hf_path,
-            mlx_path=mlx_path,
-            revision=revision,
-            assistant_model=assistant_model,
-            assistant_path=assistant_path,
-            q_mode=q_mode,
-            q_bits=q_bits,
-            q_group_size=q_group_size,
-            quant_predicate=quant_predicate,
-            dtype=dtype,
-            text=text,
-            quantize=quantize,
-            dequantize=dequantize,
-            text_only=text_only,
-            check=check,
-            force=force,
-            max_shard_size=max_shard_size,
-            upload_repo=upload_repo,
-        )
-    except OptionError as error:
-        raise InputError(error.spelled({each.name: _flag(each.name) for each in fields(ConversionOptions)})) from None
+    options = ConversionOptions(**vars(choice))
     with _Shown() as shown:
         result = run(options, planned=shown.planned, converting=shown.converting, comparing=shown.comparing)
     if as_json:
@@ -96,10 +82,6 @@ def convert(
     else:
         _report(result)
     return 0
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 class _Shown:
