@@ -9,7 +9,8 @@ from huggingface_hub import ModelCard
 from mlx_gemma4_assist.checkpoints.pairing import assistant_for
 from mlx_gemma4_assist.conversion.card import CardFacts, Source, card_text, read_source, write_card
 from mlx_gemma4_assist.errors import InputError
-from mlx_gemma4_assist.evaluation.quality import Acceptance, Quality
+from mlx_gemma4_assist.evaluation.acceptance import Acceptance
+from mlx_gemma4_assist.evaluation.quality import Quality
 
 GOOGLE = """---
 license: apache-2.0

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import MISSING, fields
+from inspect import Parameter, signature
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,10 @@ from support.paths import ROOT
 import mlx_gemma4_assist
 from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
 from mlx_gemma4_assist.__main__ import main
+from mlx_gemma4_assist.commands.convert import ConversionChoice
 from mlx_gemma4_assist.conversion import convert as module
-from mlx_gemma4_assist.conversion.convert import Request, Silent, command_line, run
-from mlx_gemma4_assist.conversion.options import Precision
-from mlx_gemma4_assist.conversion.pair import Places
+from mlx_gemma4_assist.conversion.convert import run
+from mlx_gemma4_assist.conversion.options import ConversionOptions
 from mlx_gemma4_assist.conversion.upload import Upload
 from mlx_gemma4_assist.evaluation.quality import bundled_text
 
@@ -75,14 +77,19 @@ def test_json(tmp_path):
     ("arguments", "message"),
     [
         (["--hf-path", "nowhere"], "no folder 'nowhere'"),
-        (["--hf-path", "tiny", "--q-bits", "4"], "q-bits says how to quantize, which takes -q, --quantize"),
-        (["--hf-path", "tiny", "-q", "--q-bits", "9"], "no affine quantization has 9 bits"),
-        (["--hf-path", "tiny", "-q", "--quant-predicate", "best"], "the recipe is 'best', expected one of"),
-        (["--hf-path", "tiny", "--dtype", "int8"], "dtype is 'int8', expected float32"),
+        (["--hf-path", "nowhere", "--q-bits", "4"], "--q-bits says how to quantize, which takes --quantize"),
+        (["--hf-path", "nowhere", "-q", "--q-bits", "9"], "--q-bits is 9, but no affine quantization has 9 bits"),
+        (["--hf-path", "nowhere", "-q", "--q-bits", "0"], "--q-bits is 0, but no affine quantization has 0 bits"),
+        (["--hf-path", "nowhere", "-q", "--q-group-size", "5"], "--q-group-size is 5, but no affine quantization"),
+        (["--hf-path", "nowhere", "-q", "--q-mode", "int4"], "--q-mode is 'int4', expected affine, mxfp4"),
+        (["--hf-path", "nowhere", "-q", "--quant-predicate", "best"], "--quant-predicate is 'best', expected one of"),
+        (["--hf-path", "nowhere", "-q", "-d"], "either --quantize or --dequantize, not both"),
+        (["--hf-path", "nowhere", "--dtype", "int8"], "--dtype is 'int8', expected float32"),
         (["--hf-path", "tiny", "-d"], "tiny is not quantized"),
-        (["--hf-path", "tiny", "--max-shard-size", "big"], "the shard size is 'big'"),
-        (["--hf-path", "tiny", "--upload-repo", "mine"], "'mine' is not the name of a repo"),
-        (["--hf-path", "tiny", "--text", "nowhere.txt"], "cannot read nowhere.txt"),
+        (["--hf-path", "nowhere", "--max-shard-size", "big"], "--max-shard-size is 'big'"),
+        (["--hf-path", "nowhere", "--no-check", "--text", "a.txt"], "--text was given to compare over"),
+        (["--hf-path", "nowhere", "--upload-repo", "mine"], "'mine' is not the name of a repo"),
+        (["--hf-path", "nowhere", "--text", "nowhere.txt"], "cannot read nowhere.txt"),
         (["--hf-path", "tiny-assistant", "--check"], "there is no target to compare with"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -118,16 +125,13 @@ def test_large_models_are_compared_on_request(tmp_path, text, monkeypatch):
     text.write_text(text.read_text()[:150])
     compared = []
 
-    class Heard(Silent):
-        def comparing(self, done: int, total: int) -> None:
-            compared.append((done, total))
+    def converted(name: str, **options):
+        asked = ConversionOptions(hf_path="tiny", mlx_path=tmp_path / name, quantize=True, **options)
+        return run(asked, comparing=lambda done, total: compared.append((done, total)))
 
-    def request(name: str, **options) -> Request:
-        return Request(Places("tiny", tmp_path / name), Precision(quantize=True), **options)
-
-    assert run(request("unasked"), Heard()).quality is None
+    assert converted("unasked").quality is None
     assert not compared
-    assert run(request("asked", text=text), Heard()).quality.kl > 0
+    assert converted("asked", text=text).quality.kl > 0
     assert compared[-1][0] == compared[-1][1] > 1
 
 
@@ -140,22 +144,41 @@ def test_upload(tmp_path, monkeypatch):
         return Upload(repo_id, (), None)
 
     monkeypatch.setattr(module, "upload_folder", upload)
-    places, precision = Places("tiny", tmp_path / "out"), Precision(quantize=True)
-    run(Request(places, precision, check=False, upload_repo="me/small"))
+    form = {"quantize": True, "check": False}
+    run(ConversionOptions(hf_path="tiny", mlx_path=tmp_path / "out", upload_repo="me/small", **form))
     assert [(folder.name, repo) for folder, repo, _ in seen] == [
         ("out", "me/small"),
         ("out-assistant", "me/small-assistant"),
     ]
     assert "me/small-assistant" in seen[0][2]
-    alone = Request(Places("tiny-assistant", tmp_path / "alone"), precision, upload_repo="me/other-assistant")
-    run(alone)
+    alone = {"hf_path": "tiny-assistant", "mlx_path": tmp_path / "alone", "upload_repo": "me/other-assistant"}
+    run(ConversionOptions(**alone, quantize=True))
     assert seen[-1][1] == "me/other-assistant"
 
 
+def test_the_function_and_the_command_have_the_same_options():
+    """Each under one name and with one default, in the library and on the command line."""
+    options = {each.name: each.default for each in fields(ConversionOptions)}
+    assert {each.name: each.default for each in fields(ConversionChoice)} == options
+    parameters = signature(mlx_gemma4_assist.convert).parameters.values()
+    required = {each.name for each in parameters if each.default is Parameter.empty}
+    assert required == {name for name, default in options.items() if default is MISSING} == {"hf_path"}
+    assert {each.name: each.default for each in parameters if each.name not in required} == {
+        name: default for name, default in options.items() if name not in required
+    }
+
+
 def test_the_command_in_the_card():
-    places = Places("google/gemma-4-E2B-it", "out folder", text_only=True)
-    precision = Precision(quantize=True, q_bits=4, quant_predicate="gemma4_4_6")
-    assert command_line(Request(places, precision, check=True)) == (
+    options = ConversionOptions(
+        hf_path="google/gemma-4-E2B-it",
+        mlx_path="out folder",
+        text_only=True,
+        quantize=True,
+        q_bits=4,
+        quant_predicate="gemma4_4_6",
+        check=True,
+    )
+    assert options.command() == (
         "python -m mlx_gemma4_assist convert --hf-path google/gemma-4-E2B-it --mlx-path 'out folder' --q-bits 4 "
         "--quant-predicate gemma4_4_6 --quantize --text-only --check"
     )

@@ -7,11 +7,10 @@ from support.paths import GOLDENS
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.checkpoints.quantized import Quantization
-from mlx_gemma4_assist.conversion.formats import advice, choose_format
-from mlx_gemma4_assist.conversion.options import Precision
-from mlx_gemma4_assist.conversion.recipes import GEMMA4, MIXED, RECIPES, Recipe
-from mlx_gemma4_assist.conversion.shards import parse_size
-from mlx_gemma4_assist.machine.chip import chip_generation
+from mlx_gemma4_assist.conversion.formats import GEMMA4, MIXED, RECIPES, Recipe, advice
+from mlx_gemma4_assist.conversion.options import ConversionOptions, parse_size
+from mlx_gemma4_assist.errors import OptionError
+from mlx_gemma4_assist.machine.chip import FormatChoice, chip_generation
 
 FOUR = Quantization(64, 4)
 CHIPS = {"Apple M1": 13, "Apple M2 Ultra": 14, "Apple M3 Max": 15, "Apple M4 Pro": 16, "Apple M5": 17}
@@ -20,15 +19,19 @@ CHIPS = {"Apple M1": 13, "Apple M2 Ultra": 14, "Apple M3 Max": 15, "Apple M4 Pro
 # Chips
 
 
+def chosen(generation: int | None, **options) -> FormatChoice:
+    return ConversionOptions(hf_path="nowhere", quantize=True, **options).choose_format(generation)
+
+
 @pytest.mark.parametrize(("chip", "generation"), CHIPS.items())
 def test_auto_by_chip(chip, generation):
     """Before M3 a format that has the small-batch kernel there; from M3 on, and on a CPU, the most common one."""
     assert chip_generation(chip) == generation
-    choice = choose_format("auto", generation=generation)
+    choice = chosen(generation, q_mode="auto")
     assert (choice.mode, choice.bits, choice.group_size) == (("nvfp4", 4, 16) if generation < 15 else ("affine", 4, 64))
-    eight = choose_format("auto", 8, None, generation)
+    eight = chosen(generation, q_mode="auto", q_bits=8)
     assert (eight.mode, eight.bits, eight.group_size) == (("mxfp8", 8, 32) if generation < 15 else ("affine", 8, 64))
-    five = choose_format("auto", 5, None, generation)
+    five = chosen(generation, q_mode="auto", q_bits=5)
     assert (five.mode, five.bits, five.group_size, five.reason) == (
         "affine",
         5,
@@ -41,20 +44,23 @@ def test_auto_by_chip(chip, generation):
 
 def test_auto_on_a_cpu():
     for bits in (None, 4, 8):
-        assert choose_format("auto", bits).mode == "affine"
+        assert chosen(None, q_mode="auto", q_bits=bits).mode == "affine"
     assert advice("affine", None) is None
 
 
 def test_auto_with_a_group_size():
-    assert choose_format("auto", None, 32, 13)[:3] == ("mxfp4", 4, 32)
-    assert choose_format("auto", 8, 32, 13)[:3] == ("mxfp8", 8, 32)
-    assert choose_format("auto", None, 128, 13)[:3] == ("affine", 4, 128)
-    assert choose_format("auto", None, 32, 16)[:3] == ("affine", 4, 32)
+    assert chosen(13, q_mode="auto", q_group_size=32)[:3] == ("mxfp4", 4, 32)
+    assert chosen(13, q_mode="auto", q_bits=8, q_group_size=32)[:3] == ("mxfp8", 8, 32)
+    assert chosen(13, q_mode="auto", q_group_size=128)[:3] == ("affine", 4, 128)
+    assert chosen(16, q_mode="auto", q_group_size=32)[:3] == ("affine", 4, 32)
+    assert chosen(13, q_mode="auto", q_group_size=16)[:3] == ("nvfp4", 4, 16)
+    with pytest.raises(OptionError, match="q_group_size is 16, but no affine quantization"):
+        chosen(16, q_mode="auto", q_group_size=16)
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 def test_formats_asked_for(form):
-    choice = choose_format(form.get("q_mode", "affine"), form.get("q_bits"), form.get("q_group_size"))
+    choice = chosen(None, **form)
     assert choice.quantization.exists()
     assert choice.reason == "as asked for"
 
@@ -62,29 +68,44 @@ def test_formats_asked_for(form):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"q_bits": 7}, "no affine quantization has 7 bits in groups of 64: affine has 2, 3, 4, 5, 6 or 8 bits"),
-        ({"q_group_size": 16}, "no affine quantization has 4 bits in groups of 16"),
-        ({"q_mode": "mxfp4", "q_bits": 8}, "no mxfp4 quantization has 8 bits in groups of 32: mxfp4 has 4 bits"),
-        ({"q_mode": "auto", "q_bits": 7}, "no affine quantization has 7 bits"),
-        ({"q_mode": "int4"}, "the quantization mode is 'int4', expected affine, mxfp4, mxfp8, nvfp4, auto"),
-        ({"quant_predicate": "mixed"}, "the recipe is 'mixed', expected one of mixed_2_6"),
-        ({"quant_predicate": "mixed_4_6", "q_bits": 3}, "the recipe mixed_4_6 does not go with 3 bits"),
-        ({"quantize": False, "q_bits": 3}, "q-bits says how to quantize, which takes -q, --quantize"),
-        ({"quantize": False, "q_mode": "nvfp4"}, "q-mode says how to quantize"),
+        (
+            {"q_bits": 7},
+            "q_bits is 7, but no affine quantization has 7 bits in groups of 64: affine has 2, 3, 4, 5, 6 or 8 bits",
+        ),
+        ({"q_bits": 0}, "q_bits is 0, but no affine quantization has 0 bits"),
+        ({"q_group_size": 0}, "q_group_size is 0, but no affine quantization has 4 bits in groups of 0"),
+        ({"q_group_size": 16}, "q_group_size is 16, but no affine quantization has 4 bits in groups of 16"),
+        (
+            {"q_mode": "mxfp4", "q_bits": 8},
+            "q_mode is mxfp4, q_bits is 8, but no mxfp4 quantization has 8 bits in groups of 32: mxfp4 has 4 bits",
+        ),
+        ({"q_mode": "auto", "q_bits": 7}, "q_bits is 7, but no affine quantization has 7 bits"),
+        ({"q_mode": "auto", "q_bits": 0}, "q_bits is 0, but no affine quantization has 0 bits"),
+        ({"q_mode": "int4"}, "q_mode is 'int4', expected affine, mxfp4, mxfp8, nvfp4, auto"),
+        ({"quant_predicate": "mixed"}, "quant_predicate is 'mixed', expected one of mixed_2_6"),
+        ({"quant_predicate": "mixed_4_6", "q_bits": 3}, "quant_predicate mixed_4_6 does not go with q_bits 3"),
+        ({"quant_predicate": "mixed_4_6", "q_mode": "mxfp4"}, "mixed_4_6 exists in affine formats only"),
+        ({"quant_predicate": "gemma4_3_6", "q_group_size": 16}, "^q_group_size is 16, but no affine quantization"),
+        ({"quantize": False, "q_bits": 3}, "q_bits says how to quantize, which takes quantize"),
+        ({"quantize": False, "q_bits": 0}, "q_bits says how to quantize, which takes quantize"),
+        ({"quantize": False, "q_mode": "nvfp4"}, "q_mode says how to quantize"),
         ({"dequantize": True}, "either quantize or dequantize"),
+        ({"dtype": "int8"}, "dtype is 'int8', expected float32, bfloat16, float16"),
+        ({"max_shard_size": "5"}, "max_shard_size is '5', expected a number and a unit, such as 5GB"),
+        ({"check": False, "text": "text.txt"}, "text was given to compare over, but no comparison is wanted"),
+        ({"upload_repo": "mine"}, "'mine' is not the name of a repo"),
     ],
     ids=str,
 )
-def test_options_that_do_not_go_together(options, message):
+def test_wrong_options_are_refused_when_they_are_made(options, message):
     with pytest.raises(InputError, match=message):
-        Precision(**{"quantize": True} | options).choose(None)
+        ConversionOptions(**{"hf_path": "nowhere", "quantize": True} | options)
 
 
 def test_recipes_and_modes():
     for recipe, (low, high) in RECIPES.items():
-        choice = Precision(quantize=True, quant_predicate=recipe).choose(13)
-        assert choice[:3] == ("affine", low, 64)
-        auto = Precision(quantize=True, quant_predicate=recipe, q_mode="auto").choose(13)
+        assert chosen(13, quant_predicate=recipe)[:3] == ("affine", low, 64)
+        auto = chosen(13, quant_predicate=recipe, q_mode="auto")
         assert auto.mode == ("nvfp4" if recipe in GEMMA4 and high == 8 else "affine")
         assert auto.bits == low
         if recipe in MIXED or high != 8:

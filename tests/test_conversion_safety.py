@@ -15,9 +15,9 @@ from support.conversion import config_of, convert, copied, small_assistant, smal
 from support.paths import FAMILIES, GOLDENS, TESTS
 
 from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
-from mlx_gemma4_assist.conversion import shards, staging, writing
-from mlx_gemma4_assist.conversion.options import Precision
-from mlx_gemma4_assist.conversion.pair import Places, plan_pair
+from mlx_gemma4_assist.conversion import staging, writing
+from mlx_gemma4_assist.conversion.options import ConversionOptions
+from mlx_gemma4_assist.conversion.pair import plan_pair
 from mlx_gemma4_assist.models.config import read_assistant_config, read_target_config
 
 
@@ -71,7 +71,7 @@ def test_a_source_is_not_overwritten(tmp_path, pair):
         with pytest.raises(InputError, match="holds what is to be converted|holds no checkpoint"):
             convert(pair, destination, force=True)
     with pytest.raises(InputError, match="would both be written"):
-        plan_pair(Places(pair, tmp_path / "out", assistant_path=tmp_path / "out"), Precision(), None)
+        convert(pair, tmp_path / "out", assistant_model=None, assistant_path=tmp_path / "out")
     assert remains(tmp_path) == set()
 
 
@@ -96,7 +96,7 @@ def test_a_full_disk(tmp_path, pair, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shards.os, "fsync", full)
+    monkeypatch.setattr(writing.os, "fsync", full)
     with pytest.raises(InputError, match="cannot write .*out: the disk is full"):
         convert(pair, tmp_path / "out", quantize=True)
     assert remains(tmp_path) == set()
@@ -178,13 +178,14 @@ def test_damaged_sources(tmp_path, pair):
 
 
 def test_a_shard_that_becomes_unreadable(tmp_path, pair):
-    plan = plan_pair(Places(pair, tmp_path / "out", assistant_model="none"), Precision(), None)
+    options = ConversionOptions(hf_path=pair, mlx_path=tmp_path / "out", assistant_model="none")
+    conversion = plan_pair(options, None)
     os.truncate(pair / "model.safetensors", 50_000)
     with pytest.raises(InputError, match="model.safetensors ended early"):
-        writing.write_pair(plan)
+        writing.write_pair(conversion)
     (pair / "model.safetensors").unlink()
     with pytest.raises(InputError, match="cannot read .*model.safetensors: No such file"):
-        writing.write_pair(plan)
+        writing.write_pair(conversion)
     assert remains(tmp_path) == set()
 
 
@@ -238,7 +239,9 @@ def test_config_fields_are_carried_over(tmp_path, family):
 
 def test_progress_ends_at_the_total(tmp_path, pair):
     seen = []
-    plan = plan_pair(Places(pair, tmp_path / "out"), Precision(quantize=True), None)
-    writing.write_pair(plan, lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (plan.read_bytes, plan.read_bytes)
+    conversion = plan_pair(ConversionOptions(hf_path=pair, mlx_path=tmp_path / "out", quantize=True), None)
+    writing.write_pair(conversion, lambda done, total: seen.append((done, total)))
+    total = sum((tmp_path / name / "model.safetensors").stat().st_size for name in ("source", "source-assistant"))
+    assert 0.9 * total < conversion.source_bytes < total  # all but the files' headers
+    assert seen[-1] == (conversion.source_bytes, conversion.source_bytes)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)

@@ -15,26 +15,23 @@ from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.checkpoints.loading import load_model
 from mlx_gemma4_assist.checkpoints.quantized import Quantizable
 from mlx_gemma4_assist.engine.loop import start
+from mlx_gemma4_assist.engine.pair import Pair
 from mlx_gemma4_assist.errors import InputError
-from mlx_gemma4_assist.evaluation import quality
-from mlx_gemma4_assist.evaluation.quality import (
+from mlx_gemma4_assist.evaluation import acceptance, quality
+from mlx_gemma4_assist.evaluation.acceptance import (
     Acceptance,
-    Effort,
-    Pair,
     Passage,
-    Quality,
     accepted_from_each,
-    bundled_text,
     continuations,
     measure_acceptance,
-    measure_quality,
 )
+from mlx_gemma4_assist.evaluation.quality import Quality, QualityOptions, bundled_text, measure_quality
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.round import propose
 from mlx_gemma4_assist.rounds.state import Decoder
 
-SMALL = Effort(window=32, prompts=2, prompt_tokens=10, new_tokens=10)
+SMALL = QualityOptions(window=32, prompts=2, prompt_tokens=10, new_tokens=10)
 FORMATS = {
     "affine, 8 bits, groups of 64": (64, 8, "affine"),
     "affine, 4 bits, groups of 32": (32, 4, "affine"),
@@ -56,7 +53,7 @@ def tokens(tiny):
 
 def quantized(group_size: int, bits: int, mode: str) -> Pair:
     pair = Pair(load_model("tiny"), load_assistant("tiny-assistant"))
-    for model in pair:
+    for model in (pair.target, pair.assistant):
         nn.quantize(
             model,
             group_size=group_size,
@@ -113,7 +110,7 @@ def test_figures_of_the_text(tiny, two_bits, tokens, monkeypatch, logits):
     bos = text[0]
     windows = [[bos, *text[1:17]], [bos, *text[17:33]], [bos, *text[33:40]]]
     kl, same, perplexity = naive_figures(tiny[0].target, two_bits.target, windows)
-    found = measure_quality(Pair(tiny[0].target), Pair(two_bits.target), text, effort=Effort(window=16))
+    found = measure_quality(Pair(tiny[0].target), Pair(two_bits.target), text, options=QualityOptions(window=16))
     assert found.tokens == 39
     np.testing.assert_allclose(found.kl, kl, rtol=1e-3)
     np.testing.assert_allclose(found.perplexity, perplexity, rtol=1e-3)
@@ -133,7 +130,7 @@ def test_logits_are_never_held_for_a_whole_window(tiny, tokens, monkeypatch):
 
     monkeypatch.setattr(Gemma4ForCausalLM, "logits", remember)
     monkeypatch.setattr(quality, "LOGITS", 8 * 1024)
-    measure_quality(Pair(tiny[0].target), Pair(tiny[0].target), tokens[:41], effort=Effort(window=20))
+    measure_quality(Pair(tiny[0].target), Pair(tiny[0].target), tokens[:41], options=QualityOptions(window=20))
     assert seen == [8, 8, 8, 8, 4, 4] * 2  # both targets, two windows
 
 
@@ -147,7 +144,7 @@ def test_a_window_beyond_the_sliding_one(tiny, tokens):
 
 
 def test_a_model_is_like_itself(tiny, tokens):
-    found = measure_quality(tiny[0], tiny[0], tokens[:130], effort=SMALL)
+    found = measure_quality(tiny[0], tiny[0], tokens[:130], options=SMALL)
     assert (found.kl, found.top1) == (0, 1)
     assert found.perplexity[0] == found.perplexity[1] > 1
     assert found.acceptance[0] == found.acceptance[1]
@@ -156,7 +153,7 @@ def test_a_model_is_like_itself(tiny, tokens):
 
 def test_two_bits_are_worse(tiny, two_bits, tokens):
     pairs = Pair(tiny[0].target), Pair(two_bits.target)
-    found = measure_quality(*pairs, tokens[:257], effort=Effort(window=128))
+    found = measure_quality(*pairs, tokens[:257], options=QualityOptions(window=128))
     assert found.kl > 0.3
     assert found.top1 < 0.8
     assert found.perplexity[1] > 1.1 * found.perplexity[0]
@@ -165,9 +162,9 @@ def test_two_bits_are_worse(tiny, two_bits, tokens):
 def test_half_precision_is_computed_in_float32(tokens):
     """bfloat16 logits: two equal models agree exactly, and a float32 one differs from them by little."""
     target = load_model("tiny", dtype="bfloat16")
-    found = measure_quality(Pair(target), Pair(target), tokens[:65], effort=SMALL)
+    found = measure_quality(Pair(target), Pair(target), tokens[:65], options=SMALL)
     assert (found.kl, found.top1) == (0, 1)
-    exact = measure_quality(Pair(load_model("tiny")), Pair(target), tokens[:65], effort=SMALL)
+    exact = measure_quality(Pair(load_model("tiny")), Pair(target), tokens[:65], options=SMALL)
     assert 0 < exact.kl < 0.01
     assert exact.perplexity[1] == found.perplexity[0]
 
@@ -179,7 +176,7 @@ def test_half_precision_is_computed_in_float32(tokens):
 def test_acceptance_of_an_oracle(wrong_every):
     """An assistant whose errors are known: the counts are those of a few lines of Python."""
     drafts, new_tokens, prompt = 3, 40, [2, 5, 7, 11]
-    target, _ = random_pair()
+    target, assistant = random_pair()
     text = [*prompt, *run(target, None, prompt, new_tokens + drafts)[0]]
 
     def wrong(position):
@@ -188,7 +185,9 @@ def test_acceptance_of_an_oracle(wrong_every):
     stood = []
     for place in range(len(prompt), len(prompt) + new_tokens):
         stood.append(next((i for i in range(drafts) if wrong(place + 1 + i)), drafts))
-    pair = Pair(target, OracleAssistant(text, 64, wrong))
+    oracle = OracleAssistant(text, 64, wrong)
+    oracle.config = assistant.config
+    pair = Pair(target, oracle)
     passages = continuations(pair, [prompt], new_tokens)
     assert passages == [(text[: len(prompt) + new_tokens], len(prompt))]
     assert accepted_from_each(pair, passages, drafts) == [stood]
@@ -200,7 +199,7 @@ def test_rounds_are_those_of_decoding(tiny, tokens):
     """Of the rounds from each token some are made when the text is generated: they accept as many drafts."""
     pair, _ = tiny
     for prompt in (tokens[:30], tokens[500:570]):  # within the sliding window, and beyond it
-        text, made = run(*pair, prompt, 32, drafts=3)
+        text, made = run(pair.target, pair.assistant, prompt, 32, drafts=3)
         passage = Passage([*prompt, *text], len(prompt))
         (accepted,) = accepted_from_each(pair, [passage], 3)
         assert len(accepted) == 32
@@ -215,7 +214,7 @@ def test_rounds_are_those_of_decoding(tiny, tokens):
 
 def test_both_pairs_draft_in_the_original_text(tiny, two_bits, tokens):
     prompts = [tokens[:20]]
-    found = measure_quality(tiny[0], two_bits, tokens[:40], 2, prompts=prompts, effort=Effort(new_tokens=30))
+    found = measure_quality(tiny[0], two_bits, tokens[:40], 2, prompts=prompts, options=QualityOptions(new_tokens=30))
     passages = continuations(Pair(tiny[0].target), prompts, 30)
     assert found.acceptance == tuple(measure_acceptance(pair, passages, 2) for pair in (tiny[0], two_bits))
     assert [one.rounds for one in found.acceptance] == [30, 30]
@@ -233,7 +232,7 @@ def test_rows_of_a_batch_are_independent(tiny, tokens, monkeypatch):
     assert [len(row) for row in together] == [12, 9, 6, 3]
     assert together == [accepted_from_each(pair, [passage], 3)[0] for passage in passages]
     found = measure_acceptance(pair, passages)
-    monkeypatch.setattr(quality, "CACHE_BYTES", 1)
+    monkeypatch.setattr(acceptance, "CACHE_BYTES", 1)
     assert measure_acceptance(pair, passages) == found
     assert [p.tokens[: len(q.tokens)] for p, q in zip(continuations(pair, prompts, 12), passages, strict=True)] == [
         passage.tokens for passage in passages
@@ -262,7 +261,7 @@ def test_shares():
 
 
 def test_one_pair_without_assistant(tiny, tokens):
-    found = measure_quality(tiny[0], Pair(tiny[0].target), tokens[:40], effort=SMALL)
+    found = measure_quality(tiny[0], Pair(tiny[0].target), tokens[:40], options=SMALL)
     assert found.acceptance[0] is not None
     assert found.acceptance[1] is None
     rows = {row[0]: row[1:] for row in found.table()}
@@ -282,11 +281,11 @@ def test_prompts_come_from_all_of_the_text(tiny, tokens, monkeypatch):
 
     monkeypatch.setattr(quality, "continuations", remember)
     text = tokens[:101]
-    measure_quality(*(tiny[0],) * 2, text, effort=Effort(window=100, prompts=4, prompt_tokens=10))
+    measure_quality(*(tiny[0],) * 2, text, options=QualityOptions(window=100, prompts=4, prompt_tokens=10))
     assert seen[0] == [[text[0], *text[begin : begin + 10]] for begin in (1, 26, 51, 76)]
-    measure_quality(*(tiny[0],) * 2, text[:31], effort=Effort(prompts=16, prompt_tokens=10))
+    measure_quality(*(tiny[0],) * 2, text[:31], options=QualityOptions(prompts=16, prompt_tokens=10))
     assert [len(prompt) for prompt in seen[1]] == [11, 11, 11]
-    measure_quality(*(tiny[0],) * 2, text[:4], effort=Effort(prompts=16, prompt_tokens=10))
+    measure_quality(*(tiny[0],) * 2, text[:4], options=QualityOptions(prompts=16, prompt_tokens=10))
     assert seen[2] == [text[:4]]
     measure_quality(*(tiny[0],) * 2, text[:4], prompts=[[2, 9]])
     assert seen[3] == [[2, 9]]
@@ -296,7 +295,9 @@ def test_prompts_come_from_all_of_the_text(tiny, tokens, monkeypatch):
 
 def test_progress(tiny, tokens):
     seen = []
-    measure_quality(*(tiny[0],) * 2, tokens[:50], effort=SMALL, progress=lambda done, total: seen.append((done, total)))
+    measure_quality(
+        *(tiny[0],) * 2, tokens[:50], options=SMALL, progress=lambda done, total: seen.append((done, total))
+    )
     assert seen == [(done, 8) for done in range(9)]  # two windows, two prompts continued, and drafted by each pair
 
 
@@ -336,7 +337,7 @@ def test_what_is_refused(tiny, tokens):
     with pytest.raises(InputError, match="a prompt to continue is empty"):
         measure_quality(pair, pair, tokens, prompts=[[2], []])
     with pytest.raises(InputError, match="window is 0"):
-        Effort(window=0)
+        QualityOptions(window=0)
 
 
 def test_the_embedded_pair_by_format(tiny, two_bits, tokens, report):
@@ -350,7 +351,7 @@ def test_the_embedded_pair_by_format(tiny, two_bits, tokens, report):
     found = {}
     for name, form in {"float32": None, **FORMATS}.items():
         pair = tiny[0] if form is None else two_bits if form[1] == 2 else quantized(*form)
-        found[name] = measure_quality(target, Pair(pair.target), tokens[:193], effort=Effort(window=64))
+        found[name] = measure_quality(target, Pair(pair.target), tokens[:193], options=QualityOptions(window=64))
         acceptance = measure_acceptance(pair, passages)
         shares = ", ".join(f"{rate:.1%}" for rate in acceptance.rates)
         lines.append(

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,10 +22,8 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from synthetic import configs
 
-from mlx_gemma4_assist.conversion.plan import Plan
-from mlx_gemma4_assist.conversion.shards import write_shards
-from mlx_gemma4_assist.conversion.steps import Chunk, Output
-from mlx_gemma4_assist.conversion.tensors import Rows
+from mlx_gemma4_assist.conversion.tensors import Output, Step
+from mlx_gemma4_assist.conversion.writing import write_shards
 from mlx_gemma4_assist.models.config import read_target_config
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 
@@ -34,25 +32,16 @@ CONVERT = (sys.executable, "-m", "mlx_gemma4_assist", "convert", "--assistant-mo
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(Step):
     """A tensor of random values, the same block again and again: what they are costs no memory."""
 
-    output: Output
     block: mx.array
 
-    @property
-    def outputs(self) -> tuple[Output, ...]:
-        return (self.output,)
-
-    @property
-    def sources(self) -> tuple[Rows, ...]:
-        return ()
-
-    def chunks(self) -> Iterator[Chunk]:
-        rest = prod(self.output.shape)
+    def chunks(self) -> Iterator[tuple[int, Sequence[mx.array]]]:
+        rest = prod(self.outputs[0].shape)
         while rest:
             size = min(rest, BLOCK)
-            yield Chunk(0, (self.block[:size],))
+            yield 0, (self.block[:size],)
             rest -= size
 
 
@@ -63,12 +52,13 @@ def write_random(folder: Path, scale: float) -> int:
     mx.eval(block)
     parameters = tree_flatten(Gemma4ForCausalLM(read_target_config(config)).parameters())
     outputs = [Output(f"model.language_{name}", mx.bfloat16, array.shape) for name, array in parameters]
-    plan = Plan(config, [Random(output, block) for output in outputs], 0)
+    steps = [Random((), 0, (output,), tuple, block) for output in outputs]
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
     largest = max(outputs, key=lambda output: prod(output.shape))
     print(f"largest tensor: {largest.name}, {2 * prod(largest.shape) / 1e9:.2f} GB")
-    return write_shards(folder, plan, 2 * 10**9, lambda count: None)
+    write_shards(folder, steps, 0, 2 * 10**9, lambda read: None)
+    return sum(output.nbytes for output in outputs)
 
 
 def main() -> None:

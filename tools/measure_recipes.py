@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_gemma4_assist import convert, load, load_assistant
-from mlx_gemma4_assist.evaluation.quality import Pair, measure_quality
+from mlx_gemma4_assist.engine.pair import Pair
+from mlx_gemma4_assist.evaluation.quality import measure_quality
 
 sys.path.insert(0, str(Path(__file__).parent / "tiny_pair"))
 from agreement import agreement

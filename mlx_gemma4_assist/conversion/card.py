@@ -1,20 +1,24 @@
 """The model card of what has been converted: README.md, with the metadata that the Hub reads."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..errors import InputError
-from ..evaluation.quality import Quality
 from ..files import read_json_if_there
+
+if TYPE_CHECKING:
+    from ..evaluation.quality import Quality
 
 README = "README.md"
 TEXT_GENERATION = "text-generation"
 EXAMPLE = "Why is the sky blue?"
+BUNDLED_TEXT = "8 KB of Jane Austen's novels, which come with mlx_gemma4_assist"
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Source:
 
     name: str
     base_model: str | list[str] | None = None
-    license: str | list[str] | None = None
+    license: str | None = None
     license_name: str | None = None
     license_link: str | None = None
     language: str | list[str] | None = None
@@ -63,8 +67,8 @@ class CardFacts:
     companion: str | None = None
     is_assistant: bool = False
     quantized: bool = True
-    quality: Quality | None = None
-    text: str = "8 KB of Jane Austen's novels, which come with mlx_gemma4_assist"
+    quality: "Quality | None" = None
+    text: str = BUNDLED_TEXT
 
 
 def read_source(name: str, folder: Path, *, text_only: bool = False) -> Source:
@@ -107,9 +111,10 @@ def write_card(folder: Path, facts: CardFacts) -> None:
 def _card_data(folder: Path) -> dict[str, Any]:
     """The metadata of a folder's card; empty where there is none, or none that can be read."""
     try:
-        return ModelCard.load(folder / README, ignore_metadata_errors=True).data.to_dict()
+        data: dict[str, Any] = ModelCard.load(folder / README, ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError, TypeError, yaml.YAMLError):
         return {}
+    return data
 
 
 def _base_model(folder: Path, data: dict[str, Any]) -> str | list[str] | None:
@@ -156,7 +161,7 @@ def _figures(facts: CardFacts) -> list[str]:
     return ["## Format", table, *([] if facts.quality is None else _quality(facts, facts.quality))]
 
 
-def _quality(facts: CardFacts, quality: Quality) -> list[str]:
+def _quality(facts: CardFacts, quality: "Quality") -> list[str]:
     whose = "target's" if facts.is_assistant else "model's"
     about = (
         f"Measured by mlx_gemma4_assist on {quality.tokens:,} tokens: {facts.text}. KL divergence is between the "
@@ -192,6 +197,6 @@ def _shell(commands: str) -> str:
     return f"```bash\n{commands}\n```"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = (head, ("---",) * len(head), *rows)
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,7 +1,7 @@
 """All that a conversion will do with one checkpoint, decided from its headers before anything is read or written."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,10 @@ from ..checkpoints.loading import DTYPES
 from ..checkpoints.quantized import Quantization
 from ..errors import InputError
 from ..files import read_json
-from .config_file import output_config, with_quantization
-from .layout import Network, Part, read_network
-from .recipes import Recipe
-from .steps import Dequantize, Keep, Output, Quantize, Step, Transpose
-from .tensors import stored_tensors
+from .formats import Recipe
+from .layout import Network, Part, output_config, read_network, with_quantization
+from .options import ConversionOptions
+from .tensors import Output, Step, cast, dequantize, quantize, stored_tensors, transpose
 
 _PACKED = (".weight", ".scales", ".biases")
 _QUANTIZED_TOWER = "embed_audio.embedding_projection"
@@ -25,177 +24,182 @@ _MLX_VLM_ROW = 64  # it leaves layers alone whose packed size is no multiple of 
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What is to become of a checkpoint.
-
-    Attributes:
-        recipe: how to quantize it; None does not.
-        dequantize: whether to unpack a quantized one.
-        dtype: float32, bfloat16 or float16; None follows config.json, or leaves a quantized checkpoint as it is.
-        text_only: whether towers are left out.
-    """
-
-    recipe: Recipe | None = None
-    dequantize: bool = False
-    dtype: str | None = None
-    text_only: bool = False
-
-
-@dataclass
 class Plan:
-    """Steps in the order in which the source is read.
+    """What becomes of one checkpoint.
 
     Attributes:
-        config: to be written.
+        name: as the user, or ``assistant_for``, gave it.
+        source, folder: where it is read and written.
+        is_assistant: otherwise it is a target.
+        text_only: whether towers are left out.
+        recipe: how its layers are quantized; None does not quantize.
+        config: the config.json to be written.
+        steps: in the order in which the source is read.
         parameters: how many numbers the weights stand for.
         notes: what a user should know, one sentence each.
     """
 
-    config: dict[str, Any]
-    steps: list[Step]
+    name: str
+    source: Path
+    folder: Path
+    is_assistant: bool
+    text_only: bool
+    recipe: Recipe | None
+    config: Mapping[str, Any]
+    steps: Sequence[Step]
     parameters: int
-    notes: list[str] = field(default_factory=list)
+    notes: Sequence[str]
 
     @property
-    def read_bytes(self) -> int:
+    def source_bytes(self) -> int:
+        """Of all tensors read."""
         return sum(rows.nbytes for step in self.steps for rows in step.sources)
 
     @property
-    def written_bytes(self) -> int:
-        outputs = (output for step in self.steps for output in step.outputs)
-        return sum(prod(output.shape) * output.dtype.size for output in outputs)
+    def bytes(self) -> int:
+        """Of all tensors written."""
+        return sum(output.nbytes for step in self.steps for output in step.outputs)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.bytes / self.parameters
 
 
-def make_plan(folder: Path, wishes: Wishes) -> Plan:
+def make_plan(name: str, source: Path, folder: Path, options: ConversionOptions, recipe: Recipe | None) -> Plan:
     """Decide what to do with each tensor of a checkpoint.
+
+    Args:
+        name: as the user, or ``assistant_for``, gave it.
+        source, folder: where it is read and written.
+        recipe: how a target's layers are quantized, and an assistant's with it; None does not quantize.
 
     Raises:
         InputError: a checkpoint that cannot be read, does not fit its config.json, or is in the wrong state for the
-            wishes: quantized already, or not at all.
+            options: quantized already, or not at all.
     """
-    source = read_json(folder / "config.json")
-    network = read_network(folder, source, stored_tensors(folder))
-    if wishes.recipe and network.quantization:
-        raise InputError(f"{folder} is quantized already: convert the original, or --dequantize this one first")
-    if wishes.dequantize and not network.quantization:
-        raise InputError(f"{folder} is not quantized, so that there is nothing to dequantize")
-    dtype = _dtype(source, network, wishes)
-    config = output_config(source, dtype=dtype, text_only=wishes.text_only)
-    planner = _Planner(network, wishes, config, None if dtype is None else DTYPES[dtype])
-    planner.add_text()
-    if not wishes.text_only:
-        planner.add_towers()
-    if wishes.recipe:
-        config = with_quantization(config, wishes.recipe.general, planner.entries)
-    elif network.quantization and not wishes.dequantize:
-        config |= dict.fromkeys(("quantization", "quantization_config"), _renamed(network))
-    steps = sorted(planner.steps, key=lambda step: (step.sources[0].stored.path, step.sources[0].stored.offset))
-    return Plan(config, steps, network.parameters, planner.notes())
+    given = read_json(source / "config.json")
+    network = read_network(source, given, stored_tensors(source))
+    _check_state(source, network, options)
+    text_only = options.text_only and not network.is_assistant
+    if recipe is not None and network.is_assistant:
+        recipe = recipe.for_assistant()
+    dtype = _dtype(given, network, options)
+    config = output_config(given, dtype=dtype, text_only=text_only)
+    parts = dict(network.text) if text_only else {**network.text, **network.towers}
+    formats, notes = _formats(recipe, network, parts, config)
+    if recipe is not None:
+        config = with_quantization(config, _entries(recipe, formats, parts))
+    elif network.quantization and not options.dequantize:
+        config = with_quantization(config, network.quantization)
+    unpacked = network.packed if options.dequantize else {}
+    steps = _steps(parts, formats, unpacked, None if dtype is None else DTYPES[dtype])
+    return Plan(
+        name=name,
+        source=source,
+        folder=folder,
+        is_assistant=network.is_assistant,
+        text_only=text_only,
+        recipe=recipe,
+        config=config,
+        steps=sorted(steps, key=lambda step: (step.sources[0].stored.path, step.sources[0].stored.offset)),
+        parameters=network.parameters,
+        notes=notes,
+    )
 
 
-def _dtype(source: Mapping[str, Any], network: Network, wishes: Wishes) -> str | None:
+def _check_state(source: Path, network: Network, options: ConversionOptions) -> None:
+    if options.quantize and network.quantization:
+        raise InputError(f"{source} is quantized already: convert the original, or --dequantize this one first")
+    if options.dequantize and not network.quantization:
+        raise InputError(f"{source} is not quantized, so that there is nothing to dequantize")
+
+
+def _dtype(source: Mapping[str, Any], network: Network, options: ConversionOptions) -> str | None:
     """The name of the floating-point type to write; None where tensors stay as they are."""
-    if wishes.dtype is not None:
-        if wishes.dtype not in DTYPES:
-            raise InputError(f"dtype is {wishes.dtype!r}, expected {', '.join(DTYPES)}")
-        return wishes.dtype
-    if network.quantization and not wishes.dequantize:
+    if options.dtype is not None:
+        return options.dtype
+    if network.quantization and not options.dequantize:
         return None
     parts = (source, source.get("text_config") or {})
     named = (part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key) in DTYPES)
     return next(named, None)
 
 
-def _renamed(network: Network) -> dict[str, Any]:
-    """The source's ``quantization``, its entries under the paths that are written."""
-    entries = {}
-    for path, value in network.quantization.items():
-        own = network.model.parameter_name(f"{path}.weight") if isinstance(value, dict | bool) else None
-        entries[path if own is None else network.written(own.removesuffix(".weight"))] = value
-    return entries
-
-
-class _Planner:
-    """Collects steps, and what config.json has to say about them."""
-
-    def __init__(self, network: Network, wishes: Wishes, config: Mapping[str, Any], dtype: mx.Dtype | None):
-        self._network = network
-        self._wishes = wishes
-        self._config = config
-        self._dtype = dtype
-        self._indivisible: list[str] = []
-        self.steps: list[Step] = []
-        self.entries: dict[str, Quantization] = {}
-
-    def add_text(self) -> None:
-        """Steps for the text network, or for an assistant."""
-        packed = {path: module for path, module in self._network.model.named_modules() if "scales" in module}
-        for name, part in self._network.text.items():
-            path, _, last = name.rpartition(".")
-            layer, written = self._network.layers.get(path), self._network.written(path)
-            if path in packed and self._wishes.dequantize:
-                if last == "weight":
-                    module = packed[path]
-                    self._dequantize(written, path, Quantization(module.group_size, module.bits, module.mode))
-            elif last == "weight" and self._wishes.recipe and layer is not None:
-                form = self._wishes.recipe.format_of(written, layer, self._config)
-                self._quantize_or_keep(written, part, form)
-            else:
-                self._keep(self._network.written(name), part)
-
-    def add_towers(self) -> None:
-        """Steps for all that is beside the text network, as mlx-vlm converts it."""
-        quantization = self._network.quantization or {}
-        for name, part in self._network.towers.items():
-            path, _, last = name.rpartition(".")
-            if f"{path}.scales" in self._network.towers and self._wishes.dequantize and f".{last}" in _PACKED:
-                if last == "weight":
-                    own = quantization.get(path)
-                    form = Quantization.from_dict(own if isinstance(own, dict) else quantization)
-                    self._dequantize(path, path, form)
-            elif name == f"{_QUANTIZED_TOWER}.weight" and self._wishes.recipe:
-                self._quantize_or_keep(path, part, self._wishes.recipe.general)
-            else:
-                self._keep(name, part)
-
-    def notes(self) -> list[str]:
-        if not self._indivisible:
-            return []
-        count = len(self._indivisible)
-        some = ", ".join(self._indivisible[:2]) + (", ..." if count > 2 else "")
-        layers = "1 layer stays" if count == 1 else f"{count} layers stay"
-        return [f"{layers} unquantized, no multiple of the group size wide: {some}"]
-
-    def _quantize_or_keep(self, path: str, part: Part, form: Quantization | None) -> None:
+def _formats(
+    recipe: Recipe | None, network: Network, parts: Mapping[str, Part], config: Mapping[str, Any]
+) -> tuple[dict[str, Quantization], list[str]]:
+    """The formats of the layers that are quantized, by path, and a note on those that no group divides."""
+    formats: dict[str, Quantization] = {}
+    if recipe is None:
+        return formats, []
+    indivisible = []
+    for name, part in parts.items():
+        path, _, last = name.rpartition(".")
+        if last != "weight":
+            continue
+        form = recipe.general if path == _QUANTIZED_TOWER else None
+        if path in network.layers:
+            form = recipe.format_of(path, network.layers[path], config)
         if form is not None and part.shape[-1] % form.group_size:
-            self._indivisible.append(path)
-            form = None
-        if form is None:
-            self._keep(f"{path}.weight", part)
-            return
-        step = Quantize(part.rows, path, part.shape, self._float(part), form)
-        if form != self._wishes.recipe.general or prod(part.shape) % _MLX_VLM_ROW:
-            self.entries[path] = form
-        self.steps.append(step)
+            indivisible.append(path)
+        elif form is not None:
+            formats[path] = form
+    return formats, _notes(indivisible)
 
-    def _dequantize(self, written: str, path: str, form: Quantization) -> None:
-        tensors = self._network.text if f"{path}.scales" in self._network.text else self._network.towers
-        parts = [tensors[path + suffix] for suffix in _PACKED if path + suffix in tensors]
-        packed, scales = parts[:2]
-        shape = (*packed.shape[:-1], scales.shape[-1] * form.group_size)
-        floating = scales.dtype if mx.issubdtype(scales.dtype, mx.floating) else mx.bfloat16
-        output = Output(f"{written}.weight", self._dtype or floating, shape)
-        self.steps.append(Dequantize(tuple(part.rows for part in parts), output, form))
 
-    def _keep(self, name: str, part: Part) -> None:
-        dtype = self._float(part)
-        if part.axes is None:
-            self.steps.append(Keep(part.rows, Output(name, dtype, part.shape)))
-        else:
-            shape = tuple(part.shape[axis] for axis in part.axes)
-            self.steps.append(Transpose(part.rows, Output(name, dtype, shape), part.axes))
+def _notes(indivisible: Sequence[str]) -> list[str]:
+    if not indivisible:
+        return []
+    count = len(indivisible)
+    some = ", ".join(indivisible[:2]) + (", ..." if count > 2 else "")
+    layers = "1 layer stays" if count == 1 else f"{count} layers stay"
+    return [f"{layers} unquantized, no multiple of the group size wide: {some}"]
 
-    def _float(self, part: Part) -> mx.Dtype:
-        """The type that a tensor is written in."""
+
+def _entries(recipe: Recipe, formats: Mapping[str, Quantization], parts: Mapping[str, Part]) -> dict[str, Any]:
+    """config.json's ``quantization``: the general format, and layers that differ or that mlx-vlm would pass over."""
+    named = {
+        path: asdict(form)
+        for path, form in formats.items()
+        if form != recipe.general or prod(parts[f"{path}.weight"].shape) % _MLX_VLM_ROW
+    }
+    return asdict(recipe.general) | named
+
+
+def _steps(
+    parts: Mapping[str, Part],
+    formats: Mapping[str, Quantization],
+    unpacked: Mapping[str, Quantization],
+    dtype: mx.Dtype | None,
+) -> Iterator[Step]:
+    """What becomes of each tensor.
+
+    Args:
+        formats: of layers to be quantized, by path; ``unpacked``: of layers to be dequantized.
+        dtype: of what is floating-point then; None leaves it.
+    """
+    for name, part in parts.items():
+        path, _, last = name.rpartition(".")
+        if path in unpacked and f".{last}" in _PACKED:
+            if last == "weight":
+                yield _dequantized(path, [parts[path + end] for end in _PACKED if path + end in parts], unpacked, dtype)
+            continue
         floating = mx.issubdtype(part.dtype, mx.floating)
-        return self._dtype if floating and self._dtype is not None else part.dtype
+        written = dtype if floating and dtype is not None else part.dtype
+        if path in formats and last == "weight":
+            yield quantize(part.rows, Output(name, written, part.shape), formats[path])
+        elif part.axes is not None:
+            shape = tuple(part.shape[axis] for axis in part.axes)
+            yield transpose(part.rows, Output(name, written, shape), part.axes)
+        else:
+            yield cast(part.rows, Output(name, written, part.shape))
+
+
+def _dequantized(
+    path: str, parts: Sequence[Part], unpacked: Mapping[str, Quantization], dtype: mx.Dtype | None
+) -> Step:
+    """``parts``: weight, scales and, in affine formats, biases."""
+    form, scales = unpacked[path], parts[1]
+    floating = scales.dtype if mx.issubdtype(scales.dtype, mx.floating) else mx.bfloat16
+    shape = (*parts[0].shape[:-1], scales.shape[-1] * form.group_size)
+    return dequantize([part.rows for part in parts], Output(f"{path}.weight", dtype or floating, shape), form)

@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import filter_repo_objects, validate_repo_id
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's, imported there
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, though not marked so
+    filter_repo_objects,
+    validate_repo_id,
+)
 
 from ..checkpoints.hub import REPO_ID
 from ..errors import InputError, first_line

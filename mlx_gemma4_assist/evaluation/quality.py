@@ -2,54 +2,34 @@
 
 Over a given text: how far the distributions of the next token are apart, how often their likeliest token is the same,
 and how well either predicts the text. Over what the original target writes by itself: how many of an assistant's drafts
-would stand, which is what speed depends on. Both pairs draft from every token of the very same texts; counted in texts
-of their own, acceptance would change more by what they happen to write than by the conversion.
+are accepted, which is what speed depends on.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from importlib import resources
-from itertools import takewhile
-from typing import NamedTuple, TypeVar
+from typing import cast
 
 import mlx.core as mx
 
 from ..api import make_prompt_cache
 from ..backend import wired_limit
 from ..cache.block import Block
-from ..cache.rows import KVCache, join
-from ..drafts.draft_length import DEFAULT_DRAFTS, FixedDraftLength
-from ..engine.loop import Plan, rounds, start
-from ..engine.prefill import Progress, prefill
-from ..engine.responses import SpeculationStats
+from ..drafts.draft_length import DEFAULT_DRAFTS
+from ..engine.pair import Pair
+from ..engine.prefill import Progress, no_progress
 from ..errors import InputError
-from ..models.config import check_pair
-from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
-from ..rounds.accept import accept
-from ..rounds.round import propose
-from ..rounds.sampling import Sampling
-from ..rounds.state import Decoder, RoundState
+from .acceptance import Acceptance, continuations, measure_acceptance
 
-CACHE_BYTES = 2**28  # of texts that are drafted in together
-MOST_ROWS = 16
 LOGITS = 2**23  # logits held at once, for each of the two models: 32 MB in float32
 TEXT = ("assets", "tiny", "heldout.txt")
 EVERY = 3  # passages of that file, to have all novels and not all of it
 
-Item = TypeVar("Item")
-
-
-class Pair(NamedTuple):
-    """A target and its assistant, if there is one."""
-
-    target: Gemma4ForCausalLM
-    assistant: Gemma4AssistantForCausalLM | None = None
-
 
 @dataclass(frozen=True)
-class Effort:
+class QualityOptions:
     """How much is measured.
 
     Attributes:
@@ -64,46 +44,10 @@ class Effort:
     prompt_tokens: int = 48
     new_tokens: int = 48
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if value < 1:
                 raise InputError(f"{name} is {value}, expected a positive integer")
-
-
-@dataclass(frozen=True)
-class Acceptance:
-    """How many drafts stood.
-
-    Attributes:
-        rounds: how many were made, all of the same number of drafts.
-        accepted_at: for each place in a round, in how many of them the draft there stood, and so all before it.
-    """
-
-    rounds: int
-    accepted_at: tuple[int, ...]
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """For each place, the share of all rounds in which the draft there stood. Falls from place to place."""
-        return tuple(accepted / self.rounds for accepted in self.accepted_at)
-
-    @property
-    def given(self) -> tuple[float | None, ...]:
-        """For each place, the share of the rounds whose earlier drafts all stood; None where there was no such one."""
-        tried = (self.rounds, *self.accepted_at)
-        return tuple(a / t if t else None for a, t in zip(self.accepted_at, tried, strict=False))
-
-    @property
-    def tokens_per_round(self) -> float:
-        """Tokens that a forward of the target gives, on average over rounds from everywhere."""
-        return 1 + sum(self.rates)
-
-
-class Passage(NamedTuple):
-    """A text to draft in: a prompt, and its continuation from token ``begin`` on."""
-
-    tokens: list[int]
-    begin: int
 
 
 @dataclass(frozen=True)
@@ -129,13 +73,14 @@ class Quality:
         found = [
             ("KL divergence, nats per token", "", f"{self.kl:.4f}" if self.kl >= 0.001 else f"{self.kl:.2g}"),
             ("same likeliest token", "", f"{self.top1:.1%}"),
-            ("perplexity", *(f"{value:.2f}" for value in self.perplexity)),
+            ("perplexity", f"{self.perplexity[0]:.2f}", f"{self.perplexity[1]:.2f}"),
         ]
-        both = self.acceptance
-        for place in range(max((len(one.accepted_at) for one in both if one), default=0)):
-            found.append((f"draft {place + 1} accepted", *(f"{one.rates[place]:.1%}" if one else "" for one in both)))
-        if any(both):
-            found.append(("tokens per round", *(f"{one.tokens_per_round:.2f}" if one else "" for one in both)))
+        for place in range(max((len(one.accepted_at) for one in self.acceptance if one), default=0)):
+            original, converted = (f"{one.rates[place]:.1%}" if one else "" for one in self.acceptance)
+            found.append((f"draft {place + 1} accepted", original, converted))
+        if any(self.acceptance):
+            original, converted = (f"{one.tokens_per_round:.2f}" if one else "" for one in self.acceptance)
+            found.append(("tokens per round", original, converted))
         return found
 
 
@@ -153,8 +98,8 @@ def measure_quality(
     *,
     prompts: Sequence[Sequence[int]] | None = None,
     eos_token_ids: Set[int] = frozenset(),
-    effort: Effort = Effort(),
-    progress: Progress = lambda done, total: None,
+    options: QualityOptions = QualityOptions(),
+    progress: Progress = no_progress,
 ) -> Quality:
     """Compare two pairs over a text.
 
@@ -166,156 +111,49 @@ def measure_quality(
         max_drafts: drafts per round.
         prompts: what the original continues, to measure acceptance; None takes pieces of the text.
         eos_token_ids: what ends a continuation.
-        effort: how much is measured.
+        options: how much is measured.
         progress: called with (pieces done, pieces in all); a piece is a window of the text, a prompt continued, or a
             continuation drafted.
 
     Raises:
-        InputError: a text of one token; an empty prompt; ids that a target does not have; two vocabularies; an
-            assistant of another target; no drafts.
+        InputError: a text of one token; an empty prompt; ids that a target does not have; two vocabularies; no drafts.
     """
     _check(original, converted, tokens, prompts)
-    window = min(effort.window, original.target.config.max_position_embeddings - 1)
-    windows = list(_windows(tokens, window))
-    pairs = (original, converted)
-    assisted = sum(pair.assistant is not None for pair in pairs)
-    prompts = [] if not assisted else _prompts(tokens, effort) if prompts is None else prompts
-    pieces = _Pieces(len(windows) + len(prompts) * (1 + assisted), progress)
+    windows = list(_windows(tokens, min(options.window, original.target.config.max_position_embeddings - 1)))
+    assisted = sum(pair.assistant is not None for pair in (original, converted))
+    prompts = [] if not assisted else _prompts(tokens, options) if prompts is None else prompts
+    finish = _counter(len(windows) + len(prompts) * (1 + assisted), progress)
     sums = [0.0] * 4
     with wired_limit():
-        for piece in windows:
-            sums = [a + b for a, b in zip(sums, _compare(original.target, converted.target, piece), strict=True)]
-            pieces.finish()
-    passages = continuations(original, prompts, effort.new_tokens, eos_token_ids, pieces.finish)
-    acceptance = tuple(measure_acceptance(pair, passages, max_drafts, pieces.finish) for pair in pairs)
+        for window in windows:
+            sums = _added(sums, _compare(original.target, converted.target, window))
+            finish()
+    passages = continuations(original, prompts, options.new_tokens, eos_token_ids, finish)
+    acceptance = (
+        measure_acceptance(original, passages, max_drafts, finish),
+        measure_acceptance(converted, passages, max_drafts, finish),
+    )
     kl, same, *losses = (value / (len(tokens) - 1) for value in sums)
-    return Quality(len(tokens) - 1, max(kl, 0.0), same, tuple(math.exp(loss) for loss in losses), acceptance)
+    return Quality(len(tokens) - 1, max(kl, 0.0), same, (math.exp(losses[0]), math.exp(losses[1])), acceptance)
 
 
-def continuations(
-    pair: Pair,
-    prompts: Sequence[Sequence[int]],
-    new_tokens: int = Effort.new_tokens,
-    eos_token_ids: Set[int] = frozenset(),
-    finished: Callable[[], None] = lambda: None,
-) -> list[Passage]:
-    """What a pair's target writes after prompts, greedily, without the token that ends it.
+def _counter(total: int, progress: Progress) -> Callable[[], None]:
+    """What to call whenever a piece is finished, to tell a progress callback."""
+    done = 0
+    progress(0, total)
 
-    Args as for :func:`measure_quality`; ``finished`` is called after each.
-    """
-    drafts = 0 if pair.assistant is None else DEFAULT_DRAFTS
-    passages = []
-    for group in _groups(pair, drafts, prompts):
-        made: list[list[int]] = [[] for _ in group]
-        with wired_limit():
-            decoder, cache = _start_of(pair, drafts, [prompt[:-1] for prompt in group])
-            plan = Plan(new_tokens, FixedDraftLength(drafts))
-            for emitted in rounds(decoder, cache, [prompt[-1] for prompt in group], plan):
-                for row, tokens in zip(made, emitted.tokens, strict=True):
-                    row += tokens
-        for prompt, row in zip(group, made, strict=True):
-            kept = takewhile(lambda token: token not in eos_token_ids, row[:new_tokens])
-            passages.append(Passage([*prompt, *kept], len(prompt)))
-            finished()
-    return passages
+    def finish() -> None:
+        nonlocal done
+        done += 1
+        progress(done, total)
 
-
-def measure_acceptance(
-    pair: Pair,
-    passages: Sequence[Passage],
-    max_drafts: int = DEFAULT_DRAFTS,
-    finished: Callable[[], None] = lambda: None,
-) -> Acceptance | None:
-    """One round from each token of each continuation: a draft stands if it is this target's own greedy choice there.
-
-    Args as for :func:`measure_quality`; ``finished`` is called after each passage.
-
-    Returns:
-        None for a pair without assistant, and where all continuations are empty.
-
-    Raises:
-        InputError: a number of drafts that no round can have.
-    """
-    if pair.assistant is None:
-        return None
-    count = FixedDraftLength(max_drafts).longest
-    if count < 1:
-        raise InputError("max_drafts is 0: without drafts there is no acceptance to measure")
-    stats = SpeculationStats()
-    for group in _groups(pair, count, passages):
-        with wired_limit():
-            counts = accepted_from_each(pair, group, count)
-        for row in counts:
-            for accepted in row:
-                stats.add(count, accepted)
-            finished()
-    return Acceptance(stats.rounds, tuple(stats.accepted_at)) if stats.rounds else None
-
-
-def accepted_from_each(pair: Pair, passages: Sequence[Passage], drafts: int) -> list[list[int]]:
-    """For each passage, from each token of its continuation: how many of a round's drafts stand.
-
-    A round writes its drafts' keys beyond the length, and the next one, a token further, overwrites them. The passages
-    are the rows of a batch.
-    """
-    decoder, cache = _start_of(pair, drafts, [tokens[: begin - 1] for tokens, begin in passages])
-    sizes = [len(tokens) - begin for tokens, begin in passages]
-    steps, bound = max(sizes), max(cache.lengths)
-    cache.reserve(bound + steps + drafts + 1)
-    # Rows that have ended go on with any token; what comes of it is not counted.
-    padded = [
-        [*tokens[begin - 1 :], *[0] * (steps - size)] for (tokens, begin), size in zip(passages, sizes, strict=True)
-    ]
-    texts = mx.array(padded, mx.int32)
-    state = start(decoder, cache, [row[0] for row in padded], seed=0)
-    accepted, buffers = [], cache.buffers
-    for step in range(steps + 1):
-        # The prompt's last token, without drafts, gives the hidden state that the first ones are made from.
-        proposal = propose(decoder, state, buffers, drafts if step else 0, bound + step)
-        accepted.append(accept(decoder.sampling, state, proposal.drafts, proposal.logits).accepted)
-        token = texts[:, step + 1 : step + 2] if step < steps else state.token
-        state, buffers = RoundState(state.length + 1, token, proposal.hidden[:, :1], state.keys), proposal.buffers
-        mx.async_eval(accepted[-1], state, buffers)
-    counts = mx.stack(accepted, axis=1).tolist()
-    return [row[1 : size + 1] for row, size in zip(counts, sizes, strict=True)]
-
-
-def _groups(pair: Pair, drafts: int, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """As many at a time as there is memory for; a cache has whole sliding windows even for short texts."""
-    rows = CACHE_BYTES // make_prompt_cache(pair.target, pair.assistant, drafts).nbytes
-    rows = min(max(rows, 1), MOST_ROWS)
-    for begin in range(0, len(items), rows):
-        yield items[begin : begin + rows]
-
-
-def _start_of(pair: Pair, drafts: int, prefixes: Sequence[Sequence[int]]) -> tuple[Decoder, KVCache]:
-    """A greedy decoder, and a cache that holds each prefix in a row of its own."""
-    caches = []
-    for prefix in prefixes:
-        caches.append(make_prompt_cache(pair.target, pair.assistant, drafts))
-        prefill(pair.target, caches[-1], prefix)
-    return Decoder(pair.target, pair.assistant, caches[0].layout, Sampling(), accept), join(caches)
-
-
-class _Pieces:
-    """Counts what is finished, for a progress callback."""
-
-    def __init__(self, total: int, progress: Progress):
-        self._done, self._total, self._progress = 0, total, progress
-        progress(0, total)
-
-    def finish(self) -> None:
-        self._done += 1
-        self._progress(self._done, self._total)
+    return finish
 
 
 def _check(original: Pair, converted: Pair, tokens: Sequence[int], prompts: Sequence[Sequence[int]] | None) -> None:
     sizes = [pair.target.config.vocab_size for pair in (original, converted)]
     if sizes[0] != sizes[1]:
         raise InputError(f"the targets have vocabularies of {sizes[0]} and {sizes[1]} tokens: not the same model")
-    for pair in (original, converted):
-        if pair.assistant is not None:
-            check_pair(pair.target.config, pair.assistant.config)
     if prompts is not None and not all(prompts):
         raise InputError("a prompt to continue is empty")
     if len(tokens) < 2:
@@ -330,12 +168,12 @@ def _windows(tokens: Sequence[int], size: int) -> Iterator[list[int]]:
         yield [tokens[0], *tokens[begin : begin + size]]
 
 
-def _prompts(tokens: Sequence[int], effort: Effort) -> list[list[int]]:
+def _prompts(tokens: Sequence[int], options: QualityOptions) -> list[list[int]]:
     """Pieces of the text at even distances, its first token before each; fewer where the text has not so many."""
     rest = len(tokens) - 1
-    count = max(1, min(effort.prompts, rest // effort.prompt_tokens))
+    count = max(1, min(options.prompts, rest // options.prompt_tokens))
     begins = (1 + rest * place // count for place in range(count))
-    return [[tokens[0], *tokens[begin : begin + effort.prompt_tokens]] for begin in begins]
+    return [[tokens[0], *tokens[begin : begin + options.prompt_tokens]] for begin in begins]
 
 
 def _compare(original: Gemma4ForCausalLM, converted: Gemma4ForCausalLM, tokens: Sequence[int]) -> list[float]:
@@ -358,8 +196,12 @@ def _compare(original: Gemma4ForCausalLM, converted: Gemma4ForCausalLM, tokens: 
             -mx.take_along_axis(log_p, chosen, axis=-1).sum(),
             -mx.take_along_axis(log_q, chosen, axis=-1).sum(),
         ]
-        sums = [a + b for a, b in zip(sums, mx.stack(found).tolist(), strict=True)]
+        sums = _added(sums, cast(list[float], mx.stack(found).tolist()))
     return sums
+
+
+def _added(sums: Sequence[float], more: Sequence[float]) -> list[float]:
+    return [a + b for a, b in zip(sums, more, strict=True)]
 
 
 def _hidden(target: Gemma4ForCausalLM, tokens: Sequence[int]) -> mx.array:

@@ -12,9 +12,9 @@ from mlx_gemma4_assist.cache.block import Block
 from mlx_gemma4_assist.cache.layout import CacheLayout
 from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.checkpoints.loading import load_model
-from mlx_gemma4_assist.conversion.options import Precision
-from mlx_gemma4_assist.conversion.pair import NONE, Places, plan_pair
-from mlx_gemma4_assist.conversion.writing import Conversion, write_pair
+from mlx_gemma4_assist.conversion.options import NONE, ConversionOptions
+from mlx_gemma4_assist.conversion.pair import Conversion, plan_pair
+from mlx_gemma4_assist.conversion.writing import write_pair
 from support import checkpoints as helpers
 
 TOKENS = [2, 9, 30, 41, 17, 8, 60, 61, 62, 33, 5, 90]
@@ -24,25 +24,13 @@ FORMATS = [*AFFINE, *FLOATING]
 
 
 def convert(
-    source: str | Path,
-    folder: Path,
-    *,
-    assistant_model: str | Path | None = NONE,
-    text_only: bool = False,
-    force: bool = False,
-    max_shard_size: str = "5GB",
-    **precision: Any,
+    source: str | Path, folder: Path, *, assistant_model: str | Path | None = NONE, **options: Any
 ) -> Conversion:
-    """Without an assistant unless one is named; None looks for it."""
-    places = Places(
-        source,
-        folder,
-        assistant_model=assistant_model,
-        text_only=text_only,
-        force=force,
-        max_shard_size=max_shard_size,
-    )
-    return write_pair(plan_pair(places, Precision(**precision), generation=None))
+    """As on a machine without Metal, neither compared nor described; without an assistant unless one is named."""
+    asked = ConversionOptions(hf_path=source, mlx_path=folder, assistant_model=assistant_model, **options)
+    conversion = plan_pair(asked, generation=None)
+    write_pair(conversion)
+    return conversion
 
 
 def small_checkpoint(folder: Path, family: str = "E2B", dtype: mx.Dtype = mx.float32) -> Path:
