@@ -12,6 +12,7 @@ from support.decoding import random_pair
 from support.paths import GOLDENS
 
 from mlx_gemma4_assist import InputError, make_prompt_cache
+from mlx_gemma4_assist.cache.store import empty
 from mlx_gemma4_assist.checkpoints import hub
 from mlx_gemma4_assist.checkpoints.quantized import Quantization
 from mlx_gemma4_assist.commands import doctor as command
@@ -81,10 +82,10 @@ def test_formats_shrink():
 @pytest.mark.parametrize("context", [256, 4096])
 def test_context_bytes_are_those_of_the_cache(context):
     target, assistant = random_pair()
-    cache = make_prompt_cache(target, assistant)
-    cache.size = context  # without the room that it grows by
-    cache.buffers = cache.layout.allocate(1, context)
-    assert context_bytes(target.config, context).keys_values == cache.nbytes // 2  # half precision
+    layout = make_prompt_cache(target, assistant).layout
+    held = empty(layout, 1, context)  # without the room that a cache grows by
+    nbytes = sum(keys.nbytes + values.nbytes for keys, values in held)
+    assert context_bytes(target.config, context).keys_values == nbytes // 2  # half precision
 
 
 def test_known_costs_of_contexts():

@@ -56,7 +56,7 @@ def prefill(target: Gemma4ForCausalLM, prompt: list[int], chunk: int) -> mx.arra
         piece = prompt[start : start + chunk]
         block = Block(layout, cache.buffers, mx.array([start], mx.int32), len(piece), start, exact=True)
         pieces.append(target(mx.array([piece]), block))
-        cache.buffers = block.buffers
+        cache.store(block.buffers, [start + len(piece)])
     return mx.concatenate(pieces, axis=1)
 
 

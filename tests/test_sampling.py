@@ -199,7 +199,7 @@ def test_real_noise_gives_the_targets_distribution(draft_temperature, block):
         )
         positions = mx.broadcast_to(mx.array([5, 6]), (rows, 2))
         drafts = Drafts(choose(log_q, keys, positions, DRAFT), log_q)
-    state = RoundState(mx.full((rows,), 4, mx.int32), mx.zeros((rows, 1), mx.int32), mx.zeros((rows, 1, 1)), keys, ())
+    state = RoundState(mx.full((rows,), 4, mx.int32), mx.zeros((rows, 1), mx.int32), mx.zeros((rows, 1, 1)), keys)
     result = accept(sampling, state, drafts, mx.broadcast_to(mx.array(p_logits), (rows, 3, VOCABULARY)))
     tokens, accepted = np.array(result.tokens), np.array(result.accepted)
     p = np.exp(np.array(log_probabilities(mx.array(p_logits), 1.0, sampling), np.float64))
