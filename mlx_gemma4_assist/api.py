@@ -11,14 +11,13 @@ from functools import partial
 
 import mlx.core as mx
 
-from .backend import compiles_in_process
+from .backend import compiles_by_default, wired_limit
 from .cache.layout import CacheLayout, KVCache, round_up
 from .cache.soft_tokens import MediaPrompt
 from .drafts.draft_length import AUTO_LONGEST, DEFAULT_DRAFTS, DraftLength, FixedDraftLength
 from .drafts.learning import draft_key, keep_learned, start_learning
 from .engine.prefill import DEFAULT_STEP_SIZE, Progress, fill, prefill
 from .errors import InputError
-from .machine.chip import wired_limit
 from .models.config import check_pair
 from .models.gemma4_assistant import Gemma4AssistantForCausalLM
 from .models.gemma4_text import Gemma4ForCausalLM
@@ -321,7 +320,7 @@ def _reuse(cache: KVCache, tokens: Sequence[int]) -> list[int]:
 def _compiles(compile: bool | None) -> bool:
     if compile:
         check_compiler()
-    return compiles_in_process() if compile is None else compile
+    return compiles_by_default() if compile is None else compile
 
 
 def _run(

@@ -188,7 +188,7 @@ def test_a_round_returns_the_types_it_takes(pair):
 
 
 READS = {"item", "tolist", "eval", "async_eval", "synchronize"}
-ALLOWED = {("round.py", "read"), ("round.py", "rounds"), ("cpu.py", "lay_out_for_cpu")}
+ALLOWED = {("round.py", "read"), ("round.py", "rounds")}
 ON_THE_HOST = {"host_accept.py"}  # acceptance on the host is what it is for
 
 

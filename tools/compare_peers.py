@@ -30,7 +30,7 @@ from peers import AUTO, ENGINES, MLX_LM, MLX_VLM, OURS, TRANSFORMERS, Request, S
 from synthetic import FAMILIES, copy_pair, write_pair
 
 from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
-from mlx_gemma4_assist.checkpoints.loading import DTYPES
+from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.evaluation.benchmark import Options, Spread, bundled_prompts, environment
 
 WARM_UP = 0

@@ -16,8 +16,9 @@ from itertools import pairwise
 import mlx.core as mx
 
 from mlx_gemma4_assist import assistant_for, load_assistant, make_prompt_cache
+from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.cache.layout import KVCache
-from mlx_gemma4_assist.checkpoints.loading import DTYPES, load_model
+from mlx_gemma4_assist.checkpoints.loading import load_model
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
 from mlx_gemma4_assist.rounds.compiled import CompiledSteps
 from mlx_gemma4_assist.rounds.round import Engine, Plan, Round, RoundState, accept, rounds, start

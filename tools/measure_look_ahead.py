@@ -16,8 +16,8 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_gemma4_assist import assistant_for, load, load_assistant, make_prompt_cache
+from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.cache.layout import KVCache
-from mlx_gemma4_assist.checkpoints.loading import DTYPES
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
 from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.evaluation.benchmark import bundled_prompts

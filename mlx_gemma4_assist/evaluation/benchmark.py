@@ -21,7 +21,7 @@ import mlx.nn as nn
 
 from .. import __version__
 from ..api import stream_generate
-from ..backend import compiles_in_process
+from ..backend import compiles_by_default
 from ..drafts.draft_length import FixedDraftLength
 from ..errors import InputError
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
@@ -337,7 +337,7 @@ def environment(target: Gemma4ForCausalLM, options: Options) -> dict[str, Any]:
         "quantization": f"{embedding.mode} {embedding.bits} bits, groups of {embedding.group_size}"
         if quantized
         else "none",
-        "compiled": compiles_in_process() if options.compile is None else options.compile,
+        "compiled": compiles_by_default() if options.compile is None else options.compile,
         "versions": {
             "python": platform.python_version(),
             "mlx": metadata.version("mlx"),

@@ -16,11 +16,11 @@ from typing import NamedTuple, TypeVar
 import mlx.core as mx
 
 from ..api import SpeculationStats, make_prompt_cache
+from ..backend import wired_limit
 from ..cache.layout import Block, KVCache, stack
 from ..drafts.draft_length import DEFAULT_DRAFTS, FixedDraftLength
 from ..engine.prefill import Progress, prefill
 from ..errors import InputError
-from ..machine.chip import wired_limit
 from ..models.config import check_pair
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM

@@ -4,11 +4,7 @@ Each was chosen from MLX's source (0.32), not measured: the package was written 
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import NamedTuple
-
-import mlx.core as mx
 
 from ..checkpoints.quantized import FLOAT_MODES, Quantization
 
@@ -87,31 +83,3 @@ def fused_attention_queries(heads: int, kv_heads: int, head_dim: int) -> int:
     if head_dim not in FUSED_HEAD_DIMS:
         return 0
     return min(FUSED_QUERIES, FUSED_ROWS * kv_heads // heads)
-
-
-def wired_limit_bytes(device_info: Mapping[str, str | int]) -> int | None:
-    """How much memory may be kept resident while generating: all that the device recommends, as mlx-lm does.
-
-    Without it macOS may page weights out between two steps. None where the device recommends nothing: no Metal.
-    Chosen from MLX's and mlx-lm's source, not measured.
-    """
-    recommended = device_info.get("max_recommended_working_set_size")
-    return None if recommended is None else int(recommended)
-
-
-@contextmanager
-def wired_limit() -> Iterator[None]:
-    """Raises MLX's wired limit for a while, as mlx-lm's ``wired_limit``; does nothing without Metal.
-
-    All work is waited for before the old limit returns: it must not change under a computation.
-    """
-    limit = wired_limit_bytes(mx.device_info())
-    if limit is None:
-        yield
-        return
-    before = mx.set_wired_limit(limit)
-    try:
-        yield
-    finally:
-        mx.synchronize()
-        mx.set_wired_limit(before)
