@@ -91,7 +91,10 @@ def on_gpu() -> bool:
 def cpu_form(
     on_cpu: Callable[[*Ts], mx.array],
 ) -> Callable[[Callable[[*Ts], mx.array]], Callable[[*Ts], mx.array]]:
-    """Hand a function's calls over to another form of it where the CPU backend's computations are made."""
+    """Hand the calls of a ``fused`` function over to another where the CPU backend's computations are made.
+
+    What is fused cannot ask ``on_gpu`` itself.
+    """
 
     def decorate(function: Callable[[*Ts], mx.array]) -> Callable[[*Ts], mx.array]:
         @wraps(function)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from ..backend import cpu_form, on_gpu
+from ..backend import on_gpu
 from . import cpu
 
 KeysValues = tuple[mx.array, mx.array]
@@ -54,6 +54,7 @@ def attend(queries: mx.array, keys_values: KeysValues, mask: Mask) -> mx.array:
     return mx.concatenate(bands, axis=2)
 
 
-@cpu_form(cpu.attend)
 def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None) -> mx.array:
+    if not on_gpu():
+        return cpu.attend(queries, keys, values, mask)
     return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0, mask=mask)

@@ -2,7 +2,7 @@
 
 The backend has no fused kernels, and takes about 20 ns for an exponential, and for what is made of one, but 6 ns for a
 power (measured, MLX 0.32.4 on x86): here ``exp(x)`` is ``e ** x``, in float32. A GPU makes what ``activations``,
-``attention`` and ``layers`` say; ``cpu_form`` hands over to this file.
+``attention`` and ``layers`` say, which hand over to this file.
 
 Shapes: B rows of a batch, L queries, N query heads, G key-value heads, D head dim, S keys.
 """

@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..backend import cpu_form
+from ..backend import on_gpu
 from . import cpu
 from .activations import geglu
 from .attention import KeysValues, Mask, attend
@@ -32,9 +32,10 @@ class BlockCache(Protocol):
         """Store a block's new (B, G, L, D) keys and values; return the (B, G, S, D) to attend to."""
 
 
-@cpu_form(cpu.rms_norm)
 def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
     """transformers' ``Gemma4RMSNorm`` over the last axis; without a weight nothing is scaled."""
+    if not on_gpu():
+        return cpu.rms_norm(x, weight, eps)
     return mx.fast.rms_norm(x, weight, eps)
 
 
