@@ -1,69 +1,153 @@
-"""Where ``mx.compile`` works, and small functions that use it wherever it does."""
+"""The backend that MLX computes on: whose computations suit it, what it compiles, its memory, names of data types.
 
+Whose computations are made is a choice (``on_gpu``, ``branches``): a GPU's run on the CPU backend too, for tests and
+for whoever traces them on another machine. What the device can do is a fact (``compiles_in_process``, ``wired_limit``).
+"""
+
+import os
 import shutil
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, wraps
-from typing import Any
+from typing import Any, Literal, TypeVar, TypeVarTuple, get_args
 
 import mlx.core as mx
 
+from .errors import InputError
 
-@cache
-def compiles_in_process() -> bool:
-    """Whether compiling needs nothing but MLX: on a GPU. Chosen from MLX's source, not measured on Metal.
+Branches = Literal["cpu", "gpu", "gpu-compiled"]
+"""Whose computations: the CPU backend's, a GPU's, or a GPU's with rounds compiled by default as there."""
 
-    The CPU backend runs a C++ compiler for every fused kernel at its first use on a machine.
+BRANCHES_VARIABLE = "MLX_GEMMA4_ASSIST_BRANCHES"
+"""The environment variable that chooses ``Branches`` for a process and those that it starts."""
+
+Ts = TypeVarTuple("Ts")
+T = TypeVar("T")
+
+_GPU = mx.Device(mx.gpu)
+_HAS_GPU = mx.is_available(mx.gpu)  # in this build of MLX: elsewhere no default device can be one
+
+
+# Whose computations
+
+
+def _branches_from_environment() -> Branches | None:
+    named = os.environ.get(BRANCHES_VARIABLE)
+    if not named:
+        return None
+    for choice in get_args(Branches):
+        if named == choice:
+            found: Branches = choice
+            return found
+    raise InputError(f"{BRANCHES_VARIABLE} is {named!r}, expected {', '.join(get_args(Branches))}")
+
+
+_lock = threading.Lock()
+_choices: dict[object, Branches | None] = {object(): _branches_from_environment()}
+_chosen = next(iter(_choices.values()))  # the last of these
+
+
+@contextmanager
+def branches(choice: Branches | None) -> Iterator[None]:
+    """Let ``on_gpu`` answer for another backend than the default device's, in all threads of the process.
+
+    Nested and overlapping choices end in any order; the last one made that has not ended is in force. What has been
+    compiled or loaded before keeps the branches that it was made with.
+
+    Args:
+        choice: "cpu", "gpu", "gpu-compiled", or None for the default device's own.
     """
-    return mx.default_device() == mx.Device(mx.gpu)
+    made = object()
+    _choose(made, choice)
+    try:
+        yield
+    finally:
+        _choose(made)
+
+
+def _choose(made: object, *choice: Branches | None) -> None:
+    """Add a choice, or take it back if none is given."""
+    global _chosen
+    with _lock:
+        if choice:
+            _choices[made] = choice[0]
+        else:
+            del _choices[made]
+        _chosen = _choices[next(reversed(_choices))]
 
 
 def on_gpu() -> bool:
-    """Whether MLX computes on a GPU."""
-    return compiles_in_process()
+    """Whether a GPU's computations are made: on a GPU, or where ``branches`` or the environment chose them.
+
+    The default device is asked each time, because a caller may change it. It is never a GPU where MLX has none.
+    """
+    if _chosen is not None:
+        return _chosen != "cpu"
+    return _HAS_GPU and mx.default_device() == _GPU
+
+
+def cpu_form(
+    on_cpu: Callable[[*Ts], mx.array],
+) -> Callable[[Callable[[*Ts], mx.array]], Callable[[*Ts], mx.array]]:
+    """Hand the calls of a ``fused`` function over to another where the CPU backend's computations are made.
+
+    What is fused cannot ask ``on_gpu`` itself.
+    """
+
+    def decorate(function: Callable[[*Ts], mx.array]) -> Callable[[*Ts], mx.array]:
+        @wraps(function)
+        def call(*arguments: *Ts) -> mx.array:
+            return function(*arguments) if on_gpu() else on_cpu(*arguments)
+
+        return call
+
+    return decorate
+
+
+# Compiling
+
+
+def compiles_in_process() -> bool:
+    """Whether compiling needs nothing but MLX: on a GPU. Chosen from MLX's source, not measured on Metal.
+
+    The CPU backend runs a C++ compiler for every fused kernel at its first use on a machine; ``branches`` changes
+    nothing about that.
+    """
+    return _HAS_GPU and mx.default_device() == _GPU
+
+
+def can_compile() -> bool:
+    """Whether ``mx.compile`` works at all: on a GPU, or with g++ on the path."""
+    return _has_compiler() or compiles_in_process()
+
+
+def compiles_by_default() -> bool:
+    """Whether rounds are compiled where nobody says: where that takes no C++ compiler, or "gpu-compiled" is chosen."""
+    return compiles_in_process() or (_chosen == "gpu-compiled" and can_compile())
 
 
 @cache
-def can_compile() -> bool:
-    """Whether ``mx.compile`` works at all: on a GPU, or with g++ on the path."""
-    return compiles_in_process() or shutil.which("g++") is not None
+def _has_compiler() -> bool:
+    return shutil.which("g++") is not None
 
 
-def fused(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    """One kernel for an elementwise function where it can be compiled, the function itself elsewhere."""
-    compiled = mx.compile(function, shapeless=True)
+def fused(function: Callable[[*Ts], mx.array]) -> Callable[[*Ts], mx.array]:
+    """One kernel for an elementwise function where it can be compiled, the function itself elsewhere.
+
+    It is traced once for all: it must not ask ``on_gpu``.
+    """
+    compiled: Callable[[*Ts], mx.array] = mx.compile(function, shapeless=True)
 
     @wraps(function)
-    def call(*arguments):
+    def call(*arguments: *Ts) -> mx.array:
         return compiled(*arguments) if can_compile() else function(*arguments)
 
     return call
 
 
-class Kept:
-    """What was made for a network and lives as long as it, such as compiled steps; the least recently used goes first.
-
-    Args:
-        size: how many things are kept.
-    """
-
-    def __init__(self, size: int):
-        self._size = size
-        self._things: OrderedDict[Hashable, Any] = OrderedDict()
-
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What is kept under a key; made now if nothing is."""
-        if key not in self._things:
-            self._things[key] = make()
-        self._things.move_to_end(key)
-        while len(self._things) > self._size:
-            self._things.popitem(last=False)
-        return self._things[key]
-
-    def drop(self, key: Hashable) -> None:
-        """Keep it no longer, if it is kept at all."""
-        self._things.pop(key, None)
+# Memory
 
 
 def wired_limit_bytes(device_info: Mapping[str, str | int]) -> int | None:
@@ -76,19 +160,106 @@ def wired_limit_bytes(device_info: Mapping[str, str | int]) -> int | None:
     return None if recommended is None else int(recommended)
 
 
+_wired_lock = threading.Lock()
+_wired_users = 0
+_unwired = 0  # the limit from before the first of them
+
+
 @contextmanager
 def wired_limit() -> Iterator[None]:
-    """Raises MLX's wired limit for a while, as mlx-lm's ``wired_limit``; does nothing without Metal.
+    """Raise MLX's wired limit for a while, as mlx-lm's ``wired_limit``; does nothing without Metal.
 
-    All work is waited for before the old limit returns: it must not change under a computation.
+    Users may overlap and leave in any order, from any thread: the limit from before the first one returns when the last
+    one leaves. Each waits for its thread's work before that: the limit must not change under a computation.
     """
     limit = wired_limit_bytes(mx.device_info())
     if limit is None:
         yield
         return
-    before = mx.set_wired_limit(limit)
+    _enter_wired(limit)
     try:
         yield
     finally:
-        mx.synchronize()
-        mx.set_wired_limit(before)
+        try:
+            mx.synchronize()
+        finally:
+            _leave_wired()
+
+
+def _enter_wired(limit: int) -> None:
+    global _wired_users, _unwired
+    with _wired_lock:
+        if _wired_users == 0:
+            _unwired = mx.set_wired_limit(limit)
+        _wired_users += 1
+
+
+def _leave_wired() -> None:
+    global _wired_users
+    with _wired_lock:
+        _wired_users -= 1
+        if _wired_users == 0:
+            mx.set_wired_limit(_unwired)
+
+
+# Data types
+
+
+DTYPES: dict[str, mx.Dtype] = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+"""What networks compute in, by the names that config.json and options have for them."""
+
+
+def dtype_name(dtype: mx.Dtype) -> str:
+    """ "bfloat16" for ``mx.bfloat16``, and so on, for any type of MLX."""
+    return str(dtype).removeprefix("mlx.core.")
+
+
+def dtype_of(name: str | mx.Dtype) -> mx.Dtype:
+    """One of ``DTYPES``, by its name or itself.
+
+    Raises:
+        InputError: another name or type.
+    """
+    for known, dtype in DTYPES.items():
+        if name in (known, dtype):
+            return dtype
+    raise InputError(f"dtype is {name!r}, expected {', '.join(DTYPES)}")
+
+
+# What is made for a network
+
+
+class Kept:
+    """The things last made for an owner, which live as long as it does: compiled steps, what its runs have taught.
+
+    Args:
+        size: how many there are at most; beyond that the one not asked for longest is dropped.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+        self._things: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+    def __reduce__(self) -> tuple[type["Kept"], tuple[int]]:
+        """A copy belongs to another owner: it starts empty."""
+        return Kept, (self.size,)
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` returned when the key was first asked for. Threads wait for one another while it is made."""
+        with self._lock:
+            if key not in self._things:
+                self._things[key] = make()
+            self._things.move_to_end(key)
+            while len(self._things) > self.size:
+                self._things.popitem(last=False)
+            found: T = self._things[key]
+            return found
+
+    def drop(self, key: Hashable) -> None:
+        """Keep it no longer, if it is kept at all."""
+        with self._lock:
+            self._things.pop(key, None)

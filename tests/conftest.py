@@ -1,4 +1,4 @@
-"""Tables that tests measure, printed at the end of the run."""
+"""Whose computations the tests run, and tables that they measure, printed at the end of the run."""
 
 import os
 import shutil
@@ -14,6 +14,21 @@ os.environ["MLX_GEMMA4_ASSIST_CACHE"] = tempfile.mkdtemp(prefix="mlx-gemma4-assi
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["TMPDIR"] = tempfile.tempdir = f"{tempfile.gettempdir()}/mlx-gemma4-assist-{worker}"
     os.makedirs(tempfile.tempdir, exist_ok=True)
+
+
+BRANCHES = ("cpu", "gpu", "gpu-compiled")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--branches", choices=BRANCHES, help="whose computations run, instead of the device's: see backend.branches"
+    )
+
+
+def pytest_configure(config):
+    """In each worker too, and before the package is imported; commands that tests start inherit it."""
+    if chosen := config.getoption("--branches"):
+        os.environ["MLX_GEMMA4_ASSIST_BRANCHES"] = chosen
 
 
 def pytest_unconfigure():

@@ -5,7 +5,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_gemma4_assist.models.cpu import lay_out_for_cpu
+from mlx_gemma4_assist.checkpoints.loading import lay_out_by_columns
 
 
 class Small(nn.Module):
@@ -33,8 +33,7 @@ def test_values_shapes_and_products_stay():
         return [np.array(y) for y in (x, model.proj(x), model.embed_tokens.as_linear(x))]
 
     expected = products()
-    lay_out_for_cpu(model)
-    mx.eval(model.parameters())
+    lay_out_by_columns(model)
     after = dict(tree_flatten(model.parameters()))
     assert strides(after["proj.weight"]) == (4, 24)
     assert strides(after["embed_tokens.weight"]) == (4, 48)

@@ -1,12 +1,8 @@
 """Decisions about Metal, each on the values that it turns at."""
 
-from contextlib import suppress
-
 import mlx.core as mx
 import pytest
 
-from mlx_gemma4_assist.backend import wired_limit, wired_limit_bytes
-from mlx_gemma4_assist.machine import chip as metal
 from mlx_gemma4_assist.machine.chip import (
     chip_generation,
     fused_attention_queries,
@@ -75,26 +71,3 @@ def test_recommended_format_exists_and_has_the_kernel(generation):
 )
 def test_longest_block_of_fused_attention(heads, kv_heads, head_dim, queries):
     assert fused_attention_queries(heads, kv_heads, head_dim) == queries
-
-
-def test_wired_limit_is_what_the_device_recommends():
-    assert wired_limit_bytes({"max_recommended_working_set_size": 11, "memory_size": 16}) == 11
-    assert wired_limit_bytes({"device_name": "AMD EPYC"}) is None
-
-
-def test_wired_limit_is_put_back_after_all_work(monkeypatch):
-    happened = []
-    monkeypatch.setattr(metal.mx, "device_info", lambda: {"max_recommended_working_set_size": 11})
-    monkeypatch.setattr(metal.mx, "set_wired_limit", lambda limit: happened.append(limit) or 7)
-    monkeypatch.setattr(metal.mx, "synchronize", lambda: happened.append("synchronize"))
-    with suppress(ZeroDivisionError), wired_limit():
-        happened.append("work")
-        raise ZeroDivisionError
-    assert happened == [11, "work", "synchronize", 7]
-
-
-def test_wired_limit_without_metal_does_nothing(monkeypatch):
-    monkeypatch.setattr(metal.mx, "device_info", lambda: {"device_name": "AMD EPYC"})
-    monkeypatch.setattr(metal.mx, "set_wired_limit", lambda limit: pytest.fail("there is nothing to set"))
-    with wired_limit():
-        pass

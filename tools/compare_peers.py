@@ -31,7 +31,7 @@ from synthetic import FAMILIES, copy_pair, write_pair
 from workers import Failed, Worker
 
 from mlx_gemma4_assist import GenerationOptions, InputError, assistant_for, load, load_assistant
-from mlx_gemma4_assist.checkpoints.loading import DTYPES
+from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.evaluation.benchmark import Spread, bundled_prompts, environment
 
 WARM_UP = 0

@@ -17,8 +17,8 @@ from mlx.utils import tree_map
 from synthetic import configs, random_target
 
 from mlx_gemma4_assist import make_prompt_cache
+from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.cache.soft_tokens import SoftTokens
-from mlx_gemma4_assist.checkpoints.loading import DTYPES
 from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.media.prepared import Picture, Placed, PreparedPrompt
 from mlx_gemma4_assist.media.reader import encode_media

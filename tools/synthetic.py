@@ -26,7 +26,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
 from mlx_gemma4_assist import InputError
-from mlx_gemma4_assist.checkpoints.loading import DTYPES
+from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.models.config import (
     FULL,
     SLIDING,

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's, imported there
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,

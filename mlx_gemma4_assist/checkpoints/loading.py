@@ -8,21 +8,20 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..backend import compiles_in_process
+from ..backend import DTYPES, dtype_of, on_gpu
 from ..errors import InputError
 from ..files import read_json
 from ..models.config import read_assistant_config, read_target_config
-from ..models.cpu import lay_out_for_cpu
+from ..models.cpu import in_columns
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
+from ..models.network import Network, named_parameters
 from ..models.towers import Gemma4Towers, UnifiedTowers, towers_of
 from .hub import resolve
 from .quantized import quantize_layers, read_quantization
 from .weights import assign, read_weights
 
-DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
-
-Model = TypeVar("Model", Gemma4ForCausalLM, Gemma4AssistantForCausalLM, Gemma4Towers, UnifiedTowers)
+Model = TypeVar("Model", bound=Network)
 PathOrRepo = str | os.PathLike[str]
 
 
@@ -70,15 +69,11 @@ def load_towers(
 
 
 def _load(
-    folder: Path,
-    config: Mapping[str, Any],
-    dtype: str | mx.Dtype | None,
-    model: Model,
-    parts: Sequence[nn.Module],
+    folder: Path, config: Mapping[str, Any], dtype: str | mx.Dtype | None, model: Model, parts: Sequence[nn.Module]
 ) -> Model:
     """Give an untrained model its checkpoint's weights; its large ``parts`` are evaluated one by one."""
     quantization = read_quantization(config)
-    wanted = _dtype(dtype) if dtype is not None or quantization else _config_dtype(config)
+    wanted = _computed_in(config, dtype, quantization is not None)
 
     weights = read_weights(folder, lambda name: model.parameter_name(name) is not None)
     weights = model.sanitize(weights)
@@ -89,31 +84,42 @@ def _load(
     assign(model, weights, folder)
     # Layer by layer, and held by nobody else, what was read is freed as soon as it is cast or split.
     del weights
-    if not compiles_in_process():
-        lay_out_for_cpu(model)
+    if not on_gpu():
+        lay_out_by_columns(model)
     # Evaluated, because a lazy array is bound to the stream of the thread that first asks for it.
-    for part in (*parts, model):
-        mx.eval(part.parameters())
+    for part in parts:
+        mx.eval(named_parameters(part))
+    mx.eval(named_parameters(model))
     model.eval()
     return model
+
+
+def lay_out_by_columns(model: nn.Module) -> None:
+    """Evaluate the float32 matrices of linear layers and tied heads, so that they lie ``in_columns``.
+
+    One by one: there is never a second copy of more than a matrix.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding) and module.weight.dtype == mx.float32:
+            module.weight = in_columns(module.weight)
+            mx.eval(module.weight)
 
 
 def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
     return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
 
-def _dtype(dtype: str | mx.Dtype | None) -> mx.Dtype | None:
-    if dtype is None or dtype in DTYPES.values():
-        return dtype
-    if dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}, expected {', '.join(DTYPES)}")
-    return DTYPES[dtype]
-
-
-def _config_dtype(config: Mapping[str, Any]) -> mx.Dtype | None:
-    """``dtype``, or ``torch_dtype`` as older checkpoints spell it, of the whole or of the text part."""
-    parts = (config, config.get("text_config") or {})
-    named = next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), None)
+def _computed_in(config: Mapping[str, Any], dtype: str | mx.Dtype | None, quantized: bool) -> mx.Dtype | None:
+    """The type to cast to; None leaves all as it was saved."""
+    if dtype is not None:
+        return dtype_of(dtype)
+    named = None if quantized else config_dtype(config)
     if named is not None and named not in DTYPES:
         raise InputError(f"config.json: dtype is {named!r}, expected {', '.join(DTYPES)}")
     return None if named is None else DTYPES[named]
+
+
+def config_dtype(config: Mapping[str, Any]) -> str | None:
+    """``dtype``, or ``torch_dtype`` as older checkpoints spell it, of the whole or of the text part; None without."""
+    parts = (config, config.get("text_config") or {})
+    return next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), None)

@@ -10,17 +10,14 @@ import yaml
 from huggingface_hub import ModelCard, try_to_load_from_cache
 
 from ..files import read_json, read_json_if_there
+from ..models.families import families
 from .hub import EMBEDDED, REPO_ID
 
-SIZES = {  # as Google spells them: text hidden_size, num_hidden_layers
-    "E2B": (1536, 35),
-    "E4B": (2560, 42),
-    "12B": (3840, 48),
-    "26B-A4B": (2816, 30),
-    "31B": (5376, 60),
-}
+SIZES = {name: (family.target.hidden_size, family.target.num_hidden_layers) for name, family in families().items()}
+"""The text network's ``hidden_size`` and ``num_hidden_layers`` of each size, by Google's name for it."""
+_ANY_SIZE = "|".join(name.replace("-", "[-_]") for name in SIZES)
 _INSTRUCTION_TUNED = re.compile(
-    r"(?<![a-z])gemma[-_]?4[-_](?P<size>e2b|e4b|12b|26b[-_]a4b|31b)[-_]it(?![a-z0-9])(?P<rest>.*)", re.IGNORECASE
+    rf"(?<![a-z])gemma[-_]?4[-_](?P<size>{_ANY_SIZE})[-_]it(?![a-z0-9])(?P<rest>.*)", re.IGNORECASE
 )
 
 

@@ -64,7 +64,7 @@ def read_quantization(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     foreign = None
     for part in (config, config.get("text_config") or {}):
         for key in ("quantization", "quantization_config"):  # the second is a copy for the Hub's pages
-            values = part.get(key)
+            values: Mapping[str, Any] | None = part.get(key)
             if values and "quant_method" not in values and {"group_size", "bits"} & values.keys():
                 return values
             foreign = foreign or values
@@ -96,17 +96,18 @@ def quantize_layers(
         InputError: an unknown format.
     """
     general = Quantization.from_dict(quantization)
-    own = {
+    own: dict[str, Mapping[str, Any] | bool] = {
         name.removesuffix(".weight"): values
         for path, values in quantization.items()
         if isinstance(values, dict | bool) and (name := parameter_name(f"{path}.weight"))
     }
 
     def predicate(path: str, module: nn.Module) -> bool | dict[str, Any]:
-        if f"{path}.scales" not in weights or own.get(path) is False or not isinstance(module, Quantizable):
+        entry = own.get(path)
+        if f"{path}.scales" not in weights or entry is False or not isinstance(module, Quantizable):
             return False
-        if isinstance(own.get(path), dict):
-            return asdict(Quantization.from_dict(own[path]))
+        if isinstance(entry, Mapping):
+            return asdict(Quantization.from_dict(entry))
         return asdict(_from_shapes(module, weights[f"{path}.weight"], weights[f"{path}.scales"]) or general)
 
     nn.quantize(model, class_predicate=predicate)

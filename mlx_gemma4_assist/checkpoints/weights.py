@@ -7,11 +7,12 @@ from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 from safetensors import SafetensorError, safe_open
 
 from ..errors import InputError, first_line
 from ..files import read_json
+from ..models.network import named_parameters
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
 _OTHER_FORMATS = ("*.gguf", "pytorch_model*.bin", "*.pt", "*.pth", "*.litertlm", "*.npz")
@@ -65,11 +66,16 @@ def read_weights(folder: Path, wanted: Callable[[str], bool]) -> dict[str, mx.ar
     weights: dict[str, mx.array] = {}
     for path in checked_files(folder):
         try:
-            arrays = mx.load(str(path), format="safetensors")
+            weights |= {name: array for name, array in _lazy(path).items() if wanted(name)}
         except RuntimeError as error:  # a data type that MLX does not have
             raise InputError(f"MLX cannot read {path}: {first_line(error)}") from None
-        weights |= {name: array for name, array in arrays.items() if wanted(name)}
     return weights
+
+
+def _lazy(path: Path) -> dict[str, mx.array]:
+    arrays = mx.load(str(path), format="safetensors")
+    assert isinstance(arrays, dict)  # what this format is read as
+    return arrays
 
 
 def checked_files(folder: Path) -> Iterator[Path]:
@@ -129,7 +135,7 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> 
         InputError: a tensor is missing, unexpected, of another shape, or integer where floating-point belongs (or the
             reverse); with its name and both shapes or types.
     """
-    parameters = dict(tree_flatten(model.parameters()))
+    parameters = named_parameters(model)
     missing = sorted(parameters.keys() - weights.keys())
     unexpected = sorted(weights.keys() - parameters.keys())
     misshapen = [

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..commands import options
 from ..errors import InputError
+from . import options
 
 if TYPE_CHECKING:
-    from ..machine.doctor import Checkpoint, FamilyNeeds, Machine
+    from ..machine.doctor import Checkpoint, FamilyNeeds, Machine, Report
 
 
 def doctor(
@@ -32,47 +32,55 @@ def doctor(
         raise InputError(f"--context is {context}, expected a positive integer")
     if assistant_model is not None and model is None:
         raise InputError("--assistant-model belongs to a --model")
-    from ..machine.doctor import DEFAULT_CONTEXT, examine, family_needs, package_problems, this_machine, versions
+    from ..machine.doctor import report
 
-    machine = this_machine()
-    checkpoint = None if model is None else examine(machine, model, assistant_model, context)
-    found = versions()
-    problems = [*package_problems(found), *(() if checkpoint is None else checkpoint.problems)]
-    tokens = DEFAULT_CONTEXT if context is None else context
-    needs = family_needs(machine, tokens)
-    if as_json:
-        print(json.dumps(_summary(machine, found, needs, checkpoint, tokens, problems)))
-        return 1 if problems else 0
-    lines = [*_machine_lines(machine, found), "", *_family_lines(needs, tokens)]
-    if checkpoint is not None:
-        lines += ["", *_checkpoint_lines(checkpoint)]
-    lines += ["", *(f"Problem: {problem}." for problem in problems)] if problems else []
-    print("\n".join(lines))
-    return 1 if problems else 0
+    found = report(model, assistant_model, context)
+    print(json.dumps(_summary(found)) if as_json else _text(found))
+    return 1 if found.problems else 0
+
+
+def _text(report: "Report") -> str:
+    parts = [_machine_lines(report.machine, report.versions), _family_lines(report.sizes, report.context)]
+    if report.checkpoint is not None:
+        parts.append(_checkpoint_lines(report.checkpoint))
+    if report.problems:
+        parts.append([f"Problem: {problem}." for problem in report.problems])
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def _machine_lines(machine: "Machine", versions: dict[str, str]) -> list[str]:
-    from ..machine.chip import has_small_batch_kernel, recommended_format
-    from ..machine.doctor import readable
+    from ..machine.chip import recommended_format
 
-    if machine.metal:
-        generation = "unknown" if machine.generation is None else machine.generation
-        chip = f"{machine.name}, Metal ({machine.architecture}, GPU generation {generation})"
-        memory = f"{readable(machine.memory)}, of which Metal recommends {readable(machine.usable)} for computing"
-        modes = ("affine", "mxfp4", "mxfp8", "nvfp4")
-        kernels = {mode: has_small_batch_kernel(mode, machine.generation) for mode in modes}
-        blocks = ", ".join(f"{mode} {'once' if kernel else 'per token'}" for mode, kernel in kernels.items())
-    else:
-        chip = f"{machine.name} ({machine.architecture}). CPU backend: correctness only; what is fast is Apple silicon"
-        memory, blocks = readable(machine.memory), "a matter of Metal"
+    chip, memory, reads = _on_metal(machine) if machine.metal else _on_a_cpu(machine)
     choice = recommended_format(machine.generation)
     return [
         f"Chip: {chip}",
         f"Memory: {memory}",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
-        f"How often a block of drafts reads quantized weights: {blocks}",
+        f"How often a block of drafts reads quantized weights: {reads}",
         f"Recommended: {choice.mode}, {choice.bits} bits in groups of {choice.group_size}: {choice.reason}",
     ]
+
+
+def _on_metal(machine: "Machine") -> tuple[str, str, str]:
+    from ..machine.chip import has_small_batch_kernel
+    from ..machine.doctor import readable
+
+    generation = "unknown" if machine.generation is None else machine.generation
+    modes = ("affine", "mxfp4", "mxfp8", "nvfp4")
+    kernels = {mode: has_small_batch_kernel(mode, machine.generation) for mode in modes}
+    return (
+        f"{machine.name}, Metal ({machine.architecture}, GPU generation {generation})",
+        f"{readable(machine.memory)}, of which Metal recommends {readable(machine.usable)} for computing",
+        ", ".join(f"{mode} {'once' if kernel else 'per token'}" for mode, kernel in kernels.items()),
+    )
+
+
+def _on_a_cpu(machine: "Machine") -> tuple[str, str, str]:
+    from ..machine.doctor import readable
+
+    chip = f"{machine.name} ({machine.architecture}). CPU backend: correctness only; what is fast is Apple silicon"
+    return chip, readable(machine.memory), "a matter of Metal"
 
 
 def _family_lines(needs: "list[FamilyNeeds]", context: int) -> list[str]:
@@ -98,48 +106,46 @@ def _checkpoint_lines(checkpoint: "Checkpoint") -> list[str]:
     from ..machine.doctor import readable
 
     lines = [f"Model: {checkpoint.name}"]
-    if checkpoint.folder is None:
-        return [*lines, "It is not in the Hub's cache: loading it downloads it, and nothing more is known here."]
     cost = checkpoint.context
-    most = checkpoint.fused_drafts
-    fused = (
-        f"fused in sliding layers with at most {most} drafts, in full ones never" if most else "not fused with drafts"
-    )
+    if cost is None:
+        return [*lines, "It is not in the Hub's cache: loading it downloads it, and nothing more is known here."]
     kernel = {None: "", True: " (read once per block)", False: " (read once per token of a block)"}
-    lines += [
+    return [
+        *lines,
         f"Folder: {checkpoint.folder}",
         f"Weights: {checkpoint.format}{kernel[checkpoint.small_batch_kernel]}",
         f"Assistant: {checkpoint.assistant}",
         f"Memory: {readable(checkpoint.weights)} of files, {readable(cost.keys_values)} of keys and values and "
         f"{readable(cost.scores)} of scores at {checkpoint.tokens:,} tokens: {checkpoint.fit or 'unknown'}",
-        f"Attention on Metal: {fused}",
+        f"Attention on Metal: {_fused(checkpoint.fused_drafts)}",
+        *(f"Advice: {advice}." for advice in checkpoint.advice),
     ]
-    return [*lines, *(f"Advice: {advice}." for advice in checkpoint.advice)]
 
 
-def _summary(
-    machine: "Machine",
-    versions: dict[str, str],
-    needs: "list[FamilyNeeds]",
-    checkpoint: "Checkpoint | None",
-    context: int,
-    problems: list[str],
-) -> dict[str, Any]:
+def _fused(drafts: int) -> str:
+    if drafts:
+        return f"fused in sliding layers with at most {drafts} drafts, in full ones never"
+    return "not fused with drafts"
+
+
+def _summary(report: "Report") -> dict[str, Any]:
     from ..machine.chip import recommended_format
 
-    def plain(finding: Any) -> dict[str, Any]:
-        values = asdict(finding)
-        return values | {"context": values["context"] and values["context"]._asdict()}
-
-    examined = None if checkpoint is None else plain(checkpoint)
-    if examined is not None:
-        examined["folder"] = checkpoint.folder and str(checkpoint.folder)
+    checkpoint = report.checkpoint
     return {
-        "machine": asdict(machine),
-        "versions": versions,
-        "recommended": recommended_format(machine.generation)._asdict(),
-        "context": context,
-        "sizes": [plain(size) for size in needs],
-        "checkpoint": examined,
-        "problems": problems,
+        "machine": asdict(report.machine),
+        "versions": report.versions,
+        "recommended": recommended_format(report.machine.generation)._asdict(),
+        "context": report.context,
+        "sizes": [_plain(size) for size in report.sizes],
+        "checkpoint": None if checkpoint is None else _plain(checkpoint),
+        "problems": report.problems,
     }
+
+
+def _plain(finding: "FamilyNeeds | Checkpoint") -> dict[str, Any]:
+    values = asdict(finding)
+    values["context"] = finding.context and finding.context._asdict()
+    if values.get("folder") is not None:
+        values["folder"] = str(values["folder"])
+    return values

@@ -5,7 +5,7 @@ import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ..checkpoints.loading import DTYPES
+from ..backend import DTYPES
 from ..errors import OptionError
 from ..machine.chip import FormatChoice
 from .formats import AFFINE, Predicate, choose_format

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..checkpoints.loading import DTYPES
+from ..backend import DTYPES
 from ..checkpoints.quantized import Quantization
 from ..errors import InputError
 from ..files import read_json

@@ -6,7 +6,7 @@ One request at a time, in the thread that iterates over it.
 import secrets
 from collections.abc import Generator, Sequence
 
-from ..backend import on_gpu, wired_limit
+from ..backend import compiles_by_default, on_gpu, wired_limit
 from ..cache.layout import CacheLayout, round_up
 from ..cache.rows import KVCache
 from ..drafts.draft_length import AUTO_LONGEST, DEFAULT_DRAFTS, DraftLength, FixedDraftLength
@@ -83,7 +83,7 @@ class Engine:
         if not compiles(options.compile):
             return EAGER
         kept, layout = self.pair.target.kept, decoder.layout
-        key = id(decoder.assistant), layout.slack, layout.dtype, decoder.sampling
+        key = id(decoder.assistant), layout.slack, layout.dtype, decoder.sampling, on_gpu()
         steps: CompiledSteps = kept.get(key, lambda: CompiledSteps(decoder))
         if not steps.serve(decoder):  # an assistant that has died left its id to another
             kept.drop(key)
@@ -186,14 +186,14 @@ class Run:
 
 
 def compiles(asked: bool | None) -> bool:
-    """Whether rounds are compiled: as asked, else on a GPU.
+    """Whether rounds are compiled: as asked, else where that is the default.
 
     Raises:
         InputError: asked for where there is no compiler that MLX needs.
     """
     if asked:
         check_compiler()
-    return on_gpu() if asked is None else asked
+    return compiles_by_default() if asked is None else asked
 
 
 def longest_draft(pair: Pair, num_assistant_tokens: int | None) -> int:

@@ -7,6 +7,7 @@ from typing import Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..backend import dtype_name
 from ..drafts.draft_length import AUTO_LONGEST, AutoDraftLength, Learned
 from ..drafts.memory import DraftKey
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
@@ -100,5 +101,5 @@ def _formats(network: nn.Module) -> str:
         if isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding):
             found.add(f"{module.mode} {module.bits}/{module.group_size}")
         elif isinstance(module, nn.Linear | nn.Embedding):
-            found.add(str(module.weight.dtype).removeprefix("mlx.core."))
+            found.add(dtype_name(module.weight.dtype))
     return ", ".join(sorted(found))

@@ -4,11 +4,9 @@ import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 
 from ..checkpoints.hub import resolve
 from ..checkpoints.loading import load_assistant, load_model
@@ -18,6 +16,7 @@ from ..media.reader import MediaReader, load_media
 from ..models.config import check_pair
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
+from ..models.network import named_parameters
 from ..text.processor import Processor, Prompt
 
 PathOrRepo = str | os.PathLike[str]
@@ -150,8 +149,7 @@ def fingerprint(target: Gemma4ForCausalLM) -> str:
     Keys and values that were computed with one target are of no use with another, also where sizes are equal.
     """
     digest = hashlib.sha256(repr(target.config).encode())
-    parameters = cast(list[tuple[str, mx.array]], tree_flatten(target.parameters()))
-    tensors = [(name, value) for name, value in parameters if value.size]
+    tensors = [(name, value) for name, value in named_parameters(target).items() if value.size]
     sampled = [value[(0,) * (value.ndim - 1)][:SAMPLED].astype(mx.float32) for _, value in tensors]
     for (name, value), numbers in zip(tensors, sampled, strict=True):
         digest.update(f"{name} {value.shape} {value.dtype}".encode())

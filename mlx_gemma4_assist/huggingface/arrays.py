@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ..checkpoints.loading import DTYPES
+from ..backend import DTYPES
 from ..errors import InputError
 
 RETURN_TENSORS = ("np", "mlx", "pt")

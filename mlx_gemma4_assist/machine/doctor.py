@@ -5,11 +5,11 @@ Nothing here uses the network, computes, or prints.
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from huggingface_hub import try_to_load_from_cache
@@ -17,6 +17,7 @@ from huggingface_hub import try_to_load_from_cache
 from .. import __version__
 from ..backend import wired_limit_bytes
 from ..checkpoints.hub import EMBEDDED, REPO_ID, resolve
+from ..checkpoints.loading import config_dtype
 from ..checkpoints.pairing import assistant_for
 from ..checkpoints.quantized import Quantization, read_quantization
 from ..checkpoints.weights import weight_files
@@ -194,40 +195,47 @@ def examine(machine: Machine, name: str, assistant_name: str | None = None, cont
         return Checkpoint(name, None)
     values = read_json(folder / "config.json")
     config = read_target_config(values)
-    quantization = read_quantization(values)
-    general = None if quantization is None else Quantization.from_dict(quantization)
-
-    size, problems = _file_bytes(folder)
-    assistant, assistant_size, assistant_problems = _examine_assistant(config, name, assistant_name)
+    size, missing = _file_bytes(folder)
+    assistant = _examine_assistant(config, name, assistant_name)
+    weights = size + assistant.weights
     tokens = min(DEFAULT_CONTEXT, config.max_position_embeddings) if context is None else context
     cost = context_bytes(config, tokens)
-    needed = size + assistant_size + cost.keys_values + cost.scores
-    fits = None if problems else fit(needed, machine.usable)
-    problems += assistant_problems + _memory_problems(machine, needed) + _context_problems(config, tokens)
-    kernel = None if general is None or not machine.metal else has_small_batch_kernel(general.mode, machine.generation)
-    heads = config.num_attention_heads, config.kv_heads(SLIDING), config.head_dim_of(SLIDING)
-    fused_drafts = max(fused_attention_queries(*heads) - 1, 0)
+    needed = weights + cost.keys_values + cost.scores
+    kernel = _small_batch_kernel(machine, values)
+    problems = [*missing, *assistant.problems, *_memory_problems(machine, needed), *_context_problems(config, tokens)]
     return Checkpoint(
         name=name,
         folder=folder,
-        format=_format(values, general, quantization),
+        format=_format(values),
         small_batch_kernel=kernel,
-        fused_drafts=fused_drafts,
-        weights=size + assistant_size,
+        fused_drafts=_fused_drafts(config),
+        weights=weights,
         tokens=tokens,
         context=cost,
-        fit=fits,
-        assistant=assistant,
+        fit=None if missing else fit(needed, machine.usable),
+        assistant=assistant.found,
         problems=tuple(problems),
         advice=tuple(_advice(machine, kernel)),
     )
 
 
-def _format(values: Mapping[str, Any], general: Quantization | None, quantization: Mapping[str, Any] | None) -> str:
-    if general is None:
-        parts = (values, values.get("text_config") or {})
-        named = (part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key))
-        return f"not quantized, {next(named, 'of unnamed type')}"
+def _small_batch_kernel(machine: Machine, values: Mapping[str, Any]) -> bool | None:
+    quantization = read_quantization(values)
+    if quantization is None or not machine.metal:
+        return None
+    return has_small_batch_kernel(Quantization.from_dict(quantization).mode, machine.generation)
+
+
+def _fused_drafts(config: Gemma4TextConfig) -> int:
+    heads = config.num_attention_heads, config.kv_heads(SLIDING), config.head_dim_of(SLIDING)
+    return max(fused_attention_queries(*heads) - 1, 0)
+
+
+def _format(values: Mapping[str, Any]) -> str:
+    quantization = read_quantization(values)
+    if quantization is None:
+        return f"not quantized, {config_dtype(values) or 'of unnamed type'}"
+    general = Quantization.from_dict(quantization)
     exceptions = any(isinstance(value, dict | bool) for value in quantization.values())
     more = "; some layers otherwise" if exceptions else ""
     return f"{general.mode}, {general.bits} bits in groups of {general.group_size}{more}"
@@ -240,22 +248,28 @@ def _file_bytes(folder: Path) -> tuple[int, list[str]]:
         return 0, [str(error)]
 
 
-def _examine_assistant(config: Gemma4TextConfig, name: str, assistant_name: str | None) -> tuple[str, int, list[str]]:
-    """What is known of the assistant, the bytes of its files, and what is wrong with it."""
+class _Assistant(NamedTuple):
+    """What was found out about an assistant, the bytes of its files, and what is wrong with it."""
+
+    found: str
+    weights: int = 0
+    problems: Sequence[str] = ()
+
+
+def _examine_assistant(config: Gemma4TextConfig, name: str, assistant_name: str | None) -> _Assistant:
     found = assistant_for(name) if assistant_name is None else assistant_name
     if found is None:
-        return "none is known for this target", 0, []
+        return _Assistant("none is known for this target")
     if found == NONE:
-        return NONE, 0, []
+        return _Assistant(NONE)
     folder = local_folder(found)
     if folder is None:
-        return f"{found}, not in the Hub's cache: loading it downloads it", 0, []
+        return _Assistant(f"{found}, not in the Hub's cache: loading it downloads it")
     try:
         check_pair(config, read_assistant_config(read_json(folder / "config.json")))
     except InputError as error:
-        return found, 0, [f"{found}: {error}"]
-    size, problems = _file_bytes(folder)
-    return f"{found}, matches", size, problems
+        return _Assistant(found, problems=[f"{found}: {error}"])
+    return _Assistant(f"{found}, matches", *_file_bytes(folder))
 
 
 def _memory_problems(machine: Machine, needed: int) -> list[str]:
@@ -285,3 +299,35 @@ def _advice(machine: Machine, kernel: bool | None) -> list[str]:
 def readable(count: int) -> str:
     """A number of bytes, in the unit that suits it."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+# All of it
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the doctor says.
+
+    Attributes:
+        versions: of the packages that matter, by name.
+        context: tokens of a conversation that must fit.
+        sizes: what the five sizes need.
+        checkpoint: the one that was asked about, if any.
+        problems: what has to be mended.
+    """
+
+    machine: Machine
+    versions: dict[str, str]
+    context: int
+    sizes: list[FamilyNeeds]
+    checkpoint: Checkpoint | None
+    problems: list[str]
+
+
+def report(name: str | None, assistant_name: str | None, context: int | None) -> Report:
+    """Examine this machine, and a checkpoint if one is named; arguments and errors as for ``examine``."""
+    machine, found = this_machine(), versions()
+    checkpoint = None if name is None else examine(machine, name, assistant_name, context)
+    problems = [*package_problems(found), *(() if checkpoint is None else checkpoint.problems)]
+    tokens = DEFAULT_CONTEXT if context is None else context
+    return Report(machine, found, tokens, family_needs(machine, tokens), checkpoint, problems)

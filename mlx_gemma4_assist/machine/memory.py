@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from ..checkpoints.quantized import Quantizable, Quantization
 from ..engine.engine import SLACK_STEP
@@ -13,6 +12,7 @@ from ..models.config import FULL, SLIDING, Gemma4TextConfig
 from ..models.families import Family
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
+from ..models.network import named_parameters
 from ..options import GenerationOptions
 
 HALF = 2  # bytes of a bfloat16 or float16
@@ -28,7 +28,7 @@ def weight_bytes(network: nn.Module, quantization: Quantization | None = None) -
             return isinstance(module, Quantizable) and module.weight.shape[-1] % size == 0
 
         nn.quantize(network, size, quantization.bits, mode=quantization.mode, class_predicate=fits)
-    parameters = (array for _, array in tree_flatten(network.parameters()))
+    parameters = named_parameters(network).values()
     return sum(a.size * (HALF if mx.issubdtype(a.dtype, mx.floating) else a.itemsize) for a in parameters)
 
 

@@ -15,6 +15,7 @@ from ..backend import fused
 from .activations import softcap, softmax
 from .audio_config import Gemma4AudioConfig
 from .clippable import ClippableLinear
+from .network import Module
 
 _LONGEST_PERIOD = 10_000.0  # over 2 pi, in frames
 _QUERY_SCALE = 1 / math.log(2)
@@ -91,7 +92,7 @@ def _by_key(scores: mx.array, keys: int) -> mx.array:
     return rows[..., : queries * keys].reshape(*batch, queries, keys)
 
 
-class AudioAttention(nn.Module):
+class AudioAttention(Module):
     """transformers' ``Gemma4AudioAttention``: local, in float32, with capped scores."""
 
     def __init__(self, config: Gemma4AudioConfig):

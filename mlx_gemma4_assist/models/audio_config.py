@@ -1,10 +1,20 @@
 """The audio tower's configuration: Hugging Face's names and defaults, and a validation that says what is wrong."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
+from .validation import expect, expect_counts, is_count, known
+
+_COUNTS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "conv_kernel_size",
+    "attention_chunk_size",
+    "attention_context_left",
+    "output_proj_dims",
+)
 
 
 @dataclass(frozen=True)
@@ -42,33 +52,32 @@ class Gemma4AudioConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Gemma4AudioConfig":
         """Read the ``audio_config`` of a ``config.json``; unknown fields are left aside."""
-        names = {field.name for field in fields(cls)}
-        known = {name: value for name, value in values.items() if name in names and value is not None}
-        channels = known.get("subsampling_conv_channels")
+        found = known(cls, values)
+        channels = found.get("subsampling_conv_channels")
         if isinstance(channels, list):
-            known["subsampling_conv_channels"] = tuple(channels)
-        return cls(**known)
+            found["subsampling_conv_channels"] = tuple(channels)
+        return cls(**found)
 
-    def __post_init__(self):
-        def expect(right: bool, name: str, expected: Any) -> None:
-            if not right:
-                raise InputError(f"config.json: {name} of audio_config is {getattr(self, name)!r}, expected {expected}")
-
-        expect(self.model_type == "gemma4_audio", "model_type", "gemma4_audio")
-        positive = ("hidden_size", "num_hidden_layers", "num_attention_heads", "conv_kernel_size")
-        for name in (*positive, "attention_chunk_size", "attention_context_left", "output_proj_dims"):
-            expect(_is_count(getattr(self, name), 1), name, "a positive integer")
-        expect(_is_count(self.attention_context_right, 0), "attention_context_right", "an integer of at least 0")
-        channels = self.subsampling_conv_channels
-        right = isinstance(channels, tuple) and len(channels) == 2 and all(_is_count(count, 1) for count in channels)
-        expect(right and channels[0] >= 4, "subsampling_conv_channels", "two counts, the first of at least 4")
-        expect(self.hidden_size % 2 == 0, "hidden_size", "an even number: half sines, half cosines")
+    def __post_init__(self) -> None:
+        self._expect(self.model_type == "gemma4_audio", "model_type", "gemma4_audio")
+        expect_counts(self, _COUNTS, of="audio_config")
+        self._expect(is_count(self.attention_context_right, 0), "attention_context_right", "an integer of at least 0")
+        self._validate_channels()
+        self._expect(self.hidden_size % 2 == 0, "hidden_size", "an even number: half sines, half cosines")
         divides = self.hidden_size % self.num_attention_heads == 0
-        expect(divides, "num_attention_heads", f"a divisor of hidden_size, {self.hidden_size}")
-        expect(self.hidden_act == "silu", "hidden_act", "silu")
+        self._expect(divides, "num_attention_heads", f"a divisor of hidden_size, {self.hidden_size}")
+        self._expect(self.hidden_act == "silu", "hidden_act", "silu")
         for name in ("attention_logit_cap", "gradient_clipping"):
-            value = getattr(self, name)
-            expect(isinstance(value, int | float) and value > 0, name, "a positive number")
+            value = vars(self)[name]
+            self._expect(isinstance(value, int | float) and value > 0, name, "a positive number")
+
+    def _validate_channels(self) -> None:
+        channels = self.subsampling_conv_channels
+        right = isinstance(channels, tuple) and len(channels) == 2 and all(is_count(count) for count in channels)
+        self._expect(right and channels[0] >= 4, "subsampling_conv_channels", "two counts, the first of at least 4")
+
+    def _expect(self, right: bool, name: str, expected: str) -> None:
+        expect(right, f"{name} of audio_config", vars(self)[name], expected)
 
     @property
     def bins_left(self) -> int:
@@ -88,7 +97,3 @@ class Gemma4AudioConfig:
     def keys_per_block(self) -> int:
         """The keys that a block of ``attention_chunk_size`` queries is multiplied with."""
         return self.frames_back + self.attention_chunk_size + self.attention_context_right
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -3,8 +3,10 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from .network import Module
 
-class ClippableLinear(nn.Module):
+
+class ClippableLinear(Module):
     """transformers' ``Gemma4ClippableLinear``: no bias; four scalar bounds beside ``linear`` where they are used.
 
     Args:

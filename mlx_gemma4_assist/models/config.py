@@ -5,11 +5,12 @@ Two spellings of the same facts exist in the wild and both are read. Published c
 both become one head dim and one number of KV heads per layer type.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError
+from .validation import expect, expect_counts, is_count, known
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -22,6 +23,25 @@ TARGET_MODEL_TYPES = {
     "gemma4_unified_text": "its text part",
 }
 ASSISTANT_MODEL_TYPES = ("gemma4_assistant", "gemma4_unified_assistant")
+UNIFIED_TEXT = "gemma4_unified_text"
+
+_COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "global_head_dim",
+    "sliding_window",
+)
+_UNIFIED_DEFAULTS = {
+    "hidden_size_per_layer_input": 0,
+    "vocab_size_per_layer_input": 0,
+    "sliding_window": 1024,
+    "max_position_embeddings": 262_144,
+}
 
 
 def _default_rope_parameters() -> dict[str, dict[str, Any]]:
@@ -29,11 +49,6 @@ def _default_rope_parameters() -> dict[str, dict[str, Any]]:
         SLIDING: {"rope_type": "default", "rope_theta": 10_000.0},
         FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1_000_000.0},
     }
-
-
-def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in fields(cls) if f.init}
-    return {name: value for name, value in values.items() if name in names}
 
 
 @dataclass(frozen=True)
@@ -71,93 +86,66 @@ class Gemma4TextConfig:
     num_kv_shared_layers: int = 0
     enable_moe_block: bool = False
     use_double_wide_mlp: bool = False
-    num_experts: int | None = None
-    top_k_experts: int | None = None
-    moe_intermediate_size: int | None = None
+    num_experts: int = 0
+    top_k_experts: int = 0
+    moe_intermediate_size: int = 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Gemma4TextConfig":
         """Read a ``config.json`` (or its ``text_config``); unknown fields are left aside."""
-        known = _known(cls, {name: value for name, value in values.items() if value is not None})
-        known.update(_from_per_layer_config(values))
-        if known.get("model_type") == "gemma4_unified_text":
-            known = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0} | known
-            known.setdefault("sliding_window", 1024)
-            known.setdefault("max_position_embeddings", 262_144)
-            if "use_bidirectional_attention" not in values:
-                known["use_bidirectional_attention"] = "vision"
-        if "layer_types" in known:
-            known["layer_types"] = tuple(known["layer_types"])
+        found = known(cls, values) | _from_per_layer_config(values)
+        if found.get("model_type") == UNIFIED_TEXT:
+            found = _UNIFIED_DEFAULTS | found
+            # Here null says something: without the field pictures see one another.
+            found["use_bidirectional_attention"] = values.get("use_bidirectional_attention", "vision")
+        if "layer_types" in found:
+            found["layer_types"] = tuple(found["layer_types"])
         try:
-            return cls(**known)
+            return cls(**found)
         except TypeError as error:
             raise InputError(f"config.json has a field of a wrong type: {error}") from None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.layer_types:  # five sliding layers, then a full one; the last layer is full in any case
             pattern = [FULL if (i + 1) % 6 == 0 else SLIDING for i in range(self.num_hidden_layers)]
             object.__setattr__(self, "layer_types", (*pattern[:-1], FULL))
-        self._validate()
-
-    def _validate(self) -> None:
-        def expect(right: bool, name: str, found: Any, expected: Any) -> None:
-            if not right:
-                raise InputError(f"config.json: {name} is {found!r}, expected {expected}")
-
-        positive = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        for name in (*positive, "num_key_value_heads", "head_dim", "global_head_dim", "sliding_window"):
-            value = getattr(self, name)
-            expect(isinstance(value, int) and value > 0, name, value, "a positive integer")
-        expect(
-            len(self.layer_types) == self.num_hidden_layers,
-            "the length of layer_types",
-            len(self.layer_types),
-            f"num_hidden_layers, {self.num_hidden_layers}",
-        )
-        unknown = sorted(set(self.layer_types) - set(LAYER_TYPES))
-        expect(not unknown, "layer_types", unknown, f"only {SLIDING} and {FULL}")
-        expect(
-            0 <= self.num_kv_shared_layers <= self.num_hidden_layers,
-            "num_kv_shared_layers",
-            self.num_kv_shared_layers,
-            f"0 to num_hidden_layers, {self.num_hidden_layers}",
-        )
+        expect_counts(self, _COUNTS)
+        self._validate_layers()
         for kind in set(self.layer_types):
-            heads = self.kv_heads(kind)
-            right = self.num_attention_heads % heads == 0
-            expect(right, f"KV heads of {kind}", heads, f"a divisor of num_attention_heads, {self.num_attention_heads}")
-            expect(
-                kind in self.rope_parameters, "rope_parameters", sorted(self.rope_parameters), f"an entry for {kind}"
-            )
-            rope_type = self.rope_parameters[kind].get("rope_type", "default")
-            expect(
-                rope_type in ("default", "proportional"), f"rope_type of {kind}", rope_type, "default or proportional"
-            )
-        expect(
-            self.hidden_activation == "gelu_pytorch_tanh",
-            "hidden_activation",
-            self.hidden_activation,
-            "gelu_pytorch_tanh",
-        )
-        expect(not self.attention_bias, "attention_bias", self.attention_bias, "false")
-        expect(
-            self.use_bidirectional_attention != "all", "use_bidirectional_attention", "all", "null or vision: a decoder"
-        )
+            self._validate_layer_type(kind)
+        self._validate_switches()
         if self.enable_moe_block:
-            for name in ("num_experts", "top_k_experts", "moe_intermediate_size"):
-                value = getattr(self, name)
-                expect(
-                    isinstance(value, int) and value > 0,
-                    name,
-                    value,
-                    "a positive integer, since enable_moe_block is set",
-                )
-            expect(
-                self.top_k_experts <= self.num_experts,
-                "top_k_experts",
-                self.top_k_experts,
-                f"at most {self.num_experts}",
-            )
+            self._validate_experts()
+
+    def _validate_layers(self) -> None:
+        layers, shared, types = self.num_hidden_layers, self.num_kv_shared_layers, self.layer_types
+        expect(len(types) == layers, "the length of layer_types", len(types), f"num_hidden_layers, {layers}")
+        unknown = sorted(set(types) - set(LAYER_TYPES))
+        expect(not unknown, "layer_types", unknown, f"only {SLIDING} and {FULL}")
+        right = 0 <= shared <= layers
+        expect(right, "num_kv_shared_layers", shared, f"0 to num_hidden_layers, {layers}")
+
+    def _validate_layer_type(self, kind: str) -> None:
+        heads, kv_heads = self.num_attention_heads, self.kv_heads(kind)
+        divides = is_count(kv_heads) and heads % kv_heads == 0
+        expect(divides, f"KV heads of {kind}", kv_heads, f"a divisor of num_attention_heads, {heads}")
+        entries = sorted(self.rope_parameters)
+        expect(kind in self.rope_parameters, "rope_parameters", entries, f"an entry for {kind}")
+        rope_type = self.rope_parameters[kind].get("rope_type", "default")
+        right = rope_type in ("default", "proportional")
+        expect(right, f"rope_type of {kind}", rope_type, "default or proportional")
+
+    def _validate_switches(self) -> None:
+        activation, mutual = self.hidden_activation, self.use_bidirectional_attention
+        expect(activation == "gelu_pytorch_tanh", "hidden_activation", activation, "gelu_pytorch_tanh")
+        expect(not self.attention_bias, "attention_bias", self.attention_bias, "false")
+        expect(mutual != "all", "use_bidirectional_attention", mutual, "null or vision: a decoder")
+
+    def _validate_experts(self) -> None:
+        names = ("num_experts", "top_k_experts", "moe_intermediate_size")
+        expect_counts(self, names, expected="a positive integer, since enable_moe_block is set")
+        right = self.top_k_experts <= self.num_experts
+        expect(right, "top_k_experts", self.top_k_experts, f"at most {self.num_experts}")
 
     @property
     def num_kv_layers(self) -> int:
@@ -174,7 +162,7 @@ class Gemma4TextConfig:
         In the 12B they do, as transformers' ``Gemma4UnifiedModel`` generates by default; with a static cache it would
         restrict them as the others do.
         """
-        return self.model_type == "gemma4_unified_text"
+        return self.model_type == UNIFIED_TEXT
 
     def kv_heads(self, layer_type: str) -> int:
         """KV heads of a layer type; full layers have a number of their own only where keys serve as values."""
@@ -190,34 +178,38 @@ class Gemma4TextConfig:
         return owners[-1]
 
 
+_SPELLED = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}
+
+
 def _from_per_layer_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """Head dim and KV heads of the full layers from ``per_layer_config``, whose keys are layer numbers."""
     overrides = values.get("per_layer_config")
     if not overrides:
         return {}
-    layer_types = values.get("layer_types") or ()
-    found: dict[str, set] = {"head_dim": set(), "num_key_value_heads": set()}
+    found: dict[str, set[int]] = {name: set() for name in _SPELLED}
     for index, override in overrides.items():
-        if not str(index).isdecimal() or int(index) >= len(layer_types):
-            raise InputError(
-                f"config.json: per_layer_config names layer {index!r}, expected 0 to {len(layer_types) - 1}"
-            )
-        unknown = sorted(set(override) - set(found))
-        if unknown or layer_types[int(index)] != FULL:
-            raise InputError(
-                f"config.json: per_layer_config[{index!r}] is {dict(override)!r}, "
-                f"expected head_dim or num_key_value_heads of a {FULL} layer"
-            )
+        _check_override(str(index), override, values.get("layer_types") or ())
         for name, value in override.items():
             found[name].add(value)
-    several = {name: sorted(found_values) for name, found_values in found.items() if len(found_values) > 1}
+    several = {name: sorted(values) for name, values in found.items() if len(values) > 1}
     if several:
         raise InputError(f"config.json: per_layer_config differs between {FULL} layers: {several}, expected one value")
-    spelled = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_key_value_heads"}
     # A layer type that the dictionary leaves out has the general head dim.
-    return {"global_head_dim": values.get("head_dim", 256)} | {
-        spelled[name]: found_values.pop() for name, found_values in found.items() if found_values
-    }
+    general = {"global_head_dim": values.get("head_dim", Gemma4TextConfig.head_dim)}
+    return general | {_SPELLED[name]: values.pop() for name, values in found.items() if values}
+
+
+def _check_override(index: str, override: Mapping[str, Any], layer_types: Sequence[str]) -> None:
+    if not index.isdecimal() or int(index) >= len(layer_types):
+        raise InputError(f"config.json: per_layer_config names layer {index!r}, expected 0 to {len(layer_types) - 1}")
+    if layer_types[int(index)] != FULL or not override.keys() <= _SPELLED.keys():
+        raise InputError(
+            f"config.json: per_layer_config[{index!r}] is {dict(override)!r}, "
+            f"expected head_dim or num_key_value_heads of a {FULL} layer"
+        )
+
+
+_ASSISTANT_FILE = "config.json of the assistant"
 
 
 @dataclass(frozen=True)
@@ -241,15 +233,14 @@ class Gemma4AssistantConfig:
         """Read an assistant's ``config.json``."""
         text = dict(values.get("text_config") or {})
         if not text:
-            raise InputError("config.json of the assistant has no text_config")
+            raise InputError(f"{_ASSISTANT_FILE} has no text_config")
         text.setdefault("hidden_size_per_layer_input", 0)
         text.setdefault("vocab_size_per_layer_input", 0)
         if not text.get("num_kv_shared_layers"):
             text["num_kv_shared_layers"] = text.get("num_hidden_layers", Gemma4TextConfig.num_hidden_layers)
-        known = _known(cls, {name: value for name, value in values.items() if value is not None})
-        return cls(**known | {"text_config": Gemma4TextConfig.from_dict(text)})
+        return cls(**known(cls, values) | {"text_config": Gemma4TextConfig.from_dict(text)})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         text = self.text_config
         expected: Iterable[tuple[str, Any, Any]] = (
             ("hidden_size_per_layer_input", text.hidden_size_per_layer_input, 0),
@@ -260,19 +251,17 @@ class Gemma4AssistantConfig:
             ("tie_word_embeddings", self.tie_word_embeddings, True),
         )
         for name, found, right in expected:
-            if found != right:
-                raise InputError(f"config.json of the assistant: {name} is {found!r}, expected {right!r}")
+            expect(found == right, name, found, repr(right), file=_ASSISTANT_FILE)
         if self.use_ordered_embeddings:
-            if text.vocab_size % self.num_centroids:
-                raise InputError(
-                    f"config.json of the assistant: num_centroids is {self.num_centroids}, expected a divisor of "
-                    f"vocab_size, {text.vocab_size}"
-                )
-            if not 0 < self.centroid_intermediate_top_k <= self.num_centroids:
-                raise InputError(
-                    f"config.json of the assistant: centroid_intermediate_top_k is {self.centroid_intermediate_top_k}, "
-                    f"expected 1 to num_centroids, {self.num_centroids}"
-                )
+            self._validate_centroids()
+
+    def _validate_centroids(self) -> None:
+        vocabulary, centroids, top_k = self.text_config.vocab_size, self.num_centroids, self.centroid_intermediate_top_k
+        divides = is_count(centroids) and vocabulary % centroids == 0
+        expect(divides, "num_centroids", centroids, f"a divisor of vocab_size, {vocabulary}", file=_ASSISTANT_FILE)
+        right = is_count(top_k) and top_k <= centroids
+        allowed = f"1 to num_centroids, {centroids}"
+        expect(right, "centroid_intermediate_top_k", top_k, allowed, file=_ASSISTANT_FILE)
 
 
 def read_target_config(values: Mapping[str, Any]) -> Gemma4TextConfig:

@@ -6,16 +6,17 @@ import mlx.nn as nn
 from .activations import geglu
 from .config import Gemma4TextConfig
 from .layers import rms_norm
+from .network import Module
 
 
-class GeGLU(nn.Module):
+class GeGLU(Module):
     """The activation that mlx-lm's ``SwitchGLU`` calls: (up, gate) -> product."""
 
     def __call__(self, x: mx.array, gate: mx.array) -> mx.array:
         return geglu(gate, x)
 
 
-class Router(nn.Module):
+class Router(Module):
     """transformers' ``Gemma4TextRouter``: norm, learned scale, projection, softmax over the best experts."""
 
     def __init__(self, config: Gemma4TextConfig):
@@ -36,7 +37,7 @@ class Router(nn.Module):
         return experts, weights * self.per_expert_scale[experts]
 
 
-class Experts(nn.Module):
+class Experts(Module):
     """transformers' ``Gemma4TextExperts``, its weights stored as mlx-lm stores them."""
 
     def __init__(self, config: Gemma4TextConfig):

@@ -1,14 +1,27 @@
 """The drafter: four Gemma 4 layers that read the target's keys and values and have none of their own."""
 
+from typing import Protocol
+
 import mlx.core as mx
 import mlx.nn as nn
 
 from .attention import KeysValues
 from .config import Gemma4AssistantConfig
 from .gemma4_text import Gemma4TextModel
+from .network import Module, Network
 
 
-class MaskedEmbedder(nn.Module):
+class Embedding(Protocol):
+    """``nn.Embedding``, or a quantized one."""
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        """tokens: (...) integers -> (..., h)."""
+
+    def as_linear(self, hidden: mx.array) -> mx.array:
+        """hidden: (..., h) -> (..., V): the tied head."""
+
+
+class MaskedEmbedder(Module):
     """The centroid head (transformers' ``Gemma4AssistantMaskedEmbedder``).
 
     Each of C centroids owns V / C token ids; only the ids of the best ``top_k`` centroids are scored. Rows are gathered
@@ -24,7 +37,7 @@ class MaskedEmbedder(nn.Module):
         self.centroids = nn.Linear(text.hidden_size, config.num_centroids, bias=False)
         self.token_ordering = mx.zeros((text.vocab_size,), dtype=mx.int32)
 
-    def candidates(self, hidden: mx.array, embed_tokens: nn.Module) -> tuple[mx.array, mx.array]:
+    def candidates(self, hidden: mx.array, embed_tokens: Embedding) -> tuple[mx.array, mx.array]:
         """hidden: (B, L, h) -> token ids (B, L, top_k * V / C) and their logits, same shape."""
         B, L, _ = hidden.shape
         best = mx.argpartition(self.centroids(hidden), kth=-self.top_k, axis=-1)[..., -self.top_k :]
@@ -32,32 +45,32 @@ class MaskedEmbedder(nn.Module):
         logits = (embed_tokens(tokens) @ hidden[..., None]).squeeze(-1)
         return tokens, logits
 
-    def argmax(self, hidden: mx.array, embed_tokens: nn.Module) -> mx.array:
+    def argmax(self, hidden: mx.array, embed_tokens: Embedding) -> mx.array:
         """hidden: (B, L, h) -> (B, L) int32; no array of the vocabulary's size is built."""
         tokens, logits = self.candidates(hidden, embed_tokens)
         best = mx.argmax(logits, axis=-1, keepdims=True)
         return mx.take_along_axis(tokens, best, axis=-1).squeeze(-1)
 
-    def logits(self, hidden: mx.array, embed_tokens: nn.Module) -> mx.array:
+    def logits(self, hidden: mx.array, embed_tokens: Embedding) -> mx.array:
         """hidden: (B, L, h) -> (B, L, V); ids of other centroids are impossible, where transformers has minimum - 1."""
         tokens, logits = self.candidates(hidden, embed_tokens)
         nothing = mx.full((*hidden.shape[:2], self.vocab_size), -mx.inf, dtype=logits.dtype)
         return mx.put_along_axis(nothing, tokens, logits, axis=-1)
 
 
-class DenseHead(nn.Module):
+class DenseHead(Module):
     """The tied head of the 12B, 26B-A4B and 31B assistants; it has no weights of its own."""
 
-    def argmax(self, hidden: mx.array, embed_tokens: nn.Module) -> mx.array:
+    def argmax(self, hidden: mx.array, embed_tokens: Embedding) -> mx.array:
         """hidden: (B, L, h) -> (B, L) int32."""
         return mx.argmax(self.logits(hidden, embed_tokens), axis=-1).astype(mx.int32)
 
-    def logits(self, hidden: mx.array, embed_tokens: nn.Module) -> mx.array:
+    def logits(self, hidden: mx.array, embed_tokens: Embedding) -> mx.array:
         """hidden: (B, L, h) -> (B, L, V)."""
         return embed_tokens.as_linear(hidden)
 
 
-class Gemma4AssistantForCausalLM(nn.Module):
+class Gemma4AssistantForCausalLM(Network):
     """transformers' ``Gemma4AssistantForCausalLM`` and ``Gemma4UnifiedAssistantForCausalLM``.
 
     Its logits are not soft-capped, as in transformers.
@@ -110,9 +123,8 @@ class Gemma4AssistantForCausalLM(nn.Module):
         return None if name.startswith("lm_head.") or ".rotary_emb." in name else name
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """A checkpoint's tensors -> parameters; the token ordering, int64 in the file, becomes int32."""
-        named = {self.parameter_name(name): value for name, value in weights.items()}
-        named.pop(None, None)
+        """As ``Network.sanitize``; the token ordering, int64 in the file, becomes int32."""
+        named = super().sanitize(weights)
         ordering = "masked_embedding.token_ordering"
         if ordering in named:
             named[ordering] = named[ordering].astype(mx.int32)

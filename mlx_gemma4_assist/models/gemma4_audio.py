@@ -9,7 +9,6 @@ import re
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
 from ..errors import InputError
 from .activations import glu, silu
@@ -17,6 +16,7 @@ from .audio_attention import AudioAttention, Blocks, position_table, window
 from .audio_config import Gemma4AudioConfig
 from .clippable import ClippableLinear
 from .layers import RMSNorm
+from .network import Module, Network, named_parameters
 
 # transformers' checkpoints, mlx-vlm's conversions of them.
 _TOWER = re.compile(r"^(?:model\.)?audio_tower\.")
@@ -33,7 +33,7 @@ def _bounded(x: mx.array, limit: float) -> mx.array:
     return mx.clip(x, -limit, limit)
 
 
-class SubSampleConvLayer(nn.Module):
+class SubSampleConvLayer(Module):
     """transformers' ``Gemma4AudioSubSampleConvProjectionLayer``, channels last: every other frame, every other bin."""
 
     def __init__(self, channels_in: int, channels_out: int, eps: float):
@@ -47,7 +47,7 @@ class SubSampleConvLayer(nn.Module):
         return mx.maximum(self.norm(self.conv(x)), 0), mask[:, ::2]
 
 
-class SubSampleConvProjection(nn.Module):
+class SubSampleConvProjection(Module):
     """transformers' ``Gemma4AudioSubSampleConvProjection``."""
 
     def __init__(self, config: Gemma4AudioConfig):
@@ -64,7 +64,7 @@ class SubSampleConvProjection(nn.Module):
         return self.input_proj_linear(x.flatten(2)), mask
 
 
-class AudioFeedForward(nn.Module):
+class AudioFeedForward(Module):
     """transformers' ``Gemma4AudioFeedForward``: one of a layer's two, added with ``residual_weight``."""
 
     def __init__(self, config: Gemma4AudioConfig):
@@ -84,7 +84,7 @@ class AudioFeedForward(nn.Module):
         return x + out * self.weight
 
 
-class AudioLightConv(nn.Module):
+class AudioLightConv(Module):
     """transformers' ``Gemma4AudioLightConv1d``: a gate, then a causal convolution of each channel by itself."""
 
     def __init__(self, config: Gemma4AudioConfig):
@@ -105,7 +105,7 @@ class AudioLightConv(nn.Module):
         return x + self.linear_end(silu(self.conv_norm(_bounded(mixed, self.limit))))
 
 
-class AudioLayer(nn.Module):
+class AudioLayer(Module):
     """transformers' ``Gemma4AudioLayer``."""
 
     def __init__(self, config: Gemma4AudioConfig):
@@ -128,7 +128,7 @@ class AudioLayer(nn.Module):
         return self.norm_out(_bounded(x, self.limit))
 
 
-class Gemma4AudioModel(nn.Module):
+class Gemma4AudioModel(Network):
     """transformers' ``Gemma4AudioModel``: log-mel frames in, soft tokens before the multimodal embedder out."""
 
     def __init__(self, config: Gemma4AudioConfig):
@@ -181,10 +181,9 @@ class Gemma4AudioModel(nn.Module):
         return own
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """transformers' layout, or mlx-vlm's with channels last -> this network's names, channels last."""
-        named = {self.parameter_name(name): value for name, value in weights.items()}
-        named.pop(None, None)
-        shapes = {name: parameter.shape for name, parameter in tree_flatten(self.parameters())}
+        """As ``Network.sanitize``; transformers' convolutions become channels last, as mlx-vlm's are."""
+        shapes = {name: parameter.shape for name, parameter in named_parameters(self).items()}
+        named = super().sanitize(weights)
         return {name: _channels_last(value, shapes.get(name)) for name, value in named.items()}
 
 

@@ -3,6 +3,8 @@
 Module names are Hugging Face's (``model.layers.0.self_attn.q_proj``), experts excepted, which are named as in mlx-lm.
 """
 
+from copy import copy
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -13,11 +15,17 @@ from .config import Gemma4TextConfig
 from .experts import Experts, Router
 from .layers import MLP, Attention, BlockCache, RMSNorm
 from .names import layer_number, split_experts, text_name
+from .network import Module, Network
 
-KEPT = 16
+_ROOT_HALF: float = 0.5**0.5
+KEPT = 16  # things made for a target: settings of its compiled rounds, what its runs have taught
 
 
-class DecoderLayer(nn.Module):
+def _norm(config: Gemma4TextConfig) -> RMSNorm:
+    return RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+
+class DecoderLayer(Module):
     """transformers' ``Gemma4TextDecoderLayer``."""
 
     def __init__(self, config: Gemma4TextConfig, layer: int):
@@ -25,24 +33,22 @@ class DecoderLayer(nn.Module):
         self.kind = config.layer_types[layer]
         self.self_attn = Attention(config, layer)
         self.mlp = MLP(config, layer)
-        norms = [
-            "input_layernorm",
-            "post_attention_layernorm",
-            "pre_feedforward_layernorm",
-            "post_feedforward_layernorm",
-        ]
+        self.input_layernorm = _norm(config)
+        self.post_attention_layernorm = _norm(config)
+        self.pre_feedforward_layernorm = _norm(config)
+        self.post_feedforward_layernorm = _norm(config)
         self.has_experts = config.enable_moe_block
         if self.has_experts:
             self.router = Router(config)
             self.experts = Experts(config)
-            norms += ["post_feedforward_layernorm_1", "post_feedforward_layernorm_2", "pre_feedforward_layernorm_2"]
-        self.has_per_layer_input = config.hidden_size_per_layer_input > 0
-        if self.has_per_layer_input:
-            self.per_layer_input_gate = nn.Linear(config.hidden_size, config.hidden_size_per_layer_input, bias=False)
-            self.per_layer_projection = nn.Linear(config.hidden_size_per_layer_input, config.hidden_size, bias=False)
-            norms += ["post_per_layer_input_norm"]
-        for name in norms:
-            setattr(self, name, RMSNorm(config.hidden_size, eps=config.rms_norm_eps))
+            self.post_feedforward_layernorm_1 = _norm(config)
+            self.post_feedforward_layernorm_2 = _norm(config)
+            self.pre_feedforward_layernorm_2 = _norm(config)
+        per_layer_size = config.hidden_size_per_layer_input
+        if per_layer_size:
+            self.per_layer_input_gate = nn.Linear(config.hidden_size, per_layer_size, bias=False)
+            self.per_layer_projection = nn.Linear(per_layer_size, config.hidden_size, bias=False)
+            self.post_per_layer_input_norm = _norm(config)
         self.layer_scalar = mx.ones((1,))
 
     def _feed_forward(self, x: mx.array) -> mx.array:
@@ -64,18 +70,18 @@ class DecoderLayer(nn.Module):
         """x: (B, L, H) -> (B, L, H).
 
         ``normed`` is ``input_layernorm(x)`` where the caller has it already, from projecting keys and values.
-        ``per_layer_input``: (B, L, P), for the models that have them.
+        ``per_layer_input``: (B, L, P), for the models that have them, None for the others.
         """
         normed = self.input_layernorm(x) if normed is None else normed
         x = x + self.post_attention_layernorm(self.self_attn(normed, offset, mask, keys_values))
         x = x + self.post_feedforward_layernorm(self._feed_forward(x))
-        if self.has_per_layer_input:
+        if per_layer_input is not None:
             gated = self.per_layer_projection(geglu(self.per_layer_input_gate(x), per_layer_input))
             x = x + self.post_per_layer_input_norm(gated)
         return x * self.layer_scalar
 
 
-class Gemma4TextModel(nn.Module):
+class Gemma4TextModel(Module):
     """transformers' ``Gemma4TextModel``: embeddings, per-layer inputs, layers, final norm.
 
     The same class is the assistant's body, where no layer owns keys and values.
@@ -84,9 +90,10 @@ class Gemma4TextModel(nn.Module):
     def __init__(self, config: Gemma4TextConfig):
         super().__init__()
         self.config = config
+        self.embed_scale: float = config.hidden_size**0.5
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(config, i) for i in range(config.num_hidden_layers)]
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = _norm(config)
         self.per_layer_size = config.hidden_size_per_layer_input
         if self.per_layer_size:
             packed = config.num_hidden_layers * self.per_layer_size
@@ -96,14 +103,15 @@ class Gemma4TextModel(nn.Module):
 
     def embed(self, tokens: mx.array) -> mx.array:
         """tokens: (B, L) integers -> (B, L, H), scaled by sqrt(H) as the network wants them."""
-        return self.embed_tokens(tokens) * self.config.hidden_size**0.5
+        rows: mx.array = self.embed_tokens(tokens)
+        return rows * self.embed_scale
 
     def per_layer_inputs(self, tokens: mx.array, inputs_embeds: mx.array) -> mx.array:
         """tokens: (B, L), inputs_embeds: (B, L, H) scaled -> (B, L, layers, P): identity and context combined."""
         shape = (*tokens.shape, self.config.num_hidden_layers, self.per_layer_size)
-        identity = (self.embed_tokens_per_layer(tokens) * self.per_layer_size**0.5).reshape(shape)
+        identity: mx.array = (self.embed_tokens_per_layer(tokens) * self.per_layer_size**0.5).reshape(shape)
         context = (self.per_layer_model_projection(inputs_embeds) * self.config.hidden_size**-0.5).reshape(shape)
-        return (self.per_layer_projection_norm(context) + identity) * 2**-0.5
+        return (self.per_layer_projection_norm(context) + identity) * _ROOT_HALF
 
     def __call__(self, tokens: mx.array, cache: BlockCache, inputs_embeds: mx.array | None = None) -> mx.array:
         """tokens: (B, L) integers, whose keys and values go to ``cache`` -> (B, L, H), after the final norm.
@@ -121,25 +129,29 @@ class Gemma4TextModel(nn.Module):
             normed = layer.input_layernorm(x)
             if layer.self_attn.owns_kv:
                 shared[layer.kind] = layer.self_attn.keys_values(normed, cache)
-            per_layer_input = per_layer_inputs[:, :, i] if self.per_layer_size else None
+            per_layer_input = None if per_layer_inputs is None else per_layer_inputs[:, :, i]
             x = layer(x, cache.offset, cache.masks[layer.kind], shared[layer.kind], normed, per_layer_input)
         return self.norm(x)
 
 
-class Gemma4ForCausalLM(nn.Module):
+class Gemma4ForCausalLM(Network):
     """A Gemma 4 target (transformers' ``Gemma4ForCausalLM``): tokens in, hidden states and logits out.
 
     Attributes:
-        kept: what others made for this network and want to live as long as it; no parameter.
+        kept: what others make for this network and want to find again as long as it lives; no part of what it computes.
     """
 
     def __init__(self, config: Gemma4TextConfig):
         super().__init__()
         self.config = config
-        self.kept = Kept(KEPT)
         self.model = Gemma4TextModel(config)
+        self.kept = Kept(KEPT)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy, deep or not, keeps nothing yet: what was made for this network may have its weights in it."""
+        return vars(self) | {"kept": copy(self.kept)}
 
     def embed(self, tokens: mx.array) -> mx.array:
         """tokens: (B, L) integers -> (B, L, H), scaled: also what the assistant takes."""
@@ -165,17 +177,15 @@ class Gemma4ForCausalLM(nn.Module):
         Left out are the towers of the multimodal models, rotary buffers, a tied head, and the key and value projections
         that some checkpoints carry for KV-shared layers, where transformers ignores them too.
         """
-        name = text_name(name)
-        if name is None or (self.config.tie_word_embeddings and name.startswith("lm_head.")):
+        own = text_name(name)
+        if own is None or (self.config.tie_word_embeddings and own.startswith("lm_head.")):
             return None
-        layer = layer_number(name)
+        layer = layer_number(own)
         shared = layer is not None and layer >= self.config.num_kv_layers
-        if shared and any(part in name for part in (".k_proj", ".v_proj", ".k_norm", ".v_norm")):
+        if shared and any(part in own for part in (".k_proj", ".v_proj", ".k_norm", ".v_norm")):
             return None
-        return name
+        return own
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Any supported layout -> this network's parameter names."""
-        named = {self.parameter_name(name): value for name, value in weights.items()}
-        named.pop(None, None)
-        return split_experts(named)
+        """As ``Network.sanitize``; stacked experts are split."""
+        return split_experts(super().sanitize(weights))

@@ -7,18 +7,19 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..backend import compiles_in_process
+from ..backend import on_gpu
 from .activations import geglu
 from .attention import attend
 from .clippable import ClippableLinear
 from .layers import RMSNorm, rms_norm
+from .network import Module
 from .vision_config import Gemma4VisionConfig
 
 # MLX's fused attention over many queries has these; any other size keeps all scores in memory.
 _FUSED_HEADS = (64, 80, 128)
 
 
-class VisionPatchEmbedder(nn.Module):
+class VisionPatchEmbedder(Module):
     """transformers' ``Gemma4VisionPatchEmbedder``: a linear map of pixels, and a table for columns and one for rows."""
 
     def __init__(self, config: Gemma4VisionConfig):
@@ -64,12 +65,12 @@ def attend_padded(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.
     """
     size = queries.shape[-1]
     padding = next((fused - size for fused in _FUSED_HEADS if fused >= size), 0)
-    if padding and compiles_in_process():
+    if padding and on_gpu():
         queries, keys, values = (mx.pad(x, [(0, 0)] * 3 + [(0, padding)]) for x in (queries, keys, values))
     return attend(queries, (keys, values), mask)[..., :size]
 
 
-class VisionAttention(nn.Module):
+class VisionAttention(Module):
     """transformers' ``Gemma4VisionAttention``: scale 1, queries and keys normed, values normed without a weight."""
 
     def __init__(self, config: Gemma4VisionConfig):
@@ -98,21 +99,21 @@ class VisionAttention(nn.Module):
         return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, P, -1))
 
 
-class VisionMLP(nn.Module):
+class VisionMLP(Module):
     """transformers' ``Gemma4VisionMLP``."""
 
     def __init__(self, config: Gemma4VisionConfig):
         super().__init__()
-        sizes = config.hidden_size, config.intermediate_size
-        self.gate_proj = ClippableLinear(*sizes, config.use_clipped_linears)
-        self.up_proj = ClippableLinear(*sizes, config.use_clipped_linears)
-        self.down_proj = ClippableLinear(*reversed(sizes), config.use_clipped_linears)
+        width, inner, clipped = config.hidden_size, config.intermediate_size, config.use_clipped_linears
+        self.gate_proj = ClippableLinear(width, inner, clipped)
+        self.up_proj = ClippableLinear(width, inner, clipped)
+        self.down_proj = ClippableLinear(inner, width, clipped)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.down_proj(geglu(self.gate_proj(x), self.up_proj(x)))
 
 
-class VisionEncoderLayer(nn.Module):
+class VisionEncoderLayer(Module):
     """transformers' ``Gemma4VisionEncoderLayer``."""
 
     def __init__(self, config: Gemma4VisionConfig):
@@ -129,7 +130,7 @@ class VisionEncoderLayer(nn.Module):
         return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
 
 
-class VisionEncoder(nn.Module):
+class VisionEncoder(Module):
     """transformers' ``Gemma4VisionEncoder``."""
 
     def __init__(self, config: Gemma4VisionConfig):
@@ -146,7 +147,7 @@ class VisionEncoder(nn.Module):
         return x
 
 
-class Gemma4VisionModel(nn.Module):
+class Gemma4VisionModel(Module):
     """transformers' ``Gemma4VisionModel``."""
 
     def __init__(self, config: Gemma4VisionConfig):
@@ -182,4 +183,5 @@ class Gemma4VisionModel(nn.Module):
         wide = (mx.max(position_ids[..., 0], axis=1, keepdims=True) + 1) // side
         square = mx.where(position_ids[..., 0] < 0, -1, squares[..., 0] + wide * squares[..., 1])
         share = (square[:, None] == mx.arange(x.shape[1] // side**2)[:, None]).astype(mx.float32)
-        return share @ x.astype(mx.float32) * (x.shape[-1] ** 0.5 / side**2)
+        scale: float = x.shape[-1] ** 0.5 / side**2
+        return share @ x.astype(mx.float32) * scale

@@ -9,14 +9,16 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ..backend import compiles_in_process, fused
+from ..backend import on_gpu
+from . import cpu
 from .activations import geglu
 from .attention import KeysValues, Mask, attend
 from .config import Gemma4TextConfig
+from .network import Module
 
 
 class BlockCache(Protocol):
-    """The keys and values of one forward, as the decoder asks for them. ``decoding.cache`` implements it.
+    """The keys and values of one forward, as the decoder asks for them. ``cache.layout.Block`` implements it.
 
     Attributes:
         offset: (B,) int32, the position of the block's first token in each row.
@@ -30,24 +32,14 @@ class BlockCache(Protocol):
         """Store a block's new (B, G, L, D) keys and values; return the (B, G, S, D) to attend to."""
 
 
-@fused
-def _normalized(x: mx.array, eps: float) -> mx.array:
-    return mx.fast.rms_norm(x, None, eps)
-
-
-@fused
-def _normalized_and_scaled(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
+    """transformers' ``Gemma4RMSNorm`` over the last axis; without a weight nothing is scaled."""
+    if not on_gpu():
+        return cpu.rms_norm(x, weight, eps)
     return mx.fast.rms_norm(x, weight, eps)
 
 
-def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
-    """transformers' ``Gemma4RMSNorm``. A kernel of its own on a GPU; on a CPU MLX makes eight operations of it."""
-    if compiles_in_process():
-        return mx.fast.rms_norm(x, weight, eps)
-    return _normalized(x, eps) if weight is None else _normalized_and_scaled(x, weight, eps)
-
-
-class RMSNorm(nn.Module):
+class RMSNorm(Module):
     """``rms_norm`` with a learned weight."""
 
     def __init__(self, dims: int, eps: float):
@@ -59,7 +51,7 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
-class RotaryEmbedding(nn.Module):
+class RotaryEmbedding(Module):
     """Rotary embedding of one layer type, with one offset per row.
 
     ``proportional`` (transformers' ``_compute_proportional_rope_parameters``) rotates the first
@@ -87,7 +79,7 @@ class RotaryEmbedding(nn.Module):
         )
 
 
-class MLP(nn.Module):
+class MLP(Module):
     """transformers' ``Gemma4TextMLP``; the KV-shared layers of E2B have it twice as wide."""
 
     def __init__(self, config: Gemma4TextConfig, layer: int):
@@ -102,7 +94,7 @@ class MLP(nn.Module):
         return self.down_proj(geglu(self.gate_proj(x), self.up_proj(x)))
 
 
-class Attention(nn.Module):
+class Attention(Module):
     """transformers' ``Gemma4TextAttention``: scale 1, normed queries and keys, a value norm without weight.
 
     A layer that owns keys and values writes them to the cache; a KV-shared layer has no projections for them. With

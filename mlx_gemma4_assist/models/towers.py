@@ -13,12 +13,13 @@ from .config import read_target_config
 from .gemma4_audio import Gemma4AudioModel
 from .gemma4_vision import Gemma4VisionModel
 from .layers import rms_norm
+from .network import Module, Network
 from .vision_config import Gemma4UnifiedAudioConfig, Gemma4UnifiedVisionConfig, Gemma4VisionConfig
 
 _PARTS = re.compile(r"^(?:model\.)?((?:vision_tower|audio_tower|vision_embedder|embed_vision|embed_audio)\..*)$")
 
 
-class MultimodalEmbedder(nn.Module):
+class MultimodalEmbedder(Module):
     """transformers' ``Gemma4MultimodalEmbedder``: a norm without a weight, and a projection to the text network."""
 
     def __init__(self, width: int, text_width: int, eps: float):
@@ -31,7 +32,7 @@ class MultimodalEmbedder(nn.Module):
         return self.embedding_projection(rms_norm(x, None, self.eps))
 
 
-class UnifiedVisionEmbedder(nn.Module):
+class UnifiedVisionEmbedder(Module):
     """transformers' ``Gemma4UnifiedVisionEmbedder`` up to its projection: each large patch is a soft token."""
 
     def __init__(self, config: Gemma4UnifiedVisionConfig):
@@ -48,7 +49,8 @@ class UnifiedVisionEmbedder(nn.Module):
         x = self.patch_ln2(self.patch_dense(self.patch_ln1(pixel_values.astype(self.pos_embedding.dtype))))
         found = self.pos_embedding[mx.maximum(position_ids, 0), mx.arange(2)]
         positions = mx.where(position_ids[..., None] < 0, 0, found).sum(axis=-2)
-        return self.pos_norm(x + positions)
+        embedded: mx.array = self.pos_norm(x + positions)
+        return embedded
 
 
 class Towers(Protocol):
@@ -77,7 +79,7 @@ class Towers(Protocol):
         """
 
 
-class _Part(nn.Module):
+class _Towers(Network):
     """What both kinds share: names in a checkpoint."""
 
     def parameter_name(self, name: str) -> str | None:
@@ -88,14 +90,8 @@ class _Part(nn.Module):
         found = _PARTS.match(name)
         return found[1] if found and found[1].partition(".")[0] in self else None
 
-    def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Any supported layout -> this module's parameter names."""
-        named = {self.parameter_name(name): value for name, value in weights.items()}
-        named.pop(None, None)
-        return named
 
-
-class Gemma4Towers(_Part):
+class Gemma4Towers(_Towers):
     """Beside the text network of transformers' ``Gemma4Model``. 26B-A4B and 31B have no ears."""
 
     steps_per_token = 4
@@ -138,7 +134,7 @@ class Gemma4Towers(_Part):
         return super().sanitize(weights) | heard
 
 
-class UnifiedTowers(_Part):
+class UnifiedTowers(_Towers):
     """Beside the text network of transformers' ``Gemma4UnifiedModel``: the 12B."""
 
     steps_per_token = 1
@@ -175,12 +171,17 @@ def towers_of(config: Mapping[str, Any]) -> Gemma4Towers | UnifiedTowers | None:
         InputError: not a target's config, or not one of Gemma 4's networks.
     """
     text_width = read_target_config(config).hidden_size
-    unified = config["model_type"] == "gemma4_unified"
-    kinds = (
-        (Gemma4UnifiedVisionConfig, Gemma4UnifiedAudioConfig) if unified else (Gemma4VisionConfig, Gemma4AudioConfig)
-    )
-    parts = [config.get(name) for name in ("vision_config", "audio_config")]
-    if not any(parts):
+    vision, audio = config.get("vision_config"), config.get("audio_config")
+    if not vision and not audio:
         return None
-    vision, audio = (kind.from_dict(part) if part else None for kind, part in zip(kinds, parts, strict=True))
-    return (UnifiedTowers if unified else Gemma4Towers)(vision, audio, text_width)
+    if config["model_type"] == "gemma4_unified":
+        return UnifiedTowers(
+            Gemma4UnifiedVisionConfig.from_dict(vision) if vision else None,
+            Gemma4UnifiedAudioConfig.from_dict(audio) if audio else None,
+            text_width,
+        )
+    return Gemma4Towers(
+        Gemma4VisionConfig.from_dict(vision) if vision else None,
+        Gemma4AudioConfig.from_dict(audio) if audio else None,
+        text_width,
+    )

@@ -1,10 +1,22 @@
 """Configurations of what sees: Hugging Face's names and defaults, and a validation that says what is wrong."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InputError
+from .validation import expect, expect_counts, is_count, known
+
+_THETA = 100.0
+_COUNTS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "pooling_kernel_size",
+    "patch_size",
+    "position_embedding_size",
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Gemma4VisionConfig:
     hidden_activation: str = "gelu_pytorch_tanh"
     rms_norm_eps: float = 1e-6
     attention_bias: bool = False
-    rope_parameters: Mapping[str, Any] = field(default_factory=lambda: {"rope_type": "axial", "rope_theta": 100.0})
+    rope_parameters: Mapping[str, Any] = field(default_factory=lambda: {"rope_type": "axial", "rope_theta": _THETA})
     pooling_kernel_size: int = 3
     patch_size: int = 16
     position_embedding_size: int = 10_240
@@ -40,30 +52,35 @@ class Gemma4VisionConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Gemma4VisionConfig":
         """Read the ``vision_config`` of a ``config.json``; unknown fields are left aside."""
-        return cls(**_known(cls, values))
+        return cls(**known(cls, values))
 
-    def __post_init__(self):
-        _expect(self, self.model_type == "gemma4_vision", "model_type", "gemma4_vision")
-        for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-            _expect(self, _is_count(vars(self)[name]), name, "a positive integer")
-        for name in ("num_key_value_heads", "pooling_kernel_size", "patch_size", "position_embedding_size"):
-            _expect(self, _is_count(vars(self)[name]), name, "a positive integer")
-        divides = self.num_attention_heads % self.num_key_value_heads == 0
-        _expect(self, divides, "num_key_value_heads", f"a divisor of num_attention_heads, {self.num_attention_heads}")
-        _expect(self, _is_count(self.head_dim) and self.head_dim % 4 == 0, "head_dim", "a multiple of 4")
-        _expect(self, self.hidden_activation == "gelu_pytorch_tanh", "hidden_activation", "gelu_pytorch_tanh")
-        _expect(self, not self.attention_bias, "attention_bias", "false")
-        _expect(self, isinstance(self.rope_parameters, Mapping), "rope_parameters", "an object")
+    def __post_init__(self) -> None:
+        _expect_model_type(self, "gemma4_vision")
+        expect_counts(self, _COUNTS, of=self.model_type)
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
+        divides, divisor = heads % kv_heads == 0, f"a divisor of num_attention_heads, {heads}"
+        self._expect(divides, "num_key_value_heads", divisor)
+        self._expect(is_count(self.head_dim) and self.head_dim % 4 == 0, "head_dim", "a multiple of 4")
+        self._expect(self.hidden_activation == "gelu_pytorch_tanh", "hidden_activation", "gelu_pytorch_tanh")
+        self._expect(not self.attention_bias, "attention_bias", "false")
+        self._validate_rope()
+
+    def _validate_rope(self) -> None:
+        self._expect(isinstance(self.rope_parameters, Mapping), "rope_parameters", "an object")
         # Older checkpoints write "default" for the only kind that there is.
         axial = self.rope_parameters.get("rope_type", "axial") in ("axial", "default")
-        _expect(self, axial, "rope_parameters", "rope_type axial")
-        theta = self.rope_theta
-        _expect(self, isinstance(theta, int | float) and theta > 0, "rope_parameters", "a positive rope_theta")
+        self._expect(axial, "rope_parameters", "rope_type axial")
+        theta = self.rope_parameters.get("rope_theta", _THETA)
+        self._expect(isinstance(theta, int | float) and theta > 0, "rope_parameters", "a positive rope_theta")
+
+    def _expect(self, right: bool, name: str, expected: str) -> None:
+        expect(right, f"{name} of {self.model_type}", vars(self)[name], expected)
 
     @property
     def rope_theta(self) -> float:
         """Base of the rotary embedding's periods."""
-        return self.rope_parameters.get("rope_theta", 100.0)
+        theta: float = self.rope_parameters.get("rope_theta", _THETA)
+        return theta
 
 
 @dataclass(frozen=True)
@@ -91,12 +108,12 @@ class Gemma4UnifiedVisionConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Gemma4UnifiedVisionConfig":
         """Read the ``vision_config`` of a ``config.json``; unknown fields are left aside."""
-        return cls(**_known(cls, values))
+        return cls(**known(cls, values))
 
-    def __post_init__(self):
-        _expect(self, self.model_type == "gemma4_unified_vision", "model_type", "gemma4_unified_vision")
-        for name in ("patch_size", "pooling_kernel_size", "mm_embed_dim", "mm_posemb_size", "output_proj_dims"):
-            _expect(self, _is_count(vars(self)[name]), name, "a positive integer")
+    def __post_init__(self) -> None:
+        _expect_model_type(self, "gemma4_unified_vision")
+        names = ("patch_size", "pooling_kernel_size", "mm_embed_dim", "mm_posemb_size", "output_proj_dims")
+        expect_counts(self, names, of=self.model_type)
 
     @property
     def patch_values(self) -> int:
@@ -119,23 +136,14 @@ class Gemma4UnifiedAudioConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Gemma4UnifiedAudioConfig":
         """Read the ``audio_config`` of a ``config.json``; unknown fields are left aside."""
-        return cls(**_known(cls, values))
+        return cls(**known(cls, values))
 
-    def __post_init__(self):
-        _expect(self, self.model_type == "gemma4_unified_audio", "model_type", "gemma4_unified_audio")
-        _expect(self, _is_count(self.audio_embed_dim), "audio_embed_dim", "a positive integer")
-
-
-def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    names = {each.name for each in fields(cls)}
-    return {name: value for name, value in values.items() if name in names and value is not None}
+    def __post_init__(self) -> None:
+        _expect_model_type(self, "gemma4_unified_audio")
+        expect_counts(self, ("audio_embed_dim",), of=self.model_type)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _expect(config: Any, right: bool, name: str, expected: str) -> None:
-    if not right:
-        found = vars(config)[name]
-        raise InputError(f"config.json: {name} of {config.model_type} is {found!r}, expected {expected}")
+def _expect_model_type(
+    config: Gemma4VisionConfig | Gemma4UnifiedVisionConfig | Gemma4UnifiedAudioConfig, model_type: str
+) -> None:
+    expect(config.model_type == model_type, f"model_type of {config.model_type}", config.model_type, model_type)
