@@ -16,9 +16,9 @@ import mlx.core as mx
 from command_line import parser_for, positive, run_tool
 
 from mlx_gemma4_assist import InputError, assistant_for, load_assistant, make_prompt_cache
+from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.cache.store import Buffers
-from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.checkpoints.loading import load_model
 from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
 from mlx_gemma4_assist.engine.loop import Plan, rounds, start
