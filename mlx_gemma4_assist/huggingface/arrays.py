@@ -75,7 +75,8 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         value = value.detach().cpu()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        found: np.ndarray = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        return found
     if isinstance(value, mx.array):
         return np.array(value.astype(mx.float32) if value.dtype == mx.bfloat16 else value)
     try:

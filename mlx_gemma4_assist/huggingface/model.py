@@ -118,7 +118,8 @@ class _Pretrained(ABC):
     @property
     def dtype(self) -> mx.Dtype:
         """What the network computes in."""
-        return self.network.model.norm.weight.dtype
+        found: mx.Dtype = self.network.model.norm.weight.dtype
+        return found
 
     @property
     def device(self) -> mx.Device:
@@ -240,8 +241,7 @@ class Gemma4ForConditionalGeneration(Gemma4ForCausalLM):
     @classmethod
     def _read(cls, folder: Path, dtype: mx.Dtype | None) -> Self:
         config = read_json(folder / "config.json")
-        ids = {config.get(f"{kind}_token_id"): type for kind, type in TYPES.items()}
-        ids.pop(None, None)
+        ids = {id: type for kind, type in TYPES.items() if (id := config.get(f"{kind}_token_id")) is not None}
         text = load_model(folder, dtype=dtype)
         generation_config = read_json_if_there(folder / "generation_config.json")
         return cls(text, generation_config, load_towers(folder, dtype=dtype), ids)
@@ -273,7 +273,8 @@ def assistant_network(assistant: Any) -> gemma4_assistant.Gemma4AssistantForCaus
     if assistant is None:
         return None
     if isinstance(assistant, Gemma4AssistantForCausalLM):
-        return assistant.network
+        network: gemma4_assistant.Gemma4AssistantForCausalLM = assistant.network
+        return network
     expected = "what AutoModelForCausalLM reads from an assistant's checkpoint"
     raise InputError(f"assistant_model is {type(assistant).__name__}, expected {expected}")
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import mlx.core as mx
 
@@ -42,25 +42,30 @@ def pipeline(
     Raises:
         InputError: another task, a checkpoint that does not fit it, an assistant of another target.
     """
-    kinds = {each.task: each for each in (ImageTextToTextPipeline, TextGenerationPipeline)}
+    kinds: dict[str, type[ImageTextToTextPipeline | TextGenerationPipeline]] = {
+        each.task: each for each in (ImageTextToTextPipeline, TextGenerationPipeline)
+    }
     if task not in kinds:
         raise InputError(f"task is {task!r}, expected {' or '.join(kinds)}")
     check_device(device_map, "device_map")
     where = {"dtype": dtype, "device_map": device_map}
-    own = model
-    if not isinstance(model, Gemma4ForCausalLM):
-        model = kinds[task].models.from_pretrained(model, revision=revision, **where)
-    elif processor is None:
-        raise InputError("a model that has been read already needs its processor beside it")
-    elif revision is not None or (dtype is not None and not _is_name(assistant_model)):
-        raise InputError("dtype and revision are for checkpoints, and these have been read already")
-    if processor is None:
-        processor = AutoProcessor.from_pretrained(own, revision=revision)
-    elif _is_name(processor):
+    if isinstance(model, str | os.PathLike):
+        read = kinds[task].models.from_pretrained(model, revision=revision, **where)
+        if processor is None:
+            processor = AutoProcessor.from_pretrained(model, revision=revision)
+    else:
+        read = model
+        if processor is None:
+            raise InputError("a model that has been read already needs its processor beside it")
+        if revision is not None or (dtype is not None and not _is_name(assistant_model)):
+            raise InputError("dtype and revision are for checkpoints, and these have been read already")
+    if isinstance(processor, str | os.PathLike):
         processor = AutoProcessor.from_pretrained(processor)
-    if _is_name(assistant_model):
+    if isinstance(assistant_model, str | os.PathLike):
         assistant_model = Gemma4AssistantForCausalLM.from_pretrained(assistant_model, **where)
-    return kinds[task](model, processor, assistant_model)
+    if not isinstance(read, Gemma4ForCausalLM):
+        raise InputError(f"model is {type(read).__name__}, expected a target, or where to read one")
+    return kinds[task](read, processor, assistant_model)
 
 
 class _Pipeline:
@@ -128,8 +133,12 @@ class _Pipeline:
 
     def _decode(self, ids: mx.array, prompt_length: int, skip_special_tokens: bool) -> str:
         """The text that follows the prompt's."""
-        whole, before = (self.processor.decode(each, skip_special_tokens) for each in (ids, ids[:prompt_length]))
+        whole, before = (self._text(each, skip_special_tokens) for each in (ids, ids[:prompt_length]))
         return whole.removeprefix(before)
+
+    def _text(self, ids: mx.array, skip_special_tokens: bool) -> str:
+        """ids: (L,); of one text the processor gives one."""
+        return cast(str, self.processor.decode(ids, skip_special_tokens))
 
 
 @dataclass(frozen=True)
@@ -252,7 +261,7 @@ class TextGenerationPipeline(_Pipeline):
 
     def _decode(self, ids: mx.array, prompt_length: int, skip_special_tokens: bool) -> str:
         """The new tokens on their own, as in transformers."""
-        return self.processor.decode(ids[prompt_length:], skip_special_tokens)
+        return self._text(ids[prompt_length:], skip_special_tokens)
 
 
 def _is_name(value: Any) -> bool:

@@ -7,7 +7,7 @@ both become one head dim and one number of KV heads per layer type.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from ..errors import InputError
 from .validation import expect, expect_counts, is_count, known
@@ -229,7 +229,7 @@ class Gemma4AssistantConfig:
     tie_word_embeddings: bool = True
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Gemma4AssistantConfig":
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read an assistant's ``config.json``."""
         text = dict(values.get("text_config") or {})
         if not text:
