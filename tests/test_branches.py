@@ -18,10 +18,13 @@ from support.decoding import filled, layout_for, random_pair
 from mlx_gemma4_assist import load, load_assistant, stream_generate
 from mlx_gemma4_assist.backend import branches, can_compile, compiles_in_process, on_gpu
 from mlx_gemma4_assist.checkpoints.loading import load_towers
+from mlx_gemma4_assist.engine.loop import start
 from mlx_gemma4_assist.models import activations
 from mlx_gemma4_assist.models.layers import rms_norm
-from mlx_gemma4_assist.rounds.round import Engine, accept, propose, start
+from mlx_gemma4_assist.rounds.accept import accept
+from mlx_gemma4_assist.rounds.round import propose
 from mlx_gemma4_assist.rounds.sampling import Sampling
+from mlx_gemma4_assist.rounds.state import Decoder
 
 GOLDENS = Path(__file__).parent / "goldens"
 PROMPT = [(7 * i * i + i) % 64 for i in range(150)]  # longer than a band of the CPU backend
@@ -64,9 +67,9 @@ def logits_of_a_round(seed: int = 0) -> mx.array:
     """Logits (1, 4, V) of a random target that has read a prompt, after three drafts of its assistant."""
     target, assistant = random_pair(seed)
     layout = layout_for(target, 3)
-    engine = Engine(target, assistant, layout, Sampling(), accept)
-    state = start(engine, filled(target, layout, PROMPT), PROMPT[-1:], 0)
-    return propose(engine, state, 3, len(PROMPT) - 1).logits
+    decoder, cache = Decoder(target, assistant, layout, Sampling(), accept), filled(target, layout, PROMPT)
+    state = start(decoder, cache, PROMPT[-1:], 0)
+    return propose(decoder, state, cache.buffers, 3, len(PROMPT) - 1).logits
 
 
 def soft_tokens(name: str) -> mx.array:

@@ -177,9 +177,10 @@ def _frequencies_line(found: "Frequencies") -> str:
 def _report(
     pair: "Pair", compared: "dict[str, list[TextComparison]]", frequencies: "Sequence[Frequencies]"
 ) -> list[str]:
+    from ..backend import dtype_name
     from ..evaluation.frequencies import P_THRESHOLD
 
-    lines = [f"computed in {str(pair.dtype).removeprefix('mlx.core.')}"]
+    lines = [f"computed in {dtype_name(pair.dtype)}"]
     for way, texts in compared.items():
         parted = [text for text in texts if text.divergence]
         drafted = sum(text.stats.drafted for text in texts)
@@ -202,9 +203,11 @@ def _plain(parting: "Divergence") -> dict[str, Any]:
 def _summary(
     pair: "Pair", compared: "dict[str, list[TextComparison]]", frequencies: "Sequence[Frequencies]", verdict: str
 ) -> dict[str, Any]:
+    from ..backend import dtype_name
+
     return {
         "verdict": verdict,
-        "dtype": str(pair.dtype).removeprefix("mlx.core."),
+        "dtype": dtype_name(pair.dtype),
         **{
             way: [
                 {

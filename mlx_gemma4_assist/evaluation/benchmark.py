@@ -21,7 +21,7 @@ import mlx.nn as nn
 
 from .. import __version__
 from ..api import stream
-from ..backend import on_gpu
+from ..backend import dtype_name, on_gpu
 from ..engine.engine import compiles
 from ..engine.learning import Memory
 from ..engine.pair import Pair
@@ -319,7 +319,7 @@ def environment(target: Gemma4ForCausalLM, options: GenerationOptions) -> dict[s
         "machine": _machine(),
         "system": f"{platform.system()} {platform.release()}",
         "backend": ("Metal" if mx.metal.is_available() else "CUDA") if on_gpu() else "CPU",
-        "dtype": str(target.embed(mx.array([[0]])).dtype).rpartition(".")[2],
+        "dtype": dtype_name(target.embed(mx.array([[0]])).dtype),
         "quantization": f"{embedding.mode} {embedding.bits} bits, groups of {embedding.group_size}"
         if quantized
         else "none",
