@@ -4,7 +4,10 @@ Sampled tokens depend on seed and position only, so at temperature 1 a random pa
 assisted decoding must agree on token for token.
 """
 
+from dataclasses import replace
+
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from support.decoding import GREEDY, filled, layout_for, random_pair, run
 from support.oracles import OracleAssistant
@@ -177,13 +180,25 @@ def test_processors_see_the_same_calls_with_and_without_drafts(pair, sampling):
     assert all(token % 2 == 1 for token in plain_tokens[::2])
 
 
-def test_a_round_returns_the_types_it_takes(pair):
-    target, assistant = pair
-    layout = layout_for(target, 3)
+FORMATS = [None, "bfloat16", ("affine", 4, 32), ("mxfp4", 4, 32), ("nvfp4", 4, 16), ("mxfp8", 8, 32)]
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form[0] if isinstance(form, tuple) else form or "float32")
+@pytest.mark.parametrize("drafts", [0, 3])
+def test_a_round_returns_the_types_it_takes(form, drafts):
+    """The first round too, whose state no round has made; with mxfp4 weights norms are wider than embeddings."""
+    target, assistant = random_pair()
+    if form == "bfloat16":
+        for network in (target, assistant):
+            network.set_dtype(mx.bfloat16)
+    elif form is not None:
+        mode, bits, group_size = form
+        nn.quantize(target, group_size, bits, mode=mode)
+    layout = replace(layout_for(target, 3), dtype=target.embed(mx.array([[0]])).dtype)
     cache = filled(target, layout, prompt_of(9))
     decoder = Decoder(target, assistant, layout, SAMPLED, accept)
     state = start(decoder, cache, [3], 0)
-    _, after, buffers = speculate(decoder, state, cache.buffers, 3, 8)
+    _, after, buffers = speculate(decoder, state, cache.buffers, drafts, 8)
     for name, before, now in zip(state._fields, state, after, strict=True):
         assert (before.dtype, before.shape) == (now.dtype, now.shape), name
     for before, now in zip(cache.buffers, buffers, strict=True):

@@ -48,7 +48,7 @@ class Plan:
 def start(decoder: Decoder, cache: KVCache, tokens: Sequence[int], seed: int) -> RoundState:
     """The state before the first round, from each row's newest token. It has no hidden state to draft from."""
     token = mx.array(list(tokens), mx.int32)[:, None]
-    hidden = mx.zeros_like(decoder.target.embed(token))
+    hidden = mx.zeros(decoder.target.embed(token).shape, decoder.target.hidden_dtype)
     return RoundState(mx.array(cache.lengths, mx.int32), token, hidden, row_keys(seed, len(tokens)))
 
 

@@ -157,6 +157,12 @@ class Gemma4ForCausalLM(Network):
         """tokens: (B, L) integers -> (B, L, H), scaled: also what the assistant takes."""
         return self.model.embed(tokens)
 
+    @property
+    def hidden_dtype(self) -> mx.Dtype:
+        """The type of hidden states: where norms are wider than the layers' weights, as with mxfp4, the norms'."""
+        embedded = self.embed(mx.array([[0]])).dtype
+        return mx.result_type(embedded, self.model.norm.weight)
+
     def __call__(self, tokens: mx.array, cache: BlockCache, inputs_embeds: mx.array | None = None) -> mx.array:
         """tokens: (B, L) integers -> hidden states (B, L, H) after the final norm; keys and values go to ``cache``.
 
