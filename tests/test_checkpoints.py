@@ -20,6 +20,7 @@ from mlx_gemma4_assist.checkpoints.loading import load_assistant, load_model
 from mlx_gemma4_assist.checkpoints.quantized import Quantizable
 from mlx_gemma4_assist.checkpoints.weights import weight_files
 from mlx_gemma4_assist.errors import InputError
+from mlx_gemma4_assist.models.config import read_target_config
 
 FAMILIES = tuple(helpers.TEXT)
 
@@ -55,6 +56,26 @@ def test_assistant(tmp_path):
     ordering = "masked_embedding.token_ordering"
     stored[ordering] = weights[ordering].astype(mx.int64)
     assert_same(load_assistant(helpers.save(tmp_path, helpers.ASSISTANT, stored)), weights)
+
+
+@pytest.mark.parametrize("wrong", [96, -1, 2**31 - 1])
+def test_ids_beyond_the_vocabulary_are_refused(tmp_path, wrong):
+    """They would be read from, and drafted, without any check."""
+    weights = helpers.randomize(helpers.assistant())
+    ordering = weights["masked_embedding.token_ordering"]
+    weights["masked_embedding.token_ordering"] = mx.where(mx.arange(96) == 7, wrong, ordering).astype(mx.int64)
+    with pytest.raises(InputError, match=f"token_ordering has the id {wrong}, expected 0 to 95"):
+        load_assistant(helpers.save(tmp_path, helpers.ASSISTANT, weights))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("vocab_size_per_layer_input", 95), ("vocab_size_per_layer_input", "96"), ("pad_token_id", 96)]
+    + [("pad_token_id", value) for value in (-1, "0", True)],
+)
+def test_tables_that_ids_would_reach_beyond_are_refused(field, value):
+    with pytest.raises(InputError, match=f"{field} is {value!r}"):
+        read_target_config(helpers.text_config("E2B") | {field: value})
 
 
 def test_shards(tmp_path):

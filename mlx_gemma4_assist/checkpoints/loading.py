@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -55,7 +55,23 @@ def load_assistant(
     folder = resolve(path_or_repo, revision=revision)
     config = read_json(folder / "config.json")
     model = Gemma4AssistantForCausalLM(read_assistant_config(config))
-    return _load(folder, config, dtype, model, model.model.layers)
+    loaded = _load(folder, config, dtype, model, model.model.layers)
+    _check_token_ordering(loaded, folder)
+    return loaded
+
+
+def _check_token_ordering(assistant: Gemma4AssistantForCausalLM, folder: Path) -> None:
+    """Refuse a centroid head whose ids lie beyond the vocabulary: MLX would read memory that is not the table's.
+
+    Raises:
+        InputError: with the id.
+    """
+    if not assistant.config.use_ordered_embeddings:
+        return
+    ordering, vocabulary = assistant.masked_embedding.token_ordering, assistant.config.text_config.vocab_size
+    for token in (cast(int, mx.min(ordering).item()), cast(int, mx.max(ordering).item())):
+        if not 0 <= token < vocabulary:
+            raise InputError(f"{folder}: token_ordering has the id {token}, expected 0 to {vocabulary - 1}")
 
 
 def load_towers(

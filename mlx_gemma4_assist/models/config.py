@@ -116,6 +116,12 @@ class Gemma4TextConfig:
         self._validate_switches()
         if self.enable_moe_block:
             self._validate_experts()
+        if self.hidden_size_per_layer_input:
+            own = self.vocab_size_per_layer_input
+            right = is_count(own, self.vocab_size)
+            expect(right, "vocab_size_per_layer_input", own, f"vocab_size, {self.vocab_size}, or more")
+        padding = is_count(self.pad_token_id, 0) and self.pad_token_id < self.vocab_size
+        expect(padding, "pad_token_id", self.pad_token_id, "an id of the vocabulary")
 
     def _validate_layers(self) -> None:
         layers, shared, types = self.num_hidden_layers, self.num_kv_shared_layers, self.layer_types
