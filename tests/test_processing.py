@@ -5,9 +5,13 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
+import mlx.core as mx
+import numpy as np
 import pytest
 from support import checkpoints as helpers
+from transformers import BatchEncoding
 
 from mlx_gemma4_assist.errors import InputError
 from mlx_gemma4_assist.text.processor import Processor
@@ -84,6 +88,11 @@ def test_as_transformers(processor):
         ([1, True], "True among them"),
         ([1, "a"], "'a' among them"),
         (7, "the prompt is int, expected text, token ids or messages"),
+        (b"abc", "the prompt is bytes, expected text, token ids or messages"),
+        ({"text": "a"}, "the prompt is dict, expected text, token ids or messages"),
+        (np.array([1.5, 2.0]), "1.5 among them, which is none"),
+        (np.array([[1, 2], [3, 4]]), "the prompt has 2 rows of token ids, expected one"),
+        (mx.array([1, -3]), "-3 among them"),
         (["a", "b"], "message 1 is str, expected a dict with role and content"),
         ([{"content": "a"}], "message 1 has the role None, expected one of system"),
         ([{"role": "user", "content": "a"}, {"role": "me", "content": "a"}], "message 2 has the role 'me'"),
@@ -99,6 +108,28 @@ def test_as_transformers(processor):
 def test_bad_prompts(processor, prompt, message):
     with pytest.raises(InputError, match=message):
         processor.encode(prompt)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        (2, 7, 9),
+        range(2, 10, 3),
+        np.array([2, 5, 8]),
+        [np.int32(2), np.int64(5)],
+        np.array([[2, 5]], np.uint16),
+        mx.array([2, 5]),
+        mx.array([[2, 5]]),
+        {"input_ids": [2, 5], "attention_mask": [1, 1]},
+        BatchEncoding({"input_ids": np.array([[2, 5]])}),
+    ],
+    ids=lambda ids: type(ids).__name__,
+)
+def test_token_ids_as_callers_have_them(processor, ids):
+    found = processor.encode(ids)
+    values = np.array(ids["input_ids"] if isinstance(ids, Mapping) else ids)
+    assert found == values.reshape(-1).tolist()
+    assert {type(token) for token in found} == {int}
 
 
 def test_options_are_not_ignored(processor, without_template):

@@ -1,7 +1,7 @@
 """A checkpoint's tokenizer and chat template, and the ids that end or never enter a text."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -10,11 +10,12 @@ from ..files import read_json, read_json_if_there
 from .detokenizer import Detokenizer, TokenKinds
 from .messages import Message, check_messages
 from .template import render
+from .token_ids import Array, has_token_ids, read_token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Prompt = str | Sequence[int] | Sequence[Message]
+Prompt = str | Sequence[int] | Sequence[Message] | Array | Mapping[str, Any]
 
 
 class Processor:
@@ -70,7 +71,8 @@ class Processor:
         """A prompt's token ids.
 
         Args:
-            prompt: ids are taken exactly as they are. Messages go through the chat template, which writes BOS itself
+            prompt: ids, in a list, an array (L,) or (1, L), or a mapping with ``input_ids``, are taken exactly as they
+                are. Messages go through the chat template, which writes BOS itself
                 and leaves the model's turn open. Text is one user message; without ``chat``, or without a chat
                 template, it is raw text, with BOS before it exactly once.
             chat: whether text is a user message.
@@ -90,10 +92,8 @@ class Processor:
         if is_conversation(prompt):
             check_messages(prompt)
             return self.tokenize(self.render(prompt, enable_thinking=enable_thinking))
-        if not isinstance(prompt, Sequence):
-            raise InputError(f"the prompt is {type(prompt).__name__}, expected text, token ids or messages")
         refuse_thinking(enable_thinking)
-        return _check_ids(prompt)
+        return read_token_ids(prompt)
 
     def render(self, messages: Sequence[Message], *, enable_thinking: bool = False) -> str:
         """What the chat template makes of messages that ``check_messages`` has passed: text with BOS, the turn open.
@@ -156,9 +156,9 @@ def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
 
 def is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
     """Whether a prompt can only be messages: a sequence, an empty one too, without token ids."""
-    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+    if isinstance(prompt, str | bytes | bytearray) or not isinstance(prompt, Sequence):
         return False
-    return not any(isinstance(item, int) for item in prompt)
+    return not has_token_ids(prompt)
 
 
 def refuse_thinking(enable_thinking: bool) -> None:
@@ -169,13 +169,6 @@ def refuse_thinking(enable_thinking: bool) -> None:
     """
     if enable_thinking:
         raise InputError("enable_thinking needs a conversation and a chat template")
-
-
-def _check_ids(ids: Sequence[Any]) -> list[int]:
-    wrong = [i for i in ids if not isinstance(i, int) or isinstance(i, bool) or i < 0]
-    if wrong:
-        raise InputError(f"the prompt has token ids, and {wrong[0]!r} among them, which is none")
-    return list(ids)
 
 
 def _ids(value: Any, name: str) -> tuple[int, ...]:
