@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from ..errors import InputError, first_line
+from ..text.importing import one_at_a_time
 from .config import MediaConfig, MediaOptions, Settings
 from .fetch import shown
 from .pictures import open_picture
@@ -107,7 +108,8 @@ class Features:
 
 
 def _image_processor(settings: Settings) -> "Gemma4ImageProcessorPil":
-    from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
+    with one_at_a_time:
+        from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
     try:
         return Gemma4ImageProcessorPil(**settings)
@@ -116,16 +118,18 @@ def _image_processor(settings: Settings) -> "Gemma4ImageProcessorPil":
 
 
 def _extractor() -> Callable[..., SoundExtractor]:
-    from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeatureExtractor
+    with one_at_a_time:
+        from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeatureExtractor
 
     return Gemma4AudioFeatureExtractor
 
 
 def _unified_extractor() -> Callable[..., SoundExtractor]:
     try:
-        from transformers.models.gemma4_unified.feature_extraction_gemma4_unified import (
-            Gemma4UnifiedAudioFeatureExtractor,
-        )
+        with one_at_a_time:
+            from transformers.models.gemma4_unified.feature_extraction_gemma4_unified import (
+                Gemma4UnifiedAudioFeatureExtractor,
+            )
     except ImportError:
         raise InputError("sound for the 12B needs a newer transformers: pip install -U transformers") from None
     return Gemma4UnifiedAudioFeatureExtractor

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from ..errors import InputError, first_line
 from ..files import read_json, read_json_if_there
 from .detokenizer import Detokenizer, TokenKinds
+from .importing import one_at_a_time
 from .messages import Message, check_messages
 from .template import render
 from .token_ids import Array, has_token_ids, read_token_ids
@@ -143,7 +144,8 @@ def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     # Silences the advice to install PyTorch, which is not needed here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Imported late, for it takes a second. AutoTokenizer, other than this class, would import PyTorch if it is there.
-    from transformers import PreTrainedTokenizerFast
+    with one_at_a_time:
+        from transformers import PreTrainedTokenizerFast
 
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)

@@ -1,0 +1,110 @@
+"""What is made in one thread works in another, one at a time; a process with such threads ends in order."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support.decoding import random_pair
+from support.generation import PROMPT
+from support.paths import ROOT, TESTS, TOOLS
+from support.stand_ins import LetterProcessor
+
+from mlx_gemma4_assist import GenerationResponse, load, make_prompt_cache, stream_generate
+from mlx_gemma4_assist.backend import can_compile
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return random_pair(1)
+
+
+def started(pair, **options: Any) -> Iterator[GenerationResponse]:
+    chosen = {"max_tokens": 20, "temperature": 1.0, "seed": 1, "num_assistant_tokens": 3} | options
+    return stream_generate(pair[0], LetterProcessor(), PROMPT, pair[1], **chosen)
+
+
+def tokens(responses: Iterator[GenerationResponse]) -> list[int]:
+    return [response.token for response in responses]
+
+
+def elsewhere(call: Callable[[], Any]) -> Any:
+    """What a call gives in a thread of its own; raises what it raises."""
+    found: list[Any] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(call())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("before", [0, 1, 7])
+def test_a_text_begun_here_goes_on_there(pair, compile, before):
+    if compile and not can_compile():
+        pytest.skip("the CPU backend compiles with g++")
+    expected = tokens(started(pair))
+    text = started(pair, compile=compile)
+    first = [next(text).token for _ in range(before)]
+    assert first + elsewhere(lambda: tokens(text)) == expected
+
+
+def test_a_text_closed_elsewhere_leaves_the_cache_right(pair):
+    cache = make_prompt_cache(*pair, 3)
+    text = started(pair, prompt_cache=cache)
+    first = [next(text).token for _ in range(6)]
+    elsewhere(text.close)
+    assert cache.tokens == [PROMPT + first[:5]]
+    assert tokens(started(pair, prompt_cache=cache)) == tokens(started(pair))
+
+
+def test_networks_loaded_in_several_threads_at_once():
+    made: list[Any] = []
+    threads = [threading.Thread(target=lambda: made.append(load("tiny"))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 3
+    model, processor = made[0]
+    text = stream_generate(model, processor, "It was", max_tokens=4)
+    assert len(tokens(text)) == 4
+
+
+ENDING = """
+import threading
+import mlx.core as mx
+from support.decoding import random_pair
+from test_threads import started, tokens
+
+pair = random_pair(1)
+
+def work():
+    tokens(started(pair))
+    mx.synchronize()
+    mx.clear_streams()
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_process_whose_thread_has_cleared_its_streams_ends_in_order():
+    """Without that line MLX may abort when the process ends: the README says so."""
+    path = os.pathsep.join(map(str, (ROOT, TESTS, TOOLS)))
+    for _ in range(3):
+        run = subprocess.run([sys.executable, "-c", ENDING], env=os.environ | {"PYTHONPATH": path}, capture_output=True)
+        assert (run.returncode, run.stderr) == (0, b"")
