@@ -17,7 +17,7 @@ from mlx_gemma4_assist.cache.block import Block
 from mlx_gemma4_assist.cache.layout import CacheLayout
 from mlx_gemma4_assist.cache.rows import KVCache, join
 from mlx_gemma4_assist.checkpoints.loading import load_assistant, load_model
-from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
 from mlx_gemma4_assist.engine import loop
 from mlx_gemma4_assist.engine.loop import Plan, rounds, start
 from mlx_gemma4_assist.rounds.accept import accept

@@ -15,7 +15,7 @@ from support.statistics import CHI_SQUARE_P, chi_square_p
 
 from mlx_gemma4_assist import generate, load, load_assistant, stream_generate
 from mlx_gemma4_assist.cache.rows import join
-from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
 from mlx_gemma4_assist.engine.loop import Plan, rounds, start
 from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.round import propose

@@ -20,7 +20,7 @@ from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.cache.store import Buffers
 from mlx_gemma4_assist.checkpoints.loading import load_model
-from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
 from mlx_gemma4_assist.engine.loop import Plan, rounds, start
 from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.compiled import CompiledSteps

@@ -17,7 +17,7 @@ from mlx.utils import tree_flatten
 
 from mlx_gemma4_assist import GenerationOptions, Pair, assistant_for, load, load_assistant
 from mlx_gemma4_assist.backend import DTYPES
-from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.loop import Plan, rounds
 from mlx_gemma4_assist.engine.prefill import prefill

@@ -19,7 +19,7 @@ from command_line import parser_for, positive, run_tool
 from mlx_gemma4_assist import GenerationOptions, Pair, assistant_for, load, load_assistant
 from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.cache.rows import KVCache
-from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.loop import Plan, rounds, start
 from mlx_gemma4_assist.engine.prefill import prefill

@@ -11,7 +11,7 @@ class RoundClock:
 
     LONGEST_PAUSE = 0.25  # of the round
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._read: float | None = None
         self._left = 0.0
         self._pause = 0.0

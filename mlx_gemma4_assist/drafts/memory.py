@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from .draft_length import Learned
+from .learned import Learned
 
 FOLDER_VARIABLE = "MLX_GEMMA4_ASSIST_CACHE"
 VERSION = 1

@@ -9,7 +9,9 @@ from collections.abc import Generator, Sequence
 from ..backend import compiles_by_default, on_gpu, wired_limit
 from ..cache.layout import CacheLayout, round_up
 from ..cache.rows import KVCache
-from ..drafts.draft_length import AUTO_LONGEST, DEFAULT_DRAFTS, DraftLength, FixedDraftLength
+from ..drafts.fixed import DEFAULT_DRAFTS, FixedDraftLength
+from ..drafts.learned import AUTO_LONGEST
+from ..drafts.protocol import DraftLength
 from ..errors import InputError, OptionError
 from ..options import GenerationOptions
 from ..rounds.accept import accept

@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..backend import dtype_name
-from ..drafts.draft_length import AUTO_LONGEST, AutoDraftLength, Learned
+from ..drafts.learned import AUTO_LONGEST, AutoDraftLength, Learned
 from ..drafts.memory import DraftKey
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM

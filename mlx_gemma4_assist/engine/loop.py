@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ..cache.rows import KVCache
 from ..drafts.clock import RoundClock
-from ..drafts.draft_length import DraftLength
+from ..drafts.protocol import DraftLength
 from ..rounds.sampling import row_keys
 from ..rounds.state import Decoder, Round, RoundState
 from ..rounds.steps import EAGER, Steps

@@ -14,7 +14,7 @@ import mlx.core as mx
 from ..api import make_prompt_cache
 from ..backend import wired_limit
 from ..cache.rows import KVCache, join
-from ..drafts.draft_length import DEFAULT_DRAFTS, FixedDraftLength
+from ..drafts.fixed import DEFAULT_DRAFTS, FixedDraftLength
 from ..engine.loop import Plan, rounds, start
 from ..engine.pair import Pair
 from ..engine.prefill import prefill

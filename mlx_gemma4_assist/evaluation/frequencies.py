@@ -14,7 +14,7 @@ import numpy as np
 
 from ..api import stream
 from ..cache.rows import KVCache
-from ..drafts.draft_length import DEFAULT_DRAFTS
+from ..drafts.fixed import DEFAULT_DRAFTS
 from ..engine.engine import Engine
 from ..engine.loop import start
 from ..engine.pair import Pair

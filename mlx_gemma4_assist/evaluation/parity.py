@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..api import stream
-from ..drafts.draft_length import DEFAULT_DRAFTS
+from ..drafts.fixed import DEFAULT_DRAFTS
 from ..engine.pair import Pair
 from ..engine.responses import SpeculationStats
 from ..options import GenerationOptions

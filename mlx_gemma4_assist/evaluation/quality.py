@@ -16,7 +16,7 @@ import mlx.core as mx
 from ..api import make_prompt_cache
 from ..backend import wired_limit
 from ..cache.block import Block
-from ..drafts.draft_length import DEFAULT_DRAFTS
+from ..drafts.fixed import DEFAULT_DRAFTS
 from ..engine.pair import Pair
 from ..engine.prefill import Progress, no_progress
 from ..errors import InputError

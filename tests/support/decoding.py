@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from mlx_gemma4_assist.cache.layout import CacheLayout, round_up
 from mlx_gemma4_assist.cache.rows import KVCache
-from mlx_gemma4_assist.drafts.draft_length import FixedDraftLength
+from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
 from mlx_gemma4_assist.engine.loop import Emitted, Plan, rounds
 from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.models.config import FULL, SLIDING, Gemma4AssistantConfig, Gemma4TextConfig

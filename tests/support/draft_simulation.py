@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mlx_gemma4_assist.drafts.draft_length import DraftLength
+from mlx_gemma4_assist.drafts.protocol import DraftLength
 
 LONGEST = 8
 NOISE = 0.05

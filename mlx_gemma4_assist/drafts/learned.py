@@ -13,12 +13,10 @@ have not been tried for long; the chances as logits, so that a text that is easi
 
 from dataclasses import dataclass
 from math import exp, log, sqrt
-from typing import Protocol
 
 from ..errors import InputError
+from ..options import MAX_DRAFTS
 
-DEFAULT_DRAFTS = 3
-MAX_DRAFTS = 32
 AUTO_LONGEST = 8
 
 # Costs. Deviations are of logarithms: 0.1 is 10 %.
@@ -64,41 +62,6 @@ REPLAYED_TIMES = 20
 REPLAYED_DRAFTS = 0.5
 SESSION_NOISE = 0.03  # how much costs differ from session to session
 REMEMBERED = 50  # what it counts as in the next one's memory
-
-
-class DraftLength(Protocol):
-    """Chooses a draft length from what earlier rounds gave.
-
-    With rounds submitted ahead, ``choose`` for a round comes before ``observe`` of the round in front of it. A round
-    may be given fewer drafts than were chosen, and may never be observed.
-    """
-
-    longest: int
-
-    def choose(self) -> int:
-        """Drafts for the next round, 0 to ``longest``."""
-
-    def observe(self, drafted: int, accepted: list[int], seconds: float | None = None) -> None:
-        """A round was read: of ``drafted`` drafts each row accepted so many; it took ``seconds``, None if unknown."""
-
-
-class FixedDraftLength:
-    """Always the same number of drafts.
-
-    Raises:
-        InputError: a number that no round can have.
-    """
-
-    def __init__(self, drafts: int):
-        if not 0 <= drafts <= MAX_DRAFTS:
-            raise InputError(f"num_assistant_tokens is {drafts}, expected 0 to {MAX_DRAFTS}")
-        self.longest = drafts
-
-    def choose(self) -> int:
-        return self.longest
-
-    def observe(self, drafted: int, accepted: list[int], seconds: float | None = None) -> None:
-        """A fixed length learns nothing."""
 
 
 class DriftingCurve:
@@ -262,8 +225,8 @@ class AutoDraftLength:
 
     def learned(self) -> Learned:
         """What to begin with next time."""
-        costs = [min(cost, MOST_COST) for cost in self._cost]
-        return Learned(*map(tuple, (costs, self._timed, self._stood, self._reached)))
+        costs = tuple(min(cost, MOST_COST) for cost in self._cost)
+        return Learned(costs, tuple(self._timed), tuple(self._stood), tuple(self._reached))
 
     def _weigh(self) -> None:
         """Costs in plain steps, expected tokens, and the best length, from both curves as they are now."""
@@ -327,10 +290,10 @@ class AutoDraftLength:
 
     def _charge(self, probe: Probe, drafted: int, worth: float, seconds: float | None) -> None:
         cost = self._cost[drafted]
-        known = seconds is not None and seconds > 0 and self._timings > 0
         probe.worth += worth
         probe.expected += cost
-        probe.taken += seconds / exp(self._costs.mean[0]) if known else cost
+        timed = seconds is not None and seconds > 0 and self._timings > 0
+        probe.taken += seconds / exp(self._costs.mean[0]) if timed and seconds else cost
 
     def _learn_acceptance(self, drafted: int, accepted: list[int]) -> None:
         for at in range(drafted):
