@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support import checkpoints as helpers
+from tokenizers import Tokenizer
 from transformers import BatchEncoding
 
 from mlx_gemma4_assist.errors import InputError
@@ -76,6 +77,21 @@ def test_as_transformers(processor):
     expected = processor.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert processor.encode(messages) == expected
     assert processor.encode("the llama", chat=False) == processor.tokenizer.encode("the llama")
+
+
+def test_a_tokenizer_that_cuts_or_pads_does_so_to_no_prompt(tmp_path, processor):
+    file = helpers.save_tokenizer(tmp_path) / "tokenizer.json"
+    cutting = Tokenizer.from_file(str(file))
+    cutting.enable_truncation(3)
+    cutting.enable_padding(length=50, pad_id=0, pad_token="<pad>")
+    cutting.save(str(file))
+    saved = Processor.from_pretrained(tmp_path)
+    assert saved.encode("hello to the llama") == processor.encode("hello to the llama")
+    assert saved.encode("hello", chat=False) == processor.encode("hello", chat=False)
+    assert saved.tokenize("hello to the llama") == processor.tokenize("hello to the llama")
+    # A call that asks transformers for it leaves it in the tokenizer that both share.
+    saved.tokenizer("hello to the llama", truncation=True, max_length=2, padding="max_length")
+    assert saved.tokenize("hello to the llama") == processor.tokenize("hello to the llama")
 
 
 @pytest.mark.parametrize(

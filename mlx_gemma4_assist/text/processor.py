@@ -13,6 +13,7 @@ from .template import render
 from .token_ids import Array, has_token_ids, read_token_ids
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 Prompt = str | Sequence[int] | Sequence[Message] | Array | Mapping[str, Any]
@@ -117,7 +118,19 @@ class Processor:
         except UnicodeEncodeError as error:  # bytes on the command line that are no UTF-8
             raise InputError(f"the prompt is not valid Unicode: {error.reason}") from None
         # Not by way of transformers, which warns of any text longer than its model_max_length.
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        return self._whole_tokenizer().encode(text, add_special_tokens=False).ids
+
+    def _whole_tokenizer(self) -> "Tokenizer":
+        """The tokenizer of tokenizers, which neither cuts nor pads.
+
+        A tokenizer.json may say so, and a call of transformers' tokenizer with ``truncation`` leaves it behind.
+        """
+        tokenizer = self.tokenizer.backend_tokenizer
+        if tokenizer.truncation is not None:
+            tokenizer.no_truncation()
+        if tokenizer.padding is not None:
+            tokenizer.no_padding()
+        return tokenizer
 
     def begin(self, ids: list[int]) -> list[int]:
         """The ids with BOS before them, exactly once."""
