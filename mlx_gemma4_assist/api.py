@@ -51,7 +51,8 @@ def stream(
     options = GenerationOptions() if options is None else options
     stop = StopStrings(options.stop)
     whole = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(processor.encode(prompt, chat=chat))
-    request = Request(whole, options, frozenset(processor.eos_token_ids), tuple(processor.suppress_tokens))
+    ends = processor.eos_token_ids | processor.stop_ids(options.stop)
+    request = Request(whole, options, ends, tuple(processor.suppress_tokens))
     run = Engine(pair, draft_memory).run(request, prompt_cache, prompt_progress_callback)
     return responses(run, processor, stop)
 

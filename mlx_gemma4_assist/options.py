@@ -84,7 +84,7 @@ class GenerationOptions:
         seed: makes sampling repeatable; None draws a fresh one.
         num_assistant_tokens: drafts per round; 0 decodes plainly. None learns from the rounds how many are worth their
             time, none included; only with a seed and a ``draft_temperature`` it is 3, for the text to be repeatable.
-        stop: strings that end the text; they are not part of it.
+        stop: strings that end the text; they are not part of it. A special token stops there, too.
         logits_processors: mlx-lm's ``(tokens, logits) -> logits``, called once per token; rounds then do not overlap.
         compile: whether rounds run under ``mx.compile``; None does so on a GPU. On the CPU backend that takes a C++
             compiler, and half a minute the first time on a machine.

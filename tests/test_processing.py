@@ -177,17 +177,37 @@ def test_ends_and_suppressed(tmp_path):
         (tmp_path / file).write_text(json.dumps(content))
         return Processor.from_pretrained(tmp_path).eos_token_ids
 
-    assert Processor.from_pretrained(tmp_path).eos_token_ids == {EOS}
-    assert ends("config.json", {"text_config": {"eos_token_id": 7}}) == {7}
-    assert ends("config.json", {"eos_token_id": [8], "text_config": {"eos_token_id": 7}}) == {8}
-    assert ends("generation_config.json", {"eos_token_id": 9}) == {9}
-    assert ends("generation_config.json", {"eos_token_id": [1, 106, 50], "suppress_tokens": [3, 4]}) == {1, 106, 50}
+    always = {END_OF_TURN}
+    assert Processor.from_pretrained(tmp_path).eos_token_ids == {EOS} | always
+    assert ends("config.json", {"text_config": {"eos_token_id": 7}}) == {7} | always
+    assert ends("config.json", {"eos_token_id": [8], "text_config": {"eos_token_id": 7}}) == {8} | always
+    assert ends("generation_config.json", {"eos_token_id": 9}) == {9} | always
+    named = {"eos_token_id": [1, 106, 50], "suppress_tokens": [3, 4]}
+    assert ends("generation_config.json", named) == {1, 106, 50} | always
     assert Processor.from_pretrained(tmp_path).suppress_tokens == (3, 4)
     with pytest.raises(InputError, match="eos_token_id is 'x', expected a token id or a list"):
         ends("generation_config.json", {"eos_token_id": "x"})
     (tmp_path / "generation_config.json").write_text("{")
     with pytest.raises(InputError, match=r"generation_config.json is not valid JSON"):
         Processor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "ends"),
+    [
+        (helpers.TEMPLATE, {EOS, END_OF_TURN}),
+        (None, {EOS}),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", {EOS}),  # has no end of turn
+        ("{% for m in messages %}{{ m.content }}<eos>{% endfor %}", {EOS}),
+        ("{{ messages[0].content }}<turn|>", {EOS}),  # does not show answers
+        ("{{ raise_exception('no') }}<turn|>", {EOS}),
+        ("{{ 1 / 0 }}<turn|>", {EOS}),
+    ],
+)
+def test_the_end_of_turn_is_an_end(tmp_path, template, ends):
+    helpers.save_tokenizer(tmp_path, template=template)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": EOS}))
+    assert Processor.from_pretrained(tmp_path).eos_token_ids == ends
 
 
 @pytest.mark.parametrize("place", ["chat_template.json", "tokenizer_config.json"])

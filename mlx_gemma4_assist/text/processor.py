@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import InputError, first_line
 from ..files import read_json, read_json_if_there
+from .control import ControlTokens
 from .detokenizer import Detokenizer, TokenKinds
 from .messages import Message, check_messages
 from .template import render
@@ -26,7 +27,8 @@ class Processor:
         tokenizer: transformers' tokenizer, for what is not wrapped here.
         bos_token_id: what every prompt of Gemma begins with.
         eos_token_ids: any of these ends a text: the ids of generation_config.json; without them the config's, or the
-            tokenizer's.
+            tokenizer's; and always what the chat template writes behind an answer, so that no text runs into the next
+            turn.
         suppress_tokens: ids that are never generated, from generation_config.json.
     """
 
@@ -44,6 +46,7 @@ class Processor:
         self.eos_token_ids = frozenset(eos_token_ids)
         self.suppress_tokens = tuple(suppress_tokens)
         self._kinds = TokenKinds(tokenizer.backend_tokenizer)
+        self._control = ControlTokens(tokenizer)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> "Processor":
@@ -60,13 +63,20 @@ class Processor:
         ends = next((part["eos_token_id"] for part in candidates if part.get("eos_token_id") is not None), None)
         return cls(
             tokenizer,
-            eos_token_ids=_ids(tokenizer.eos_token_id if ends is None else ends, "eos_token_id"),
+            eos_token_ids={
+                *_ids(tokenizer.eos_token_id if ends is None else ends, "eos_token_id"),
+                *ControlTokens(tokenizer).turn_ends(),
+            },
             suppress_tokens=_ids(generation.get("suppress_tokens"), "suppress_tokens"),
         )
 
     @property
     def has_chat_template(self) -> bool:
         return self.tokenizer.chat_template is not None
+
+    def stop_ids(self, stop: Iterable[str]) -> frozenset[int]:
+        """The ids of those stop strings that are special tokens: text never has these, so they stop by their ids."""
+        return self._control.among(stop)
 
     def encode(self, prompt: Prompt, *, chat: bool = True, enable_thinking: bool = False) -> list[int]:
         """A prompt's token ids.

@@ -16,6 +16,9 @@ class LetterProcessor:
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(self.add(token) for token in tokens)
 
+    def stop_ids(self, stop: Iterable[str]) -> frozenset[int]:
+        return frozenset()
+
     def detokenizer(self) -> "LetterProcessor":
         return self
 
