@@ -1,9 +1,15 @@
-"""Control tokens: those that mean something to a model beyond their letters, and where a template ends turns."""
+"""Control tokens: those that mean something to a model beyond their letters, and where a template ends turns.
+
+A chat template puts what people wrote between control tokens, in one text. For the tokenizer to tell them apart, text
+of messages goes into the template with a seam within whatever spells a control token there. It is tokenized seam by
+seam, so that all letters stay and no control token comes of them.
+"""
 
 import re
+import secrets
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .template import render
@@ -13,6 +19,9 @@ if TYPE_CHECKING:
 
 END_OF_CALLS = "<|tool_response>"
 """What the model writes behind its calls of tools: now it is the tools' turn."""
+
+SEAM = f"\ufdd0{secrets.token_hex(8)}\ufdd1"
+"""Between noncharacters, and never the same twice, so that no text has it."""
 
 
 class ControlTokens:
@@ -36,6 +45,41 @@ class ControlTokens:
     def spelled(self) -> re.Pattern[str]:
         """Finds any of them, the longest first."""
         return re.compile("|".join(map(re.escape, sorted(self.ids, key=len, reverse=True))) or r"(?!)")
+
+    @cached_property
+    def _first_letters(self) -> re.Pattern[str]:
+        letters = "".join(sorted({spelling[0] for spelling in self.ids}))
+        return re.compile(f"[{re.escape(letters)}]" if letters else r"(?!)")
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        return sorted({len(spelling) for spelling in self.ids})
+
+    @cached_property
+    def _beginnings(self) -> frozenset[str]:
+        """What text that follows, in the next part of a message, could make a control token of."""
+        return frozenset(spelling[:end] for spelling in self.ids for end in range(1, len(spelling)))
+
+    def sealed(self, value: Any) -> Any:
+        """A message, or any part of it, with seams in its texts and in the names of its entries."""
+        if isinstance(value, str):
+            return self._sealed(value)
+        if isinstance(value, Mapping):
+            return {self.sealed(key): self.sealed(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.sealed(item) for item in value]
+        return value
+
+    def _sealed(self, text: str) -> str:
+        """Text with a seam behind the first letter of every control token, and of an unfinished one at its end."""
+        whole, parts, done = len(text.rstrip()), [], 0
+        for match in self._first_letters.finditer(text):
+            start = match.start()
+            unfinished = whole - start < self._lengths[-1] and text[start:whole] in self._beginnings
+            if unfinished or any(text[start : start + length] in self.ids for length in self._lengths):
+                parts.append(text[done : start + 1])
+                done = start + 1
+        return SEAM.join([*parts, text[done:]])
 
     def among(self, texts: Iterable[str]) -> frozenset[int]:
         """The ids of the texts that are control tokens."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import InputError, first_line
 from ..files import read_json, read_json_if_there
-from .control import ControlTokens
+from .channels import OPEN, without_channels
+from .control import SEAM, ControlTokens
 from .detokenizer import Detokenizer, TokenKinds
 from .messages import Message, check_messages
 from .template import render
@@ -84,8 +85,9 @@ class Processor:
         Args:
             prompt: ids, in a list, an array (L,) or (1, L), or a mapping with ``input_ids``, are taken exactly as they
                 are. Messages go through the chat template, which writes BOS itself
-                and leaves the model's turn open. Text is one user message; without ``chat``, or without a chat
-                template, it is raw text, with BOS before it exactly once.
+                and leaves the model's turn open; whatever their text spells, no special tokens come of it. Text is one
+                user message; without ``chat``, or without a chat template, it is raw text, with BOS before it exactly
+                once, and the special tokens that it spells.
             chat: whether text is a user message.
             enable_thinking: handed to the chat template, if it knows of it.
 
@@ -109,16 +111,21 @@ class Processor:
     def render(self, messages: Sequence[Message], *, enable_thinking: bool = False) -> str:
         """What the chat template makes of messages that ``check_messages`` has passed: text with BOS, the turn open.
 
+        It is for ``tokenize``: where messages spell control tokens, it has seams. Thoughts that earlier answers have
+        in their text are left out, if the template knows of thoughts.
+
         Raises:
             InputError: there is no chat template, it refuses the conversation, or it knows no ``enable_thinking``.
         """
         if enable_thinking and self.has_chat_template and "enable_thinking" not in str(self.tokenizer.chat_template):
             raise InputError("the checkpoint's chat template knows no enable_thinking")
         values = {"add_generation_prompt": True, "enable_thinking": enable_thinking}
-        return render(self.tokenizer, messages, values)
+        if OPEN in str(self.tokenizer.chat_template):
+            messages = [_without_thoughts(message) for message in messages]
+        return render(self.tokenizer, self._control.sealed(messages), values)
 
     def tokenize(self, text: str) -> list[int]:
-        """The ids of exactly this text, special tokens that are written in it included.
+        """The ids of exactly this text, special tokens that are written in it included, but for those with seams.
 
         Raises:
             InputError: the text is no valid Unicode.
@@ -128,7 +135,9 @@ class Processor:
         except UnicodeEncodeError as error:  # bytes on the command line that are no UTF-8
             raise InputError(f"the prompt is not valid Unicode: {error.reason}") from None
         # Not by way of transformers, which warns of any text longer than its model_max_length.
-        return self._whole_tokenizer().encode(text, add_special_tokens=False).ids
+        tokenizer = self._whole_tokenizer()
+        pieces = (tokenizer.encode(piece, add_special_tokens=False).ids for piece in text.split(SEAM))
+        return [token for piece in pieces for token in piece]
 
     def _whole_tokenizer(self) -> "Tokenizer":
         """The tokenizer of tokenizers, which neither cuts nor pads.
@@ -175,6 +184,17 @@ def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
         tokenizer.chat_template = read_json(folder / "chat_template.json").get("chat_template")
     return tokenizer
+
+
+def _without_thoughts(message: Message) -> Message:
+    """A message whose text has no thoughts, if it is an answer."""
+    content = message.get("content")
+    if message["role"] not in ("assistant", "model") or not content:
+        return message
+    if isinstance(content, str):
+        return {**message, "content": without_channels(content)}
+    parts = [{**part, "text": without_channels(part["text"])} if "text" in part else part for part in content]
+    return {**message, "content": parts}
 
 
 def is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
