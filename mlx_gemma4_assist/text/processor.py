@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import InputError, first_line
 from ..files import read_json, read_json_if_there
-from .channels import OPEN, without_channels
+from .channels import OPEN, ChannelText, Markers, without_channels
 from .control import SEAM, ControlTokens
 from .detokenizer import Detokenizer, TokenKinds
 from .messages import Message, check_messages
+from .stops import StopStrings
 from .template import render
 from .token_ids import Array, has_token_ids, read_token_ids
 
@@ -31,6 +32,7 @@ class Processor:
             tokenizer's; and always what the chat template writes behind an answer, so that no text runs into the next
             turn.
         suppress_tokens: ids that are never generated, from generation_config.json.
+        markers: the tokens that tell answers, thoughts and calls of tools apart.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Processor:
         self.suppress_tokens = tuple(suppress_tokens)
         self._kinds = TokenKinds(tokenizer.backend_tokenizer)
         self._control = ControlTokens(tokenizer)
+        self.markers = Markers.of(tokenizer.backend_tokenizer)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> "Processor":
@@ -162,6 +165,32 @@ class Processor:
     def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A fresh one, for one stream of tokens."""
         return Detokenizer(self._kinds, skip_special_tokens=skip_special_tokens)
+
+    def turn(self, prompt: Sequence[int], stop: StopStrings, *, skip_special_tokens: bool = True) -> ChannelText:
+        """What turns the tokens of the turn that a prompt begins into text, from the channel on that it has open.
+
+        Args:
+            prompt: token ids.
+            stop: cuts the answer.
+            skip_special_tokens: whether channels are told apart and special tokens left out; otherwise all is answer.
+        """
+
+        def fresh(skip: bool) -> Detokenizer:
+            return self.detokenizer(skip_special_tokens=skip)
+
+        text = ChannelText(fresh, self.markers, stop, raw=not skip_special_tokens)
+        if skip_special_tokens:
+            for token in self.markers.unfinished(prompt, self.eos_token_ids):
+                text.add(token)
+        return text
+
+    def history(self, prompt: Sequence[int], answer: Sequence[int]) -> list[int]:
+        """A prompt and its answer as later turns have them: what was thought in between is left out.
+
+        That includes an empty thought with which the chat template has begun the answer.
+        """
+        last = next((i for i in range(len(prompt), 0, -1) if prompt[i - 1] in self.eos_token_ids), 0)
+        return [*prompt[:last], *self.markers.without_channels([*prompt[last:], *answer])]
 
     def _encode_text(self, text: str) -> list[int]:
         if not text:
