@@ -300,6 +300,61 @@ def test_damaged_files(tmp_path):
         Processor.from_pretrained(tmp_path)
 
 
+@pytest.fixture
+def only_sentencepiece(tmp_path):
+    """A folder with a tokenizer.model, and no tokenizer.json."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    pytest.importorskip("google.protobuf")
+    pieces = {f"{name}_piece": f"<{name}>" for name in ("pad", "eos", "bos", "unk")}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the llama and the wall", "hello to the llama"] * 10),
+        model_prefix=str(tmp_path / "tokenizer"),
+        model_type="bpe",
+        vocab_size=300,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        user_defined_symbols=["<|turn>", "<turn|>"],
+        minloglevel=9,
+        **{f"{name}_id": i for i, name in enumerate(("pad", "eos", "bos", "unk"))},
+        **pieces,
+    )
+    (tmp_path / "tokenizer.vocab").unlink()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(helpers.OF_TEXT))
+    (tmp_path / "chat_template.jinja").write_text(helpers.TEMPLATE)
+    return tmp_path
+
+
+def test_a_checkpoint_with_a_tokenizer_model_alone(only_sentencepiece):
+    import sentencepiece
+
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(only_sentencepiece / "tokenizer.model"))
+    processor = Processor.from_pretrained(only_sentencepiece)
+    for text in ("hello to the  llama", " é<turn|>\nwall"):
+        assert processor.encode(text, chat=False) == [BOS, *reference.encode(text)]
+        assert processor.decode(processor.encode(text, chat=False), skip_special_tokens=False) == f"<bos>{text}"
+    end_of_turn = reference.piece_to_id("<turn|>")
+    assert processor.eos_token_ids == {EOS, end_of_turn}
+    assert processor.encode(INJECTED).count(end_of_turn) == 1
+
+
+@pytest.mark.parametrize("library", ["sentencepiece", "google.protobuf"])
+def test_what_a_tokenizer_model_takes(only_sentencepiece, monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError, match=r"to read its tokenizer.model takes: pip install sentencepiece protobuf"):
+        Processor.from_pretrained(only_sentencepiece)
+
+
+@pytest.mark.parametrize("size", [0, 10, 3000])
+def test_a_damaged_tokenizer_model(only_sentencepiece, size):
+    file = only_sentencepiece / "tokenizer.model"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(InputError, match=r"are damaged: tokenizer.model is not SentencePiece's"):
+        Processor.from_pretrained(only_sentencepiece)
+
+
 def test_no_torch_and_no_advice(folder):
     code = (
         "import sys; from mlx_gemma4_assist.text.processor import Processor\n"

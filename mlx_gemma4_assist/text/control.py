@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 END_OF_CALLS = "<|tool_response>"
 """What the model writes behind its calls of tools: now it is the tools' turn."""
 
+_SPELLED = re.compile(r"<[^<>\s]+>")  # how templates write control tokens, which a tokenizer may not call special
 SEAM = f"\ufdd0{secrets.token_hex(8)}\ufdd1"
 """Between noncharacters, and never the same twice, so that no text has it."""
 
@@ -33,13 +34,14 @@ class ControlTokens:
     @cached_property
     def ids(self) -> Mapping[str, int]:
         """By their spelling."""
-        template = str(self._tokenizer.chat_template)
-        added = self._tokenizer.backend_tokenizer.get_added_tokens_decoder().items()
-        return {
-            token.content: number
-            for number, token in added
-            if token.special or (not token.content.isspace() and token.content in template)
-        }
+        tokenizer = self._tokenizer.backend_tokenizer
+        special = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        written = {spelling: tokenizer.token_to_id(spelling) for spelling in _SPELLED.findall(self._template)}
+        return special | {spelling: i for spelling, i in written.items() if i is not None}
+
+    @property
+    def _template(self) -> str:
+        return str(self._tokenizer.chat_template)
 
     @cached_property
     def spelled(self) -> re.Pattern[str]:
@@ -99,6 +101,6 @@ class ControlTokens:
             return frozenset()
         found = self.spelled.search(behind) if answered else None
         ends = [found.group()] if found else []
-        if END_OF_CALLS in str(self._tokenizer.chat_template):
+        if END_OF_CALLS in self._template:
             ends.append(END_OF_CALLS)
         return self.among(ends)

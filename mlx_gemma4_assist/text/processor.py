@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -57,7 +58,8 @@ class Processor:
         """Read a checkpoint's folder; nothing is downloaded.
 
         Raises:
-            InputError: tokenizer.json is missing, or one of the files is damaged.
+            InputError: tokenizer.json is missing, and there is no tokenizer.model instead or nothing to read it with;
+                one of the files is damaged.
         """
         folder = Path(folder)
         tokenizer = _read_tokenizer(folder)
@@ -200,7 +202,7 @@ class Processor:
 
 def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     if not (folder / "tokenizer.json").is_file():
-        raise InputError(f"{folder} has no tokenizer.json")
+        _check_sentencepiece(folder)
     # Silences the advice to install PyTorch, which is not needed here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Imported late, for it takes a second. AutoTokenizer, other than this class, would import PyTorch if it is there.
@@ -213,6 +215,30 @@ def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
         tokenizer.chat_template = read_json(folder / "chat_template.json").get("chat_template")
     return tokenizer
+
+
+def _check_sentencepiece(folder: Path) -> None:
+    """Refuse a folder without tokenizer.json, unless transformers can make one of its tokenizer.model.
+
+    Raises:
+        InputError: there is none, it is damaged, or the libraries that read it are missing.
+    """
+    file = folder / "tokenizer.model"
+    if not file.is_file():
+        raise InputError(f"{folder} has no tokenizer.json")
+    try:
+        import_module("google.protobuf")  # transformers reads the file with it
+        from sentencepiece import SentencePieceProcessor
+    except ImportError:
+        raise InputError(
+            f"{folder} has no tokenizer.json, and to read its tokenizer.model takes: pip install sentencepiece protobuf"
+        ) from None
+    try:
+        whole = SentencePieceProcessor(model_file=str(file)).get_piece_size() > 0
+    except (RuntimeError, OSError):
+        whole = False
+    if not whole:
+        raise InputError(f"the tokenizer files of {folder} are damaged: tokenizer.model is not SentencePiece's")
 
 
 def _without_thoughts(message: Message) -> Message:
