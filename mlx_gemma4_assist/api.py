@@ -16,6 +16,7 @@ from .engine.responses import GenerationResponse, responses
 from .models.gemma4_assistant import Gemma4AssistantForCausalLM
 from .models.gemma4_text import Gemma4ForCausalLM
 from .options import GenerationOptions, OptionValues
+from .text.channels import Channel
 from .text.processor import Processor, Prompt
 from .text.stops import StopStrings
 
@@ -51,9 +52,10 @@ def stream(
     options = GenerationOptions() if options is None else options
     stop = StopStrings(options.stop)
     whole = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(processor.encode(prompt, chat=chat))
-    request = Request(whole, options, frozenset(processor.eos_token_ids), tuple(processor.suppress_tokens))
+    ends = processor.eos_token_ids | processor.stop_ids(options.stop)
+    request = Request(whole, options, ends, tuple(processor.suppress_tokens))
     run = Engine(pair, draft_memory).run(request, prompt_cache, prompt_progress_callback)
-    return responses(run, processor, stop)
+    return responses(run, processor.turn(whole.tokens, stop, skip_special_tokens=options.skip_special_tokens))
 
 
 def with_options_spelled_out(function: Function) -> Function:
@@ -128,7 +130,10 @@ def generate(
     draft_memory: Memory | None = None,
     **options: Unpack[OptionValues],
 ) -> str:
-    """All of the text at once. Arguments and errors as for :func:`stream_generate`."""
+    """All of the answer at once, without thoughts and calls of tools, unless ``skip_special_tokens`` is False.
+
+    Arguments and errors as for :func:`stream_generate`.
+    """
     parts = stream_generate(
         model,
         processor,
@@ -140,4 +145,4 @@ def generate(
         draft_memory=draft_memory,
         **options,
     )
-    return "".join(response.text for response in parts)
+    return "".join(response.text for response in parts if response.channel is Channel.ANSWER)

@@ -84,7 +84,9 @@ class GenerationOptions:
         seed: makes sampling repeatable; None draws a fresh one.
         num_assistant_tokens: drafts per round; 0 decodes plainly. None learns from the rounds how many are worth their
             time, none included; only with a seed and a ``draft_temperature`` it is 3, for the text to be repeatable.
-        stop: strings that end the text; they are not part of it.
+        stop: strings that end the text; they are not part of it. A special token stops there, too.
+        skip_special_tokens: whether answers, thoughts and calls of tools are told apart, and their markers left out of
+            the text; otherwise all is one text, with all special tokens.
         logits_processors: mlx-lm's ``(tokens, logits) -> logits``, called once per token; rounds then do not overlap.
         compile: whether rounds run under ``mx.compile``; None does so on a GPU. On the CPU backend that takes a C++
             compiler, and half a minute the first time on a machine.
@@ -140,6 +142,14 @@ class GenerationOptions:
         lambda x: "" not in x,
         "a string that is not empty, or several",
         "Text that ends the answer; may be repeated.",
+    )
+    skip_special_tokens: bool = _option(
+        True,
+        _switch,
+        lambda x: True,
+        "True or False",
+        "Tell answers from thoughts, and leave out special tokens.",
+        ("--skip-special-tokens/--no-skip-special-tokens",),
     )
     logits_processors: Sequence[LogitsProcessor] = _option(
         (), _functions, lambda x: True, "functions of (tokens, logits)", ""
@@ -197,6 +207,7 @@ class OptionValues(TypedDict, total=False):
     seed: int | None
     num_assistant_tokens: int | None
     stop: str | Iterable[str] | None
+    skip_special_tokens: bool
     logits_processors: Sequence[LogitsProcessor] | None
     compile: bool | None
     prefill_step_size: int

@@ -7,7 +7,7 @@ from support.generation import BUDGET, PROMPT, SEED, sampled
 from support.oracles import OracleAssistant
 from support.stand_ins import LetterProcessor
 
-from mlx_gemma4_assist import InputError, generate, make_prompt_cache, stream_generate
+from mlx_gemma4_assist import InputError, Processor, generate, load, make_prompt_cache, stream_generate
 from mlx_gemma4_assist.rounds.sampling import Sampling
 
 
@@ -222,3 +222,14 @@ def test_a_cache_with_too_little_slack_is_refused(pair):
 def test_generate_is_the_whole_text(pair, plain):
     text = generate(pair[0], LetterProcessor(), PROMPT, pair[1], max_tokens=BUDGET, temperature=1.0, seed=SEED)
     assert text == LetterProcessor().decode(plain[:BUDGET])
+
+
+def test_a_stop_string_that_is_a_special_token_stops_by_its_id():
+    """Text has no special tokens, so this one would never be found there."""
+    target, processor = load("tiny")
+    endless = Processor(processor.tokenizer, eos_token_ids=())
+    made = list(stream_generate(target, endless, "Hello.", max_tokens=60, stop=["no such text", "<turn|>"]))
+    usual = list(stream_generate(target, processor, "Hello.", max_tokens=60))
+    assert (made[-1].finish_reason, made[-1].text) == ("stop", usual[-1].text)
+    assert [r.token for r in made] == [r.token for r in usual]
+    assert processor.stop_ids(["<turn|>", "turn", "<eos>"]) == {5, 1}

@@ -242,17 +242,32 @@ def test_options_of_video(gemma4):
         ([{"role": "user", "content": [{"type": "audio", "audio": "a", "url": "b"}]}], "needs exactly one of"),
         ([{"role": "user", "content": [{"type": "smell", "url": "b"}]}], "type 'smell', but only text, image, audio"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "needs exactly one of"),
-        ([helpers.user("see <|image|>")], r"the prompt says <\|image\|> 1 time, but has 0 pictures"),
-        (
-            [helpers.user("see <|image|>", ("image", np.zeros((9, 9, 3))))],
-            r"the prompt says <\|image\|> 2 times, but has 1 picture",
-        ),
         ([helpers.user(("image", "no such.png"))], "there is no file no such.png"),
     ],
 )
 def test_malformed_conversations(gemma4, messages, message):
     with pytest.raises(InputError, match=message):
         gemma4.encode(messages)
+
+
+def test_a_placeholder_typed_into_a_message_is_text(gemma4):
+    """Of which there may be any number: only what a message shows has soft tokens. Raw text has its placeholders."""
+    picture = ("image", np.zeros((90, 90, 3), np.uint8))
+    plain = gemma4.encode([helpers.user("see <|image>", picture)])
+    ids = {helpers.SPECIAL.index(name) for name in ("<|image>", "<|image|>", "<image|>")}
+    for typed in ("<|image|>", "<|image>", "<|image|><|video|><image|>", "<|ima"):
+        for parts in ((picture, typed), (typed, picture), (typed, picture, typed)):
+            prompt = gemma4.encode([helpers.user(*parts)])
+            (placed,) = prompt.media
+            assert soft_tokens(prompt, PICTURE) == soft_tokens(plain, PICTURE)
+            count = placed.content.soft_tokens
+            assert [i for i, token in enumerate(prompt.tokens) if token in ids] == list(
+                range(placed.start - 1, placed.start + count + 1)
+            )
+            assert typed in gemma4.text.decode(prompt.tokens)
+    assert not ids & set(gemma4.encode([helpers.user("see <|image|>")]).tokens)
+    with pytest.raises(InputError, match=r"the prompt says <\|image\|> 1 time, but has 0 pictures"):
+        gemma4.encode("see <|image|>", chat=False)
 
 
 def test_media_belongs_to_text(gemma4):

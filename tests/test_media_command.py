@@ -119,9 +119,13 @@ def test_messages_name_their_own(checkpoint, sources, capsys, tmp_path):
         generated(capsys, checkpoint, prompt=None, messages=file, image=[sources["photo"]])
 
 
-def test_a_placeholder_typed_into_the_prompt_is_refused(checkpoint, sources, capsys):
-    with pytest.raises(InputError, match=r"says <\|image\|> 2 times"):
-        generated(capsys, checkpoint, prompt="<|image|> and what else?", image=[sources["photo"]])
+def test_a_placeholder_typed_into_the_prompt_is_text(checkpoint, sources, capsys):
+    typed = generated(capsys, checkpoint, prompt="<|image|> and what else?", image=[sources["photo"]])
+    plain = generated(capsys, checkpoint, prompt="and what else?", image=[sources["photo"]])
+    assert plain["prompt_tokens"] < typed["prompt_tokens"] < plain["prompt_tokens"] + 20
+    images = [sources["photo"], sources["wide"]]
+    with pytest.raises(InputError, match=r"says <\|image\|> 1 time, but has 2 pictures"):
+        generated(capsys, checkpoint, prompt="<|image|> what?", image=images, ignore_chat_template=True)
 
 
 def test_a_text_asks_for_no_towers():

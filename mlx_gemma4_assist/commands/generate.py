@@ -34,15 +34,44 @@ class Question:
     ignore_chat_template: Annotated[
         bool, typer.Option("--ignore-chat-template", help="The prompt is raw text to continue, not a message.")
     ] = False
+    enable_thinking: Annotated[
+        bool, typer.Option("--enable-thinking", help="Let the model think before it answers.")
+    ] = False
+
+
+class Screen:
+    """Prints text as it is made.
+
+    Args:
+        everything: whether thoughts and calls of tools are printed, too.
+    """
+
+    def __init__(self, everything: bool):
+        self._everything = everything
+        self._last: str | None = None
+
+    def show(self, response: "GenerationResponse") -> None:
+        """Print a response's text; what is thought and what is answered begin on lines of their own."""
+        if not response.text or not (self._everything or response.channel == "answer"):
+            return
+        if self._last not in (None, response.channel):
+            print()
+        self._last = response.channel
+        print(response.text, end="", flush=True)
 
 
 @grouped
 def generate(
     question: Question,
     choice: ModelChoice,
-    options: Annotated[GenerationOptions, Only(*DRAWN, *DRAFTED, "stop", "prefill_step_size", "compile")],
+    options: Annotated[
+        GenerationOptions, Only(*DRAWN, *DRAFTED, "stop", "skip_special_tokens", "prefill_step_size", "compile")
+    ],
     media: MediaChoice,
     learned: Learned = True,
+    show_thinking: Annotated[
+        bool, typer.Option("--show-thinking", help="Print thoughts and calls of tools, too, not the answer alone.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
 ) -> int:
     """Answer a prompt, with drafts from the assistant.
@@ -54,7 +83,7 @@ def generate(
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
     chat = not question.ignore_chat_template
-    whole = read_media(pair, found, media, chat=chat)
+    whole = read_media(pair, found, media, chat=chat, enable_thinking=question.enable_thinking)
     from ..api import stream
     from ..backend import compiles_in_process
     from ..engine.engine import compiles
@@ -71,15 +100,17 @@ def generate(
     )
     made: list[GenerationResponse] = []
     interrupted = False
+    screen = Screen(show_thinking)
     try:
         for response in responses:
             made.append(response)
             if not as_json:
-                print(response.text, end="", flush=True)
+                screen.show(response)
     except KeyboardInterrupt:
         interrupted = True
     if as_json:
-        print(json.dumps(_summary(made, interrupted), ensure_ascii=False))
+        thoughts = _thoughts(made) if show_thinking else {}
+        print(json.dumps(_summary(made, interrupted) | thoughts, ensure_ascii=False))
     elif made:
         print()
         note(statistics(made[-1], assisted=pair.assistant is not None))
@@ -90,6 +121,8 @@ def _content(question: Question, media: Media) -> Content:
     if (question.prompt is None) == (question.messages is None):
         raise InputError("give either --prompt or --messages")
     system = question.system_prompt
+    if question.ignore_chat_template and question.enable_thinking:
+        raise InputError("--enable-thinking is for the chat template, which --ignore-chat-template leaves out")
     if question.ignore_chat_template and (question.messages is not None or system is not None):
         raise InputError("--ignore-chat-template takes raw text, without --messages and --system-prompt")
     if question.messages is not None:
@@ -145,9 +178,19 @@ def statistics(last: "GenerationResponse", *, assisted: bool) -> str:
     return "\n".join(lines)
 
 
+def _said(made: "list[GenerationResponse]", channel: str) -> str:
+    return "".join(response.text for response in made if response.channel == channel)
+
+
+def _thoughts(made: "list[GenerationResponse]") -> dict[str, Any]:
+    """What was not answered."""
+    calls = [response.text for response in made if response.channel == "tool_call" and response.text]
+    return {"thought": _said(made, "thought"), "tool_calls": calls}
+
+
 def _summary(made: "list[GenerationResponse]", interrupted: bool) -> dict[str, Any]:
     summary: dict[str, Any] = {
-        "text": "".join(response.text for response in made),
+        "text": _said(made, "answer"),
         "tokens": [response.token for response in made],
         "finish_reason": "interrupted" if interrupted else made[-1].finish_reason,
     }

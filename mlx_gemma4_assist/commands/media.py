@@ -59,27 +59,32 @@ def find_media(content: Content, choice: MediaChoice) -> str | Conversation:
     return found
 
 
-def read_media(pair: "Pair", found: str | Conversation, choice: MediaChoice, *, chat: bool) -> "Content | MediaPrompt":
-    """A prompt with media as ``stream_generate`` takes it; text and messages without media come back.
+def read_media(
+    pair: "Pair", found: str | Conversation, choice: MediaChoice, *, chat: bool, enable_thinking: bool = False
+) -> "Content | MediaPrompt | list[int]":
+    """A prompt with media as ``stream_generate`` takes it; text and messages without media come back,
+    or their token ids where the model is to think.
 
     Args:
         pair: loaded from a checkpoint, whose towers are read if they are needed.
         found: from ``find_media``.
         choice: what text shows.
         chat: whether text is a user's message.
+        enable_thinking: handed to the chat template.
 
     Raises:
-        InputError: media that cannot be read, or that the model does not take.
+        InputError: media that cannot be read, or that the model does not take; a template that knows of no thinking.
     """
     if isinstance(found, Conversation):
         if not found.media:
-            return [dict(message) for message in found.messages]
+            messages = [dict(message) for message in found.messages]
+            return pair.text().encode(messages, enable_thinking=True) if enable_thinking else messages
         shown = Media()
     else:
         shown = choice.media
         if not shown:
-            return found
-    read = pair.media.read(found, shown, chat=chat, options=choice.options)
+            return pair.text().encode(found, chat=chat, enable_thinking=True) if enable_thinking else found
+    read = pair.media.read(found, shown, chat=chat, enable_thinking=enable_thinking, options=choice.options)
     for line in read.notes:
         note(line)
     return read

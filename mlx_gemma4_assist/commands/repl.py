@@ -146,7 +146,7 @@ class Chat:
             try:
                 for response in responses:
                     made.append(response)
-                    print(response.text, end="", flush=True)
+                    print(response.text if response.channel == "answer" else "", end="", flush=True)
                     if ctrl_c.pressed:
                         break
                 responses.close()

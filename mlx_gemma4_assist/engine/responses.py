@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from ..text.processor import Processor
-from ..text.stops import StopStrings
+from ..text.channels import Channel, ChannelText, Piece
 from .engine import Run
 from .request import TokenEvent
 
@@ -63,6 +62,7 @@ class GenerationResponse:
         peak_memory: MLX's peak memory in GB.
         finish_reason: on the last response "stop" (a stop token or stop string) or "length", None before.
         stats: of drafting; one object, final on the last response.
+        channel: what the text is: "answer", "thought" or "tool_call". Models without such channels only answer.
     """
 
     text: str
@@ -75,11 +75,12 @@ class GenerationResponse:
     peak_memory: float
     finish_reason: str | None
     stats: SpeculationStats
+    channel: Channel = Channel.ANSWER
 
 
-def responses(run: Run, processor: Processor, stop: StopStrings) -> Generator[GenerationResponse, None, None]:
+def responses(run: Run, text: ChannelText) -> Generator[GenerationResponse, None, None]:
     """A run's tokens with their text, up to a stop string; closes the run at the end."""
-    reporter = _Reporter(run, processor, stop)
+    reporter = _Reporter(run, text)
     try:
         for event in run:
             yield from reporter.report(event)
@@ -96,11 +97,10 @@ class _Reporter:
         finish_reason: of the last response.
     """
 
-    def __init__(self, run: Run, processor: Processor, stop: StopStrings):
+    def __init__(self, run: Run, text: ChannelText):
         self.finish_reason: str | None = None
         self._run = run
-        self._detokenizer = processor.detokenizer()
-        self._stop = stop
+        self._text = text
         self._stats = SpeculationStats()
         self._generated = 0
         self._started = time.perf_counter()
@@ -115,32 +115,25 @@ class _Reporter:
             self._generated += 1
             self._run.kept = self._generated  # whoever stops iterating here has seen so many
             last = place == len(event.tokens) - 1
-            text = self._text(token, event.finish_reason if last else None)
-            yield self._response(text, token, place < event.accepted)
+            piece = self._piece(token, event.finish_reason if last else None)
+            yield self._response(piece, token, place < event.accepted)
             if self.finish_reason is not None:
                 return
 
-    def _text(self, token: int, finish_reason: str | None) -> str:
+    def _piece(self, token: int, finish_reason: str | None) -> Piece:
         """The text that a token finishes; sets ``finish_reason`` at the last."""
-        self.finish_reason = finish_reason
-        text = ""
-        if finish_reason != "stop":
-            text, found = self._stop.feed(self._detokenizer.add(token))
-            if found:
-                self.finish_reason = "stop"
-                return text
-        if finish_reason is None:
-            return text
-        rest, found = self._stop.feed(self._detokenizer.finalize())
-        if found:
-            self.finish_reason = "stop"
-        return text + rest + self._stop.flush()
+        piece = Piece("") if finish_reason == "stop" else self._text.add(token)
+        if finish_reason is not None and not self._text.stopped:
+            rest = self._text.finish()
+            piece = Piece(piece.text + rest.text, piece.channel) if piece.text else rest
+        self.finish_reason = "stop" if self._text.stopped else finish_reason
+        return piece
 
-    def _response(self, text: str, token: int, from_draft: bool) -> GenerationResponse:
+    def _response(self, piece: Piece, token: int, from_draft: bool) -> GenerationResponse:
         first = self._first or self._started
         spent = time.perf_counter() - first
         return GenerationResponse(
-            text=text,
+            text=piece.text,
             token=token,
             from_draft=from_draft,
             prompt_tokens=len(self._run.prompt),
@@ -150,4 +143,5 @@ class _Reporter:
             peak_memory=mx.get_peak_memory() / 1e9,
             finish_reason=self.finish_reason,
             stats=self._stats,
+            channel=piece.channel,
         )

@@ -1,7 +1,8 @@
 """A chat as token ids: earlier turns stay exactly as they were read and written, so that nothing is computed twice.
 
 Rendering the whole conversation anew would tokenize the model's words again, perhaps otherwise than it made them: every
-key after the first difference would be computed again. So only the new turn goes through the chat template.
+key after the first difference would be computed again. So only the new turn goes through the chat template. What the
+template leaves out of earlier turns is left out here: thoughts, and the empty thought before an answer.
 """
 
 from collections.abc import Sequence
@@ -51,9 +52,9 @@ class Conversation:
         return (self.tokens if cut_off else self.tokens[:-1]) + following
 
     def record(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        """An answer has been given to what :meth:`prompt` returned, perhaps not to its end."""
+        """What :meth:`prompt` returned has been answered, perhaps not to its end; the answer's thoughts do not stay."""
         self._beginnings.append(self.tokens)
-        self.tokens = [*prompt, *answer]
+        self.tokens = self._processor.history(prompt, answer)
 
     def undo(self) -> bool:
         """Take back the last message and its answer; False if there is none."""

@@ -83,6 +83,9 @@ class Gemma4Processor:
     ) -> Any:
         """A conversation as the model reads it.
 
+        As in transformers, messages that spell special tokens have them: text of strangers can open turns of its own.
+        ``Processor.encode``, and with it ``generate`` for messages, takes it for text.
+
         Args:
             conversation: messages, whose parts may be pictures, sound and video; or a list of one such list.
             tokenize: whether to return token ids, and what the media become; otherwise the text.

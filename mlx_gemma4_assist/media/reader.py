@@ -37,14 +37,20 @@ class MediaReader(NamedTuple):
     config: Gemma4TextConfig
 
     def __call__(
-        self, prompt: Prompt, media: Media = NO_MEDIA, *, chat: bool = True, options: MediaOptions = AS_PUBLISHED
+        self,
+        prompt: Prompt,
+        media: Media = NO_MEDIA,
+        *,
+        chat: bool = True,
+        enable_thinking: bool = False,
+        options: MediaOptions = AS_PUBLISHED,
     ) -> MediaPrompt:
         """Arguments and errors as for ``MediaProcessor.encode`` and :func:`encode_media`.
 
         Warns:
             UserWarning: each of the prompt's notes, such as that a sound is cut at 30 seconds.
         """
-        read = self.read(prompt, media, chat=chat, options=options)
+        read = self.read(prompt, media, chat=chat, enable_thinking=enable_thinking, options=options)
         for note in read.notes:
             warnings.warn(note, UserWarning, stacklevel=2)
         return read
@@ -55,10 +61,12 @@ class MediaReader(NamedTuple):
         media: Media = NO_MEDIA,
         *,
         chat: bool = True,
+        enable_thinking: bool = False,
         options: MediaOptions = AS_PUBLISHED,
     ) -> MediaPrompt:
         """The same without warnings, for callers who show the prompt's notes in a way of their own."""
-        return encode_media(self.towers, self.processor.encode(prompt, media, chat=chat, options=options), self.config)
+        prepared = self.processor.encode(prompt, media, chat=chat, enable_thinking=enable_thinking, options=options)
+        return encode_media(self.towers, prepared, self.config)
 
 
 def load_media(

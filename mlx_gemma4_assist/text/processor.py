@@ -2,18 +2,23 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import InputError, first_line
 from ..files import read_json, read_json_if_there
+from .channels import OPEN, ChannelText, Markers, without_channels
+from .control import SEAM, ControlTokens
 from .detokenizer import Detokenizer, TokenKinds
 from .importing import one_at_a_time
 from .messages import Message, check_messages
+from .stops import StopStrings
 from .template import render
 from .token_ids import Array, has_token_ids, read_token_ids
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 Prompt = str | Sequence[int] | Sequence[Message] | Array | Mapping[str, Any]
@@ -26,8 +31,10 @@ class Processor:
         tokenizer: transformers' tokenizer, for what is not wrapped here.
         bos_token_id: what every prompt of Gemma begins with.
         eos_token_ids: any of these ends a text: the ids of generation_config.json; without them the config's, or the
-            tokenizer's.
+            tokenizer's; and always what the chat template writes behind an answer, so that no text runs into the next
+            turn.
         suppress_tokens: ids that are never generated, from generation_config.json.
+        markers: the tokens that tell answers, thoughts and calls of tools apart.
     """
 
     def __init__(
@@ -44,13 +51,16 @@ class Processor:
         self.eos_token_ids = frozenset(eos_token_ids)
         self.suppress_tokens = tuple(suppress_tokens)
         self._kinds = TokenKinds(tokenizer.backend_tokenizer)
+        self._control = ControlTokens(tokenizer)
+        self.markers = Markers.of(tokenizer.backend_tokenizer)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> "Processor":
         """Read a checkpoint's folder; nothing is downloaded.
 
         Raises:
-            InputError: tokenizer.json is missing, or one of the files is damaged.
+            InputError: tokenizer.json is missing, and there is no tokenizer.model instead or nothing to read it with;
+                one of the files is damaged.
         """
         folder = Path(folder)
         tokenizer = _read_tokenizer(folder)
@@ -60,7 +70,10 @@ class Processor:
         ends = next((part["eos_token_id"] for part in candidates if part.get("eos_token_id") is not None), None)
         return cls(
             tokenizer,
-            eos_token_ids=_ids(tokenizer.eos_token_id if ends is None else ends, "eos_token_id"),
+            eos_token_ids={
+                *_ids(tokenizer.eos_token_id if ends is None else ends, "eos_token_id"),
+                *ControlTokens(tokenizer).turn_ends(),
+            },
             suppress_tokens=_ids(generation.get("suppress_tokens"), "suppress_tokens"),
         )
 
@@ -68,14 +81,19 @@ class Processor:
     def has_chat_template(self) -> bool:
         return self.tokenizer.chat_template is not None
 
+    def stop_ids(self, stop: Iterable[str]) -> frozenset[int]:
+        """The ids of those stop strings that are special tokens: text never has these, so they stop by their ids."""
+        return self._control.among(stop)
+
     def encode(self, prompt: Prompt, *, chat: bool = True, enable_thinking: bool = False) -> list[int]:
         """A prompt's token ids.
 
         Args:
             prompt: ids, in a list, an array (L,) or (1, L), or a mapping with ``input_ids``, are taken exactly as they
                 are. Messages go through the chat template, which writes BOS itself
-                and leaves the model's turn open. Text is one user message; without ``chat``, or without a chat
-                template, it is raw text, with BOS before it exactly once.
+                and leaves the model's turn open; whatever their text spells, no special tokens come of it. Text is one
+                user message; without ``chat``, or without a chat template, it is raw text, with BOS before it exactly
+                once, and the special tokens that it spells.
             chat: whether text is a user message.
             enable_thinking: handed to the chat template, if it knows of it.
 
@@ -99,16 +117,21 @@ class Processor:
     def render(self, messages: Sequence[Message], *, enable_thinking: bool = False) -> str:
         """What the chat template makes of messages that ``check_messages`` has passed: text with BOS, the turn open.
 
+        It is for ``tokenize``: where messages spell control tokens, it has seams. Thoughts that earlier answers have
+        in their text are left out, if the template knows of thoughts.
+
         Raises:
             InputError: there is no chat template, it refuses the conversation, or it knows no ``enable_thinking``.
         """
         if enable_thinking and self.has_chat_template and "enable_thinking" not in str(self.tokenizer.chat_template):
             raise InputError("the checkpoint's chat template knows no enable_thinking")
         values = {"add_generation_prompt": True, "enable_thinking": enable_thinking}
-        return render(self.tokenizer, messages, values)
+        if OPEN in str(self.tokenizer.chat_template):
+            messages = [_without_thoughts(message) for message in messages]
+        return render(self.tokenizer, self._control.sealed(messages), values)
 
     def tokenize(self, text: str) -> list[int]:
-        """The ids of exactly this text, special tokens that are written in it included.
+        """The ids of exactly this text, special tokens that are written in it included, but for those with seams.
 
         Raises:
             InputError: the text is no valid Unicode.
@@ -118,7 +141,21 @@ class Processor:
         except UnicodeEncodeError as error:  # bytes on the command line that are no UTF-8
             raise InputError(f"the prompt is not valid Unicode: {error.reason}") from None
         # Not by way of transformers, which warns of any text longer than its model_max_length.
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        tokenizer = self._whole_tokenizer()
+        pieces = (tokenizer.encode(piece, add_special_tokens=False).ids for piece in text.split(SEAM))
+        return [token for piece in pieces for token in piece]
+
+    def _whole_tokenizer(self) -> "Tokenizer":
+        """The tokenizer of tokenizers, which neither cuts nor pads.
+
+        A tokenizer.json may say so, and a call of transformers' tokenizer with ``truncation`` leaves it behind.
+        """
+        tokenizer = self.tokenizer.backend_tokenizer
+        if tokenizer.truncation is not None:
+            tokenizer.no_truncation()
+        if tokenizer.padding is not None:
+            tokenizer.no_padding()
+        return tokenizer
 
     def begin(self, ids: list[int]) -> list[int]:
         """The ids with BOS before them, exactly once."""
@@ -132,6 +169,32 @@ class Processor:
         """A fresh one, for one stream of tokens."""
         return Detokenizer(self._kinds, skip_special_tokens=skip_special_tokens)
 
+    def turn(self, prompt: Sequence[int], stop: StopStrings, *, skip_special_tokens: bool = True) -> ChannelText:
+        """What turns the tokens of the turn that a prompt begins into text, from the channel on that it has open.
+
+        Args:
+            prompt: token ids.
+            stop: cuts the answer.
+            skip_special_tokens: whether channels are told apart and special tokens left out; otherwise all is answer.
+        """
+
+        def fresh(skip: bool) -> Detokenizer:
+            return self.detokenizer(skip_special_tokens=skip)
+
+        text = ChannelText(fresh, self.markers, stop, raw=not skip_special_tokens)
+        if skip_special_tokens:
+            for token in self.markers.unfinished(prompt, self.eos_token_ids):
+                text.add(token)
+        return text
+
+    def history(self, prompt: Sequence[int], answer: Sequence[int]) -> list[int]:
+        """A prompt and its answer as later turns have them: what was thought in between is left out.
+
+        That includes an empty thought with which the chat template has begun the answer.
+        """
+        last = next((i for i in range(len(prompt), 0, -1) if prompt[i - 1] in self.eos_token_ids), 0)
+        return [*prompt[:last], *self.markers.without_channels([*prompt[last:], *answer])]
+
     def _encode_text(self, text: str) -> list[int]:
         if not text:
             raise InputError("the prompt is empty")
@@ -140,7 +203,7 @@ class Processor:
 
 def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     if not (folder / "tokenizer.json").is_file():
-        raise InputError(f"{folder} has no tokenizer.json")
+        _check_sentencepiece(folder)
     # Silences the advice to install PyTorch, which is not needed here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Imported late, for it takes a second. AutoTokenizer, other than this class, would import PyTorch if it is there.
@@ -154,6 +217,41 @@ def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
         tokenizer.chat_template = read_json(folder / "chat_template.json").get("chat_template")
     return tokenizer
+
+
+def _check_sentencepiece(folder: Path) -> None:
+    """Refuse a folder without tokenizer.json, unless transformers can make one of its tokenizer.model.
+
+    Raises:
+        InputError: there is none, it is damaged, or the libraries that read it are missing.
+    """
+    file = folder / "tokenizer.model"
+    if not file.is_file():
+        raise InputError(f"{folder} has no tokenizer.json")
+    try:
+        import_module("google.protobuf")  # transformers reads the file with it
+        from sentencepiece import SentencePieceProcessor
+    except ImportError:
+        raise InputError(
+            f"{folder} has no tokenizer.json, and to read its tokenizer.model takes: pip install sentencepiece protobuf"
+        ) from None
+    try:
+        whole = SentencePieceProcessor(model_file=str(file)).get_piece_size() > 0
+    except (RuntimeError, OSError):
+        whole = False
+    if not whole:
+        raise InputError(f"the tokenizer files of {folder} are damaged: tokenizer.model is not SentencePiece's")
+
+
+def _without_thoughts(message: Message) -> Message:
+    """A message whose text has no thoughts, if it is an answer."""
+    content = message.get("content")
+    if message["role"] not in ("assistant", "model") or not content:
+        return message
+    if isinstance(content, str):
+        return {**message, "content": without_channels(content)}
+    parts = [{**part, "text": without_channels(part["text"])} if "text" in part else part for part in content]
+    return {**message, "content": parts}
 
 
 def is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:

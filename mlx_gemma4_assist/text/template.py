@@ -28,5 +28,13 @@ def render(tokenizer: "PreTrainedTokenizerFast", messages: Sequence[Message], va
         raise InputError("the checkpoint has no chat template, so it takes text or token ids, not messages")
     try:
         return str(tokenizer.apply_chat_template([dict(message) for message in messages], tokenize=False, **values))
-    except (TemplateError, TypeError, ValueError) as error:
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise InputError(f"the chat template refuses this conversation: {first_line(error)}") from None

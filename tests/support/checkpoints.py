@@ -1,6 +1,7 @@
 """Small checkpoints with random weights, in the layouts that exist in the wild."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,12 @@ TEMPLATE = (
 )
 
 
-def save_tokenizer(folder: Path, *, template: str | None = TEMPLATE) -> Path:
-    """A byte-fallback BPE in the manner of Gemma's: 6 special tokens, 256 bytes, a few letters and merges."""
+def save_tokenizer(
+    folder: Path, *, template: str | None = TEMPLATE, special: Sequence[str] = SPECIAL, words: Sequence[str] = WORDS
+) -> Path:
+    """A byte-fallback BPE in the manner of Gemma's: special tokens, 256 bytes, a few letters and merges."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = byte_tokenizer([*WORDS, *("".join(pair) for pair in MERGES)], MERGES, SPECIAL)
+    tokenizer = byte_tokenizer([*words, *("".join(pair) for pair in MERGES)], MERGES, special)
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GemmaTokenizer"} | OF_TEXT))

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
+from mlx_gemma4_assist.text.channels import ChannelText, Markers
+from mlx_gemma4_assist.text.stops import StopStrings
+
 
 class LetterProcessor:
     """Has the interface of ``Processor``; an id is a letter, so that stops can be put where they hurt."""
@@ -16,8 +19,11 @@ class LetterProcessor:
     def decode(self, tokens: Sequence[int]) -> str:
         return "".join(self.add(token) for token in tokens)
 
-    def detokenizer(self) -> "LetterProcessor":
-        return self
+    def stop_ids(self, stop: Iterable[str]) -> frozenset[int]:
+        return frozenset()
+
+    def turn(self, prompt: Sequence[int], stop: StopStrings, *, skip_special_tokens: bool = True) -> ChannelText:
+        return ChannelText(lambda skip: self, Markers(), stop)
 
     def add(self, token: int) -> str:
         return chr(48 + token)
