@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, try_to_load_from_cache
 
 from ..files import read_json, read_json_if_there
 from ..models.families import families
-from .hub import EMBEDDED, REPO_ID
+from .hub import EMBEDDED, repo_of
 
 SIZES = {name: (family.target.hidden_size, family.target.num_hidden_layers) for name, family in families().items()}
 """The text network's ``hidden_size`` and ``num_hidden_layers`` of each size, by Google's name for it."""
@@ -45,9 +45,10 @@ def assistant_for(path_or_repo: str | os.PathLike[str]) -> str | None:
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return _assistant_for_folder(folder)
-    found = _assistant_by_name(name)
-    if found is None and REPO_ID.fullmatch(name):
-        cached = try_to_load_from_cache(name, "config.json")
+    repo = repo_of(name)
+    found = _assistant_by_name(name if repo is None else repo.name)
+    if found is None and repo is not None:
+        cached = try_to_load_from_cache(repo.name, "config.json", revision=repo.revision)
         return _assistant_for_folder(Path(cached).parent) if isinstance(cached, str) else None
     return found
 

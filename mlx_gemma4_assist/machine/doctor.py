@@ -16,7 +16,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from .. import __version__
 from ..backend import wired_limit_bytes
-from ..checkpoints.hub import EMBEDDED, REPO_ID, resolve
+from ..checkpoints.hub import EMBEDDED, repo_of, resolve
 from ..checkpoints.loading import config_dtype
 from ..checkpoints.pairing import assistant_for
 from ..checkpoints.quantized import Quantization, read_quantization
@@ -172,9 +172,10 @@ def local_folder(name: str) -> Path | None:
     Raises:
         InputError: nothing can be called by that name.
     """
-    if name in EMBEDDED or Path(name).expanduser().exists() or not REPO_ID.fullmatch(name):
+    repo = repo_of(name)
+    if name in EMBEDDED or Path(name).expanduser().exists() or repo is None:
         return resolve(name)
-    cached = try_to_load_from_cache(name, "config.json")
+    cached = try_to_load_from_cache(repo.name, "config.json", revision=repo.revision)
     return Path(cached).parent if isinstance(cached, str) else None
 
 
