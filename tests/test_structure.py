@@ -52,7 +52,7 @@ MAY_READ = {
     "rounds/host_accept.py: HostAcceptor._one": "deciding on the host is what it is for",
 }
 MAY_CATCH_ALL = {
-    "checkpoints/hub.py: _download": "the Hub's library hands on what its HTTP client, proxies, encodings and JSON raise",
+    "checkpoints/hub.py: _download": "the Hub's library hands on what its HTTP client, proxies and JSON raise",
     "media/fetch.py: _within.run": "a thread hands on whatever was raised",
     "media/pictures.py: _read": "Pillow's readers raise anything over a broken header",
     "media/pictures.py: open_picture": "Pillow's decoders raise anything over a broken file",
