@@ -7,7 +7,9 @@ from urllib.parse import urlsplit
 import pytest
 from huggingface_hub import constants, errors
 
+from mlx_gemma4_assist import load, load_assistant
 from mlx_gemma4_assist.checkpoints import hub
+from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
 from mlx_gemma4_assist.checkpoints.pairing import SIZES, assistant_for
 from mlx_gemma4_assist.errors import InputError
 
@@ -165,6 +167,19 @@ def test_addresses_of_no_repo(name, downloads):
     with pytest.raises(InputError, match="no folder .*organisation/name"):
         hub.resolve(name)
     assert not downloads
+
+
+@pytest.mark.parametrize("name", [None, 7, b"tiny", ["tiny"]])
+@pytest.mark.parametrize("read", [load, load_model, load_assistant, load_towers, assistant_for])
+def test_what_is_no_name(read, name):
+    with pytest.raises(InputError, match="names no model, expected a folder or organisation/name"):
+        read(name)
+
+
+def test_no_assistant_is_known(downloads, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="assistant_for gives None where it knows no assistant"):
+        load_assistant(assistant_for("foo/bar"))
 
 
 @pytest.mark.parametrize("name", hub.EMBEDDED)

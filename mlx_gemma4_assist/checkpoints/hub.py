@@ -82,6 +82,35 @@ def _path_of_page(name: str) -> str | None:
     return address.path.lstrip("/") if known else None
 
 
+def cached_repo(folder: Path) -> str | None:
+    """The repo that a folder of the Hub's cache, models--ORGANISATION--NAME/snapshots/COMMIT, is a download of."""
+    if folder.parent.name != "snapshots" or not folder.parent.parent.name.startswith("models--"):
+        return None
+    return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+
+
+def public_name(path_or_repo: str | os.PathLike[str]) -> str:
+    """What others may call a checkpoint: its alias or repo; of a folder only the last name, not where it lies."""
+    name = os.fspath(path_or_repo)
+    folder, repo = Path(name).expanduser(), repo_of(name)
+    if name in EMBEDDED or (repo is not None and not folder.is_dir()):
+        return name if repo is None else repo.name
+    folder = folder.absolute()
+    return cached_repo(folder) or folder.resolve().name or "a local folder"
+
+
+def name_of(path_or_repo: object) -> str:
+    """The text of what names a checkpoint.
+
+    Raises:
+        InputError: it is no text and no path.
+    """
+    if isinstance(path_or_repo, str | os.PathLike) and isinstance(name := os.fspath(path_or_repo), str):
+        return name
+    none = " (assistant_for gives None where it knows no assistant)" if path_or_repo is None else ""
+    raise InputError(f"{path_or_repo!r:.100} names no model, expected a folder or organisation/name{none}")
+
+
 def resolve(path_or_repo: str | os.PathLike[str], *, revision: str | None = None) -> Path:
     """The folder that holds a checkpoint, downloaded first if it is a repo on the Hub.
 
@@ -98,7 +127,7 @@ def resolve(path_or_repo: str | os.PathLike[str], *, revision: str | None = None
     Raises:
         InputError: nothing is there by that name, or it cannot be had: one sentence that says why.
     """
-    name = os.fspath(path_or_repo)
+    name = name_of(path_or_repo)
     local = _local_folder(name)
     if local is None:
         repo = repo_of(name)

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, try_to_load_from_cache
 
 from ..files import read_json, read_json_if_there
 from ..models.families import families
-from .hub import EMBEDDED, repo_of
+from .hub import EMBEDDED, cached_repo, name_of, repo_of
 
 SIZES = {name: (family.target.hidden_size, family.target.num_hidden_layers) for name, family in families().items()}
 """The text network's ``hidden_size`` and ``num_hidden_layers`` of each size, by Google's name for it."""
@@ -39,7 +39,7 @@ def assistant_for(path_or_repo: str | os.PathLike[str]) -> str | None:
     Raises:
         InputError: a folder whose config.json is missing or broken.
     """
-    name = os.fspath(path_or_repo)
+    name = name_of(path_or_repo)
     if name in EMBEDDED:
         return EMBEDDED[1] if name == EMBEDDED[0] else None
     folder = Path(name).expanduser()
@@ -74,8 +74,7 @@ def _assistant_for_folder(folder: Path) -> str | None:
 
 def _names(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     yield folder.name
-    if folder.parent.name == "snapshots":  # the Hub's cache: models--ORGANISATION--NAME/snapshots/COMMIT
-        yield folder.parent.parent.name
+    yield cached_repo(folder) or ""
     yield str(config.get("_name_or_path", ""))
     if (folder / "README.md").is_file():
         try:
