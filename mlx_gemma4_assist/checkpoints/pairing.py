@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, try_to_load_from_cache
 
-from ..files import read_json, read_json_if_there
+from ..files import read_json, read_json_if_there, read_part
 from ..models.families import families
 from .hub import EMBEDDED, cached_repo, name_of, repo_of
 
@@ -90,6 +90,6 @@ def _assistant_by_size(folder: Path, config: dict[str, Any]) -> str | None:
     tuned = tuned or "chat_template" in read_json_if_there(folder / "tokenizer_config.json")
     if not tuned or not str(config.get("model_type")).startswith("gemma4"):
         return None
-    text = config.get("text_config") or config
+    text = read_part(config, "text_config") or config
     found = (text.get("hidden_size"), text.get("num_hidden_layers"))
     return next((f"google/gemma-4-{size}-it-assistant" for size, shape in SIZES.items() if shape == found), None)
