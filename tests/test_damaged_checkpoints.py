@@ -91,6 +91,12 @@ def test_values_of_towers(config, value):
         config.from_dict({"rms_norm_eps": value})
 
 
+@pytest.mark.parametrize("config", [Gemma4VisionConfig, Gemma4AudioConfig])
+def test_layers_of_towers(config):
+    with pytest.raises(InputError, match="num_hidden_layers of .* is 2147483647, expected at most 1000"):
+        config.from_dict({"num_hidden_layers": 2**31 - 1})
+
+
 def test_sizes_of_the_audio_tower():
     with pytest.raises(InputError, match="subsampling_conv_channels .* expected counts whose product is at most"):
         Gemma4AudioConfig.from_dict({"subsampling_conv_channels": [2**31 - 1, 32]})

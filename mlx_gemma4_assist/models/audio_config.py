@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .validation import LARGEST, expect, expect_counts, expect_types, is_count, known
+from .validation import LARGEST, MOST_LAYERS, expect, expect_counts, expect_types, is_count, known
 
 _COUNTS = (
     "hidden_size",
@@ -62,6 +62,7 @@ class Gemma4AudioConfig:
         self._expect(self.model_type == "gemma4_audio", "model_type", "gemma4_audio")
         expect_counts(self, _COUNTS, of="audio_config")
         self._expect(is_count(self.attention_context_right, 0), "attention_context_right", "an integer of at least 0")
+        self._expect(self.num_hidden_layers <= MOST_LAYERS, "num_hidden_layers", f"at most {MOST_LAYERS}")
         self._validate_channels()
         expect_types(self, of="audio_config")
         self._expect(self.hidden_size % 2 == 0, "hidden_size", "an even number: half sines, half cosines")

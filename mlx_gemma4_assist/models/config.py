@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from ..errors import InputError
 from ..files import read_part
-from .validation import LARGEST, expect, expect_counts, expect_types, is_count, is_number, known
+from .validation import LARGEST, MOST_LAYERS, expect, expect_counts, expect_types, is_count, is_number, known
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -38,7 +38,6 @@ _COUNTS = (
     "sliding_window",
     "max_position_embeddings",
 )
-_MOST_LAYERS = 1000  # the largest has 60; each is an object before a weight is read
 _WIDEST_WINDOW = 2**20  # the largest is 1,024; a cache has room for a whole one
 _UNIFIED_DEFAULTS = {
     "hidden_size_per_layer_input": 0,
@@ -110,7 +109,7 @@ class Gemma4TextConfig:
         expect_counts(self, _COUNTS)
         expect_types(self)
         layers = self.num_hidden_layers
-        expect(layers <= _MOST_LAYERS, "num_hidden_layers", layers, f"at most {_MOST_LAYERS}")
+        expect(layers <= MOST_LAYERS, "num_hidden_layers", layers, f"at most {MOST_LAYERS}")
         if not self.layer_types:  # five sliding layers, then a full one; the last layer is full in any case
             pattern = [FULL if (i + 1) % 6 == 0 else SLIDING for i in range(self.num_hidden_layers)]
             object.__setattr__(self, "layer_types", (*pattern[:-1], FULL))

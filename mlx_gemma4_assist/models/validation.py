@@ -10,6 +10,8 @@ from ..errors import InputError
 
 LARGEST = 2**31 - 1
 """Of integers: what MLX counts a dimension with."""
+MOST_LAYERS = 1000
+"""Of a network: the largest has 60, and each is an object before a weight is read."""
 _IN_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
 _SHOWN = 200  # characters of a value in a message
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .validation import expect, expect_counts, expect_types, is_count, is_number, known
+from .validation import MOST_LAYERS, expect, expect_counts, expect_types, is_count, is_number, known
 
 _THETA = 100.0
 _COUNTS = (
@@ -58,6 +58,7 @@ class Gemma4VisionConfig:
         _expect_model_type(self, "gemma4_vision")
         expect_counts(self, _COUNTS, of=self.model_type)
         expect_types(self, of=self.model_type)
+        self._expect(self.num_hidden_layers <= MOST_LAYERS, "num_hidden_layers", f"at most {MOST_LAYERS}")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         divides, divisor = heads % kv_heads == 0, f"a divisor of num_attention_heads, {heads}"
         self._expect(divides, "num_key_value_heads", divisor)
