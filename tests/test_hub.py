@@ -273,8 +273,24 @@ def test_folder_by_its_names(tmp_path):
         folder = target(tmp_path / name)
         (folder / "README.md").write_text(f"---\nbase_model: {base}\n---\n# Mine\n")
         assert assistant_for(folder) == expected
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        b"[: no yaml",
+        b"- a list",
+        b"7",
+        b"1: 2",
+        b"base_model: 7",
+        b"base_model: [{}, 7]",
+        b"base_model: {a: b}",
+        b"\xff",
+    ],
+)
+def test_a_card_that_tells_nothing(tmp_path, front):
     folder = target(tmp_path / "d")
-    (folder / "README.md").write_text("---\n[: no yaml\n---\n# Mine\n")
+    (folder / "README.md").write_bytes(b"---\n" + front + b"\n---\n# Mine\n")
     assert assistant_for(folder) is None
 
 

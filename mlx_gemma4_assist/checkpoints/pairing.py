@@ -78,10 +78,11 @@ def _names(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     yield str(config.get("_name_or_path", ""))
     if (folder / "README.md").is_file():
         try:
-            base = ModelCard.load(folder / "README.md").data.base_model
-        except (ValueError, yaml.YAMLError):  # no metadata, or none that can be read
+            base: object = ModelCard.load(folder / "README.md").data.base_model
+        except (OSError, ValueError, TypeError, yaml.YAMLError):  # no metadata, or none that can be read
             return
-        yield from [base] if isinstance(base, str) else base or []
+        bases = base if isinstance(base, list) else [base]
+        yield from (name for name in bases if isinstance(name, str))
 
 
 def _assistant_by_size(folder: Path, config: dict[str, Any]) -> str | None:
