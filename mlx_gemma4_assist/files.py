@@ -1,17 +1,21 @@
 """Reading the JSON files of a checkpoint."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+
+DEEPEST = 100
+"""Objects and lists within one another, of which the files of a checkpoint have five or so."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        InputError: the file is missing, unreadable, no JSON, or holds something else than an object.
+        InputError: the file is missing, unreadable, no JSON, nested too deep, or holds something else than an object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -21,6 +25,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:  # no JSON, or no UTF-8
         raise InputError(f"{path} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path} is nested too deep") from None
+    if _is_deep(content):
+        raise InputError(f"{path} is nested too deep: more than {DEEPEST} objects and lists within one another")
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a JSON {type(content).__name__}, expected an object")
     return content
@@ -29,3 +37,29 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_json_if_there(path: Path) -> dict[str, Any]:
     """As ``read_json``; a missing file counts as an empty object."""
     return read_json(path) if path.exists() else {}
+
+
+def read_part(values: Mapping[str, Any], name: str, *, file: str = "config.json") -> Mapping[str, Any]:
+    """The object of a name within another one; null or none at all counts as an empty one.
+
+    Raises:
+        InputError: there is something else by that name.
+    """
+    part = values.get(name)
+    if part is None:
+        return {}
+    if not isinstance(part, Mapping):
+        raise InputError(f"{file}: {name} is {part!r:.100}, expected an object")
+    return part
+
+
+def _is_deep(content: object) -> bool:
+    """Whether a JSON value is nested deeper than what messages can quote without recursion being exhausted."""
+    level = [content]
+    for _ in range(DEEPEST):
+        lists = [part for part in level if isinstance(part, list)]
+        objects = [part for part in level if isinstance(part, dict)]
+        level = [each for part in lists for each in part] + [each for part in objects for each in part.values()]
+        if not level:
+            return False
+    return True

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 
 from mlx_gemma4_assist.checkpoints.pairing import assistant_for
 from mlx_gemma4_assist.conversion.card import CardFacts, Source, card_text, read_source, write_card
+from mlx_gemma4_assist.conversion.options import ConversionOptions
 from mlx_gemma4_assist.errors import InputError
 from mlx_gemma4_assist.evaluation.acceptance import Acceptance
 from mlx_gemma4_assist.evaluation.quality import Quality
@@ -76,6 +77,26 @@ def test_a_source_that_tells_nothing(tmp_path, card):
     if card is not None:
         (tmp_path / "README.md").write_bytes(card if isinstance(card, bytes) else card.encode())
     assert read_source("mine", tmp_path) == Source("mine")
+
+
+def test_where_a_source_lies_is_nobody_elses_business(tmp_path, cached, monkeypatch):
+    folder = tmp_path / "private" / "mine"
+    folder.mkdir(parents=True)
+    assert read_source(str(folder), folder).name == "mine"
+    assert read_source(f"{folder}/", folder).name == "mine"
+    assert read_source(str(cached), cached).name == "google/gemma-4-E4B-it"
+    monkeypatch.chdir(tmp_path)
+    assert read_source("private/mine", folder).name == "mine"  # a folder, not a repo
+    monkeypatch.chdir(folder)
+    assert read_source(".", folder).name == "mine"
+    text = tmp_path / "diary.txt"
+    options = ConversionOptions(hf_path=folder, mlx_path=folder / "out", assistant_model=str(folder), text=text)
+    assert options.command() == (
+        "python -m mlx_gemma4_assist convert --hf-path mine --mlx-path out --assistant-model mine --text diary.txt"
+    )
+    assert "--assistant-model none" in replace(options, assistant_model="none").command()
+    facts = replace(FACTS, source=read_source(str(folder), folder), command=options.command())
+    assert str(tmp_path) not in card_text(facts)
 
 
 def test_a_license_in_config_json(tmp_path):

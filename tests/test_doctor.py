@@ -187,6 +187,22 @@ def test_files_that_are_missing(checkpoint):
     assert "has no safetensors files" in found.problems[0]
 
 
+@pytest.mark.parametrize("of", ["pair", "pair-assistant"])
+def test_weights_that_are_cut_off(checkpoint, of):
+    file = checkpoint.with_name(of) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    (problem,) = examine(CPU, str(checkpoint)).problems
+    assert f"{file} is damaged, perhaps by an incomplete download" in problem
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}"])
+def test_a_tokenizer_that_is_missing_or_damaged(checkpoint, content):
+    file = checkpoint / "tokenizer.json"
+    file.unlink() if content is None else file.write_text(content)
+    (problem,) = examine(CPU, str(checkpoint)).problems
+    assert "no tokenizer.json" in problem or "the tokenizer files of" in problem
+
+
 def test_too_long_and_too_large(checkpoint):
     small = describe_machine(M1_INFO | {"max_recommended_working_set_size": 10**8}, True)
     found = examine(small, str(checkpoint), context=100_000)

@@ -1,12 +1,15 @@
-"""What the user may name, and which assistant belongs to it. Nothing here touches the network."""
+"""What the user may name, and which assistant belongs to it. Nothing here goes beyond this machine."""
 
 import json
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 
+from mlx_gemma4_assist import load, load_assistant
 from mlx_gemma4_assist.checkpoints import hub
+from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
 from mlx_gemma4_assist.checkpoints.pairing import SIZES, assistant_for
 from mlx_gemma4_assist.errors import InputError
 
@@ -20,7 +23,9 @@ def downloads(monkeypatch):
     class Downloads(list):
         error: Exception | None = None
 
-        def snapshot_download(self, repo, *, revision, allow_patterns, ignore_patterns):
+        def snapshot_download(self, repo, *, revision, allow_patterns, ignore_patterns, local_files_only):
+            if local_files_only:
+                raise errors.LocalEntryNotFoundError("nothing is in the cache")
             self.append((repo, revision, allow_patterns, ignore_patterns))
             if self.error is not None:
                 raise self.error
@@ -78,6 +83,13 @@ def offline() -> Exception:
     return error
 
 
+def refused(status: int) -> Exception:
+    """As ``snapshot_download`` tells that the Hub has refused a repo that is not in the cache."""
+    error = errors.LocalEntryNotFoundError("no snapshot")
+    error.__cause__ = errors.HfHubHTTPError(f"{status} says the Hub", response=response(status))
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -87,6 +99,13 @@ def offline() -> Exception:
         (errors.LocalEntryNotFoundError("?"), "not complete in the local cache, and the Hub cannot be reached"),
         (offline(), f"{REPO} at revision v9 is not complete in the local cache, and HF_HUB_OFFLINE is set"),
         (errors.HfHubHTTPError("500 Oh no\nlong", response=response(500)), f"the Hub refused {REPO}.*: 500 Oh no$"),
+        (refused(403), f"the Hub refused {REPO} at revision v9 .HTTP 403 Forbidden; the token has no right"),
+        (refused(429), "HTTP 429 Too Many Requests; too many requests: wait"),
+        (refused(503), "HTTP 503 Service Unavailable; its own fault, try again later"),
+        (refused(599), "HTTP 599; its own fault"),
+        (ImportError("Using SOCKS proxy, but socksio is missing"), "failed: Using SOCKS proxy"),
+        (json.JSONDecodeError("Expecting value", "<html>", 0), "what HF_ENDPOINT or a proxy leads to is not the Hub"),
+        (UnicodeEncodeError("ascii", "ключ", 0, 4, "ordinal not in range"), "has a letter that is not ASCII"),
         (errors.HFValidationError("bad name"), "is not the name of a repo: bad name"),
         (errors.HTTPError("timed out"), f"downloading {REPO} at revision v9 failed: timed out"),
         (OSError(28, "No space left on device"), "failed: .*No space left on device"),
@@ -106,6 +125,61 @@ def test_offline_for_real(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
         hub.resolve(REPO)
+
+
+HOST = urlsplit(constants._HF_DEFAULT_ENDPOINT).hostname
+
+
+@pytest.mark.parametrize(
+    ("name", "revision"),
+    [
+        (f"{REPO}/", None),
+        (f"https://{HOST}/{REPO}", None),
+        (f"{HOST}/{REPO}/", None),
+        (f"https://hf.co/{REPO}?library=mlx#usage", None),
+        (f"https://{HOST}/{REPO}/tree/main", "main"),
+        (f"http://{HOST}/{REPO}/blob/v2/config.json", "v2"),
+        (f"{HOST}/{REPO}/tree/refs%2Fpr%2F1", "refs/pr/1"),
+        (f"https://{HOST}/{REPO}/discussions/7", None),
+    ],
+)
+def test_names_as_they_are_pasted(name, revision, downloads):
+    hub.resolve(name)
+    hub.resolve(name, revision="own")
+    assert [found[:2] for found in downloads] == [(REPO, revision), (REPO, "own")]
+    assert assistant_for(name) == "google/gemma-4-E2B-it-assistant"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"https://{HOST}",
+        f"https://{HOST}/google",
+        f"https://elsewhere.example/{REPO}",
+        "https://[/a",
+        f"ftp://{HOST}/{REPO}",
+        "a\0b",
+        "x" * 5000,
+        "~nobody-by-this-name/x",
+    ],
+)
+def test_addresses_of_no_repo(name, downloads):
+    with pytest.raises(InputError, match="no folder .*organisation/name"):
+        hub.resolve(name)
+    assert not downloads
+
+
+@pytest.mark.parametrize("name", [None, 7, b"tiny", ["tiny"]])
+@pytest.mark.parametrize("read", [load, load_model, load_assistant, load_towers, assistant_for])
+def test_what_is_no_name(read, name):
+    with pytest.raises(InputError, match="names no model, expected a folder or organisation/name"):
+        read(name)
+
+
+def test_no_assistant_is_known(downloads, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="assistant_for gives None where it knows no assistant"):
+        load_assistant(assistant_for("foo/bar"))
 
 
 @pytest.mark.parametrize("name", hub.EMBEDDED)
@@ -199,8 +273,24 @@ def test_folder_by_its_names(tmp_path):
         folder = target(tmp_path / name)
         (folder / "README.md").write_text(f"---\nbase_model: {base}\n---\n# Mine\n")
         assert assistant_for(folder) == expected
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        b"[: no yaml",
+        b"- a list",
+        b"7",
+        b"1: 2",
+        b"base_model: 7",
+        b"base_model: [{}, 7]",
+        b"base_model: {a: b}",
+        b"\xff",
+    ],
+)
+def test_a_card_that_tells_nothing(tmp_path, front):
     folder = target(tmp_path / "d")
-    (folder / "README.md").write_text("---\n[: no yaml\n---\n# Mine\n")
+    (folder / "README.md").write_bytes(b"---\n" + front + b"\n---\n# Mine\n")
     assert assistant_for(folder) is None
 
 

@@ -1,7 +1,10 @@
 """Pictures from wherever they are to arrays, and what is no picture says so."""
 
 import base64
+import contextlib
+import gc
 import io
+import warnings
 import zlib
 
 import mlx.core as mx
@@ -47,6 +50,43 @@ def test_all_modes(mode):
     out = open_picture(Image.new(mode, (5, 4), 1 if mode in ("1", "L", "P", "I", "F", "I;16") else None))
     assert out.shape == (4, 5, 3)
     assert out.dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "RGBa"])
+def test_what_is_transparent_is_laid_on_white(mode, tmp_path):
+    """From wherever it comes, though its colours are black; what is opaque stays black."""
+    image = Image.new("RGBA", (4, 2), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 2, 2))
+    if mode == "P":
+        image = Image.fromarray(np.array(image)[..., 3] // 255)
+        image.putpalette([0, 0, 0] * 2)
+        image.info["transparency"] = 0
+    image = image.convert(mode)
+    path = tmp_path / "a.png"
+    sources = [image]
+    if mode in ("RGBA", "LA", "P"):  # what PNG has
+        image.save(path)
+        sources += [path, str(path), path.read_bytes(), Image.open(path)]
+    for source in sources:
+        out = open_picture(source)
+        assert out[0].tolist() == [[0] * 3] * 2 + [[255] * 3] * 2
+
+
+def test_files_are_closed(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    path = tmp_path / "a.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    (tmp_path / "half.gif").write_bytes(path.read_bytes()[:-20])
+    (tmp_path / "text.gif").write_text("hello")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("a.gif", "half.gif", "text.gif"):
+            with contextlib.suppress(InputError):
+                open_picture(tmp_path / name)
+        gc.collect()
+    opened = Image.open(path)  # what the caller has opened stays open
+    open_picture(opened)
+    opened.seek(1)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "JPEG2000"])
@@ -102,6 +142,7 @@ def test_what_is_no_picture(tmp_path, monkeypatch):
         ("data:image/png;base64,aGVsbG8=", "data:image/png;base64,... is no picture in a format"),
         (np.zeros((2, 2, 2, 3)), r"an array of shape \(2, 2, 2, 3\) is no picture"),
         (np.zeros((0, 4, 3), np.uint8), "has no pixels"),
+        (Image.new("RGB", (0, 4)), "the Image given has no pixels"),
         (array + 2, "only if they are all from 0 to 1"),
         (array * np.nan, "only if they are all from 0 to 1"),
         (array.astype(np.int64), "an array of int64 is no picture"),
@@ -117,6 +158,8 @@ def test_what_is_no_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "MAX_PIXELS", 63)
     with pytest.raises(InputError, match="is too large: 8 x 8 pixels"):
         open_picture(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(InputError, match="the Image given is too large: 8 x 8 pixels"):
+        open_picture(Image.new("L", (8, 8)))
 
 
 def test_random_damage_is_one_clear_error():

@@ -4,6 +4,7 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,6 +154,33 @@ def test_addresses_that_are_none(monkeypatch):
     assert fetch("data:text/plain;base64,aGVs bG8=") == b"hello"
     with pytest.raises(InputError, match="there is no file ftp://host/a.png"):
         open_source("ftp://host/a.png")
+
+
+@pytest.mark.parametrize("prefix", ["file://", "file://localhost", "FILE://", "file:"])
+def test_addresses_of_files(tmp_path, prefix):
+    path = tmp_path / "a b#?%.png"
+    path.write_bytes(Pages.content)
+    url = prefix + path.as_uri().removeprefix("file://")
+    assert open_source(url) == path
+    check_sources(Media(pictures=(url,)))
+    for wrong in (f"{url}.gone", "file://elsewhere/a.png", "file://[/a.png", "file://"):
+        with pytest.raises(InputError, match="there is no file file:|is no file"):
+            open_source(wrong)
+
+
+def test_home_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "a.png").write_bytes(Pages.content)
+    monkeypatch.chdir(tmp_path)
+    assert open_source("~/a.png") == tmp_path / "home" / "a.png"
+    assert open_source(Path("~/a.png")) == tmp_path / "home" / "a.png"
+    (tmp_path / "~").mkdir()
+    (tmp_path / "~" / "a.png").touch()
+    assert open_source("~/a.png").samefile(tmp_path / "~" / "a.png")
+    for name in ("~/gone.png", "~nobody-by-this-name/a.png"):
+        with pytest.raises(InputError, match=f"there is no file {name}"):
+            check_sources(Media(pictures=(name,)))
 
 
 def test_files_are_looked_for_before_anything_is_loaded(tmp_path):

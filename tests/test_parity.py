@@ -68,6 +68,25 @@ def test_a_wrong_decoder_is_different(pair, monkeypatch, temperature):
     assert found.compared == found.divergence.place < 12
 
 
+@pytest.mark.parametrize("where", ["model.norm", "model.layers.0.mlp.down_proj"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_not_identical(where, temperature):
+    target, assistant = random_pair(1)
+    weight = dict(target.named_modules())[where].weight
+    weight[..., 0] = math.nan
+    options = GenerationOptions(max_tokens=6, temperature=temperature, seed=5)
+    with pytest.raises(InputError, match=r"the target's logits after \d+ tokens are NaN"):
+        compare_texts(Pair(target, assistant, LetterProcessor()), PROMPT, options)
+
+
+def test_one_token_that_is_no_number_is_found():
+    """A row of the embedding that no text reads is the head's too."""
+    target, assistant = random_pair(1)
+    target.model.embed_tokens.weight[-1] = math.nan
+    with pytest.raises(InputError, match="NaN"):
+        compare_texts(Pair(target, assistant, LetterProcessor()), PROMPT, GenerationOptions(max_tokens=6))
+
+
 def logits_after(pair, tokens):
     """(V,) from one forward over all tokens."""
     layout = replace(layout_for(pair.target, 0), dtype=pair.dtype)

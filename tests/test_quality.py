@@ -151,6 +151,15 @@ def test_a_model_is_like_itself(tiny, tokens):
     assert found.acceptance[0].rounds > 5
 
 
+@pytest.mark.parametrize("broken", ["original", "converted"])
+def test_targets_that_compute_no_numbers_are_not_alike(tiny, tokens, broken):
+    target = load_model("tiny")
+    target.model.norm.weight[0] = math.nan
+    pairs = {"original": tiny[0], "converted": tiny[0]} | {broken: Pair(target)}
+    with pytest.raises(InputError, match=f"the {broken} target's logits are NaN"):
+        measure_quality(**pairs, tokens=tokens)
+
+
 def test_two_bits_are_worse(tiny, two_bits, tokens):
     pairs = Pair(tiny[0].target), Pair(two_bits.target)
     found = measure_quality(*pairs, tokens[:257], options=QualityOptions(window=128))

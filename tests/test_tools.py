@@ -17,6 +17,7 @@ from support.paths import ROOT, TOOLS
 WITH_ARGUMENTS = (
     "compare_commits",
     "compare_peers",
+    "fuzz_checkpoints",
     "gpu_table",
     "measure_buckets",
     "measure_gpu",

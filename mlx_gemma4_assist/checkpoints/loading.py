@@ -10,7 +10,7 @@ import mlx.nn as nn
 
 from ..backend import DTYPES, dtype_of, on_gpu
 from ..errors import InputError
-from ..files import read_json
+from ..files import read_json, read_part
 from ..models.config import read_assistant_config, read_target_config
 from ..models.cpu import in_columns
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
@@ -136,6 +136,13 @@ def _computed_in(config: Mapping[str, Any], dtype: str | mx.Dtype | None, quanti
 
 
 def config_dtype(config: Mapping[str, Any]) -> str | None:
-    """``dtype``, or ``torch_dtype`` as older checkpoints spell it, of the whole or of the text part; None without."""
-    parts = (config, config.get("text_config") or {})
-    return next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), None)
+    """``dtype``, or ``torch_dtype`` as older checkpoints spell it, of the whole or of the text part; None without.
+
+    Raises:
+        InputError: it is no text.
+    """
+    parts = (config, read_part(config, "text_config"))
+    named = next((part[key] for part in parts for key in ("dtype", "torch_dtype") if part.get(key)), None)
+    if named is not None and not isinstance(named, str):
+        raise InputError(f"config.json: dtype is {named!r:.100}, expected {', '.join(DTYPES)}")
+    return named

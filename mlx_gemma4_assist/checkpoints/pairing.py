@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, try_to_load_from_cache
 
-from ..files import read_json, read_json_if_there
+from ..files import read_json, read_json_if_there, read_part
 from ..models.families import families
-from .hub import EMBEDDED, REPO_ID
+from .hub import EMBEDDED, cached_repo, name_of, repo_of
 
 SIZES = {name: (family.target.hidden_size, family.target.num_hidden_layers) for name, family in families().items()}
 """The text network's ``hidden_size`` and ``num_hidden_layers`` of each size, by Google's name for it."""
@@ -39,15 +39,16 @@ def assistant_for(path_or_repo: str | os.PathLike[str]) -> str | None:
     Raises:
         InputError: a folder whose config.json is missing or broken.
     """
-    name = os.fspath(path_or_repo)
+    name = name_of(path_or_repo)
     if name in EMBEDDED:
         return EMBEDDED[1] if name == EMBEDDED[0] else None
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return _assistant_for_folder(folder)
-    found = _assistant_by_name(name)
-    if found is None and REPO_ID.fullmatch(name):
-        cached = try_to_load_from_cache(name, "config.json")
+    repo = repo_of(name)
+    found = _assistant_by_name(name if repo is None else repo.name)
+    if found is None and repo is not None:
+        cached = try_to_load_from_cache(repo.name, "config.json", revision=repo.revision)
         return _assistant_for_folder(Path(cached).parent) if isinstance(cached, str) else None
     return found
 
@@ -73,15 +74,15 @@ def _assistant_for_folder(folder: Path) -> str | None:
 
 def _names(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     yield folder.name
-    if folder.parent.name == "snapshots":  # the Hub's cache: models--ORGANISATION--NAME/snapshots/COMMIT
-        yield folder.parent.parent.name
+    yield cached_repo(folder) or ""
     yield str(config.get("_name_or_path", ""))
     if (folder / "README.md").is_file():
         try:
-            base = ModelCard.load(folder / "README.md").data.base_model
-        except (ValueError, yaml.YAMLError):  # no metadata, or none that can be read
+            base: object = ModelCard.load(folder / "README.md").data.base_model
+        except (OSError, ValueError, TypeError, yaml.YAMLError):  # no metadata, or none that can be read
             return
-        yield from [base] if isinstance(base, str) else base or []
+        bases = base if isinstance(base, list) else [base]
+        yield from (name for name in bases if isinstance(name, str))
 
 
 def _assistant_by_size(folder: Path, config: dict[str, Any]) -> str | None:
@@ -90,6 +91,6 @@ def _assistant_by_size(folder: Path, config: dict[str, Any]) -> str | None:
     tuned = tuned or "chat_template" in read_json_if_there(folder / "tokenizer_config.json")
     if not tuned or not str(config.get("model_type")).startswith("gemma4"):
         return None
-    text = config.get("text_config") or config
+    text = read_part(config, "text_config") or config
     found = (text.get("hidden_size"), text.get("num_hidden_layers"))
     return next((f"google/gemma-4-{size}-it-assistant" for size, shape in SIZES.items() if shape == found), None)

@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import InputError
+from ..files import read_part
 from .weights import Tensor
 
 FLOAT_MODES = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
@@ -39,13 +40,16 @@ class Quantization:
             InputError: a format that MLX does not have.
         """
         mode = values.get("mode", "affine")
-        if mode != "affine" and mode not in FLOAT_MODES:
-            raise InputError(f"config.json: quantization mode is {mode!r}, expected affine, {', '.join(FLOAT_MODES)}")
+        if mode not in ("affine", *FLOAT_MODES):  # a tuple, for what a file has here need not be hashable
+            raise InputError(
+                f"config.json: quantization mode is {mode!r:.100}, expected affine, {', '.join(FLOAT_MODES)}"
+            )
         bits, group_size = FLOAT_MODES.get(mode, (4, 64))
         found = cls(values.get("group_size") or group_size, values.get("bits") or bits, mode)
-        if not found.exists():
+        integers = isinstance(found.bits, int) and isinstance(found.group_size, int)
+        if not integers or not found.exists():
             raise InputError(
-                f"config.json: no {mode} quantization has {found.bits} bits in groups of {found.group_size}"
+                f"config.json: no {mode} quantization has {found.bits!r:.50} bits in groups of {found.group_size!r:.50}"
             )
         return found
 
@@ -61,16 +65,18 @@ def read_quantization(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     Raises:
         InputError: the checkpoint was quantized by another library.
     """
-    foreign = None
-    for part in (config, config.get("text_config") or {}):
+    foreign: Mapping[str, Any] = {}
+    for part in (config, read_part(config, "text_config")):
         for key in ("quantization", "quantization_config"):  # the second is a copy for the Hub's pages
-            values: Mapping[str, Any] | None = part.get(key)
+            values = read_part(part, key)
             if values and "quant_method" not in values and {"group_size", "bits"} & values.keys():
                 return values
             foreign = foreign or values
     if foreign:
         method = foreign.get("quant_method", "an unknown method")
-        raise InputError(f"the checkpoint is quantized by {method}, not by MLX: convert the unquantized one instead")
+        raise InputError(
+            f"the checkpoint is quantized by {method!s:.100}, not by MLX: convert the unquantized one instead"
+        )
     return None
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from ..checkpoints.hub import cached_repo, public_name
 from ..errors import InputError
 from ..files import read_json_if_there
 
@@ -26,7 +27,7 @@ class Source:
     """What is known of the model that was converted.
 
     Attributes:
-        name: as the user gave it: a repo, a folder, an alias.
+        name: of a repo, a folder without its path, an alias.
         base_model: its repo on the Hub; None for a folder that does not tell.
         license, license_name, license_link, language, pipeline_tag: of its card, as they are there.
     """
@@ -87,7 +88,7 @@ def read_source(name: str, folder: Path, *, text_only: bool = False) -> Source:
         found["license"] = license
     if text_only:
         found["pipeline_tag"] = TEXT_GENERATION
-    return Source(name, _base_model(folder, data), **found)
+    return Source(public_name(name), _base_model(folder, data), **found)
 
 
 def card_text(facts: CardFacts) -> str:
@@ -119,9 +120,8 @@ def _card_data(folder: Path) -> dict[str, Any]:
 
 def _base_model(folder: Path, data: dict[str, Any]) -> str | list[str] | None:
     """The repo that a folder was downloaded from. A copy that MLX made earlier passes on what it was made from."""
-    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-        return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
-    return data.get("base_model") if data.get("library_name") == "mlx" else None
+    repo = cached_repo(folder)
+    return repo if repo is not None else data.get("base_model") if data.get("library_name") == "mlx" else None
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:

@@ -4,8 +4,10 @@ import os
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ..backend import DTYPES
+from ..checkpoints.hub import public_name
 from ..errors import OptionError
 from ..machine.chip import FormatChoice
 from .formats import AFFINE, Predicate, choose_format
@@ -21,6 +23,8 @@ _M1 = 13  # the chip on which auto chooses among the most formats
 _SUFFIX = "-assistant"
 
 COMMAND = "python -m mlx_gemma4_assist convert"
+_CHECKPOINTS = ("hf_path", "assistant_model")
+_PATHS = ("mlx_path", "assistant_path", "text")
 _NOT_IN_COMMAND = ("force", "max_shard_size", "upload_repo")
 
 
@@ -129,7 +133,7 @@ class ConversionOptions:
         return parse_size(self.max_shard_size)
 
     def command(self) -> str:
-        """The command that converts so; a predicate in Python is named only."""
+        """The command that converts so, for others to read: of paths their last names, of a predicate its name."""
         words: list[str] = []
         for option in fields(self):
             value = getattr(self, option.name)
@@ -137,8 +141,17 @@ class ConversionOptions:
                 continue
             words.append(f"--{option.name.replace('_', '-')}")
             if value is not True:
-                words.append(value.__name__ if callable(value) else str(value))
+                words.append(_shown(option.name, value))
         return f"{COMMAND} {shlex.join(words)}"
+
+
+def _shown(option: str, value: Any) -> str:
+    """A value as a card may show it: without the folders of whoever converted."""
+    if option in _CHECKPOINTS and value != NONE:
+        return public_name(value)
+    if option in _PATHS:
+        return Path(value).expanduser().absolute().name
+    return value.__name__ if callable(value) else str(value)
 
 
 def parse_size(size: str) -> int:

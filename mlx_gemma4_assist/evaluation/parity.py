@@ -18,6 +18,7 @@ from ..api import stream
 from ..drafts.fixed import DEFAULT_DRAFTS
 from ..engine.pair import Pair
 from ..engine.responses import SpeculationStats
+from ..errors import InputError
 from ..options import GenerationOptions
 from ..rounds.sampling import CHOOSE, Sampling, log_probabilities, noise, row_keys
 
@@ -118,6 +119,9 @@ def compare_texts(pair: Pair, prompt: Sequence[int], options: GenerationOptions)
         options: of both. Drafts per round are 3 unless they say how many: they are not left to be learned, since none
             would be a choice. Above temperature 0 a seed (0 unless they name one) and drafts that are the assistant's
             likeliest tokens make the sampled texts the same too.
+
+    Raises:
+        InputError: logits are NaN, with which any two texts would be the same.
     """
     drafts = DEFAULT_DRAFTS if options.num_assistant_tokens is None else options.num_assistant_tokens
     options = replace(options, seed=options.seed or 0, draft_temperature=0.0, num_assistant_tokens=drafts)
@@ -127,6 +131,7 @@ def compare_texts(pair: Pair, prompt: Sequence[int], options: GenerationOptions)
     both = enumerate(itertools.zip_longest(plain, assisted))
     parting = next(((place, *tokens) for place, tokens in both if tokens[0] != tokens[1]), None)
     if parting is None:
+        _logits(plain_pair, [*prompt, *plain[:-1]], 0, options)
         return TextComparison(len(prompt), len(plain), None, stats)
     place, ours, theirs = parting
     if ours is None or theirs is None:
@@ -149,6 +154,23 @@ def _scores(pair: Pair, prompt: Sequence[int], place: int, options: GenerationOp
 
     The scores are logits, or, sampled, log-probabilities with the noise that belongs to the position.
     """
+    scores = _logits(pair, prompt, place, options)
+    largest = mx.max(mx.where(mx.isinf(scores), 0, mx.abs(scores))).item()
+    if not options.greedy:
+        vocabulary, seed = scores.shape[-1], options.seed or 0
+        positions = mx.array([[len(prompt) + place]])
+        gumbel = noise(lambda key: mx.random.gumbel((vocabulary,), key=key), row_keys(seed, 1), positions, CHOOSE)
+        drawn = Sampling(options.temperature)
+        scores = log_probabilities(scores, options.temperature, drawn) + gumbel[0]
+    return np.array(scores[0]), cast(float, largest)
+
+
+def _logits(pair: Pair, prompt: Sequence[int], place: int, options: GenerationOptions) -> mx.array:
+    """Plain decoding's logits of the token at a place, (1, V) float32.
+
+    Raises:
+        InputError: one is NaN: equal texts then say nothing of the decoder.
+    """
     seen: list[mx.array] = []
 
     def remember(_: mx.array, logits: mx.array) -> mx.array:
@@ -159,12 +181,8 @@ def _scores(pair: Pair, prompt: Sequence[int], place: int, options: GenerationOp
     for _ in stream(pair, prompt, watched):
         pass
     (logits,) = seen
-    scores = logits.astype(mx.float32)
-    largest = mx.max(mx.where(mx.isinf(scores), 0, mx.abs(scores))).item()
-    if not options.greedy:
-        vocabulary, seed = scores.shape[-1], options.seed or 0
-        positions = mx.array([[len(prompt) + place]])
-        gumbel = noise(lambda key: mx.random.gumbel((vocabulary,), key=key), row_keys(seed, 1), positions, CHOOSE)
-        drawn = Sampling(options.temperature)
-        scores = log_probabilities(scores, options.temperature, drawn) + gumbel[0]
-    return np.array(scores[0]), cast(float, largest)
+    if mx.any(mx.isnan(logits)).item():
+        raise InputError(
+            f"the target's logits after {len(prompt) + place} tokens are NaN: its weights are damaged or overflow"
+        )
+    return logits.astype(mx.float32)

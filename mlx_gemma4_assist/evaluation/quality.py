@@ -6,6 +6,7 @@ are accepted, which is what speed depends on.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -116,7 +117,8 @@ def measure_quality(
             continuation drafted.
 
     Raises:
-        InputError: a text of one token; an empty prompt; ids that a target does not have; two vocabularies; no drafts.
+        InputError: a text of one token; an empty prompt; ids that a target does not have; two vocabularies; no drafts;
+            weights with which a target computes NaN.
     """
     _check(original, converted, tokens, prompts)
     windows = list(_windows(tokens, min(options.window, original.target.config.max_position_embeddings - 1)))
@@ -128,13 +130,30 @@ def measure_quality(
         for window in windows:
             sums = _added(sums, _compare(original.target, converted.target, window))
             finish()
+    _check_numbers(sums)
     passages = continuations(original, prompts, options.new_tokens, eos_token_ids, finish)
     acceptance = (
         measure_acceptance(original, passages, max_drafts, finish),
         measure_acceptance(converted, passages, max_drafts, finish),
     )
     kl, same, *losses = (value / (len(tokens) - 1) for value in sums)
-    return Quality(len(tokens) - 1, max(kl, 0.0), same, (math.exp(losses[0]), math.exp(losses[1])), acceptance)
+    return Quality(len(tokens) - 1, max(kl, 0.0), same, (_exp(losses[0]), _exp(losses[1])), acceptance)
+
+
+def _check_numbers(sums: Sequence[float]) -> None:
+    """Refuse what ``_compare`` found where it is no number: all tokens would count as equally likely.
+
+    Raises:
+        InputError: with the target that computes NaN.
+    """
+    for name, loss in zip(("original", "converted"), sums[2:], strict=True):
+        if math.isnan(loss):
+            raise InputError(f"the {name} target's logits are NaN: its weights are damaged or overflow")
+
+
+def _exp(loss: float) -> float:
+    """The perplexity that belongs to a loss, infinite where no float is as large."""
+    return math.exp(loss) if loss < math.log(sys.float_info.max) else math.inf
 
 
 def _counter(total: int, progress: Progress) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""What fits on this machine and what suits it: from MLX's device information and from config files, never from weights.
+"""What fits on this machine and what suits it: from MLX's device information, and of a checkpoint from all but weights.
 
 Nothing here uses the network, computes, or prints.
 """
@@ -16,15 +16,16 @@ from huggingface_hub import try_to_load_from_cache
 
 from .. import __version__
 from ..backend import wired_limit_bytes
-from ..checkpoints.hub import EMBEDDED, REPO_ID, resolve
+from ..checkpoints.hub import EMBEDDED, repo_of, resolve
 from ..checkpoints.loading import config_dtype
 from ..checkpoints.pairing import assistant_for
 from ..checkpoints.quantized import Quantization, read_quantization
-from ..checkpoints.weights import weight_files
+from ..checkpoints.weights import checked_files
 from ..errors import InputError
 from ..files import read_json
 from ..models.config import SLIDING, Gemma4TextConfig, check_pair, read_assistant_config, read_target_config
 from ..models.families import families
+from ..text.processor import Processor
 from .chip import (
     chip_generation,
     fused_attention_queries,
@@ -146,7 +147,7 @@ class Checkpoint:
         weights: bytes of the weight files, the assistant's among them where they are known.
         tokens: of a conversation that must fit.
         context: bytes that it costs.
-        fit: of all these together; None where weight files are missing.
+        fit: of all these together; None where weights are missing or damaged.
         assistant: what was found out about it, in words.
         problems: what keeps it from running.
         advice: what would make it run better.
@@ -172,14 +173,17 @@ def local_folder(name: str) -> Path | None:
     Raises:
         InputError: nothing can be called by that name.
     """
-    if name in EMBEDDED or Path(name).expanduser().exists() or not REPO_ID.fullmatch(name):
+    repo = repo_of(name)
+    if name in EMBEDDED or Path(name).expanduser().exists() or repo is None:
         return resolve(name)
-    cached = try_to_load_from_cache(name, "config.json")
+    cached = try_to_load_from_cache(repo.name, "config.json", revision=repo.revision)
     return Path(cached).parent if isinstance(cached, str) else None
 
 
 def examine(machine: Machine, name: str, assistant_name: str | None = None, context: int | None = None) -> Checkpoint:
-    """Read a target's and its assistant's config.json and the sizes of their files, as far as they are on this disk.
+    """Read a target's and its assistant's config.json and tokenizer, as far as they are on this disk.
+
+    Of weights the headers are read, and compared with the sizes of the files.
 
     Args:
         machine: where it would run.
@@ -202,7 +206,8 @@ def examine(machine: Machine, name: str, assistant_name: str | None = None, cont
     cost = context_bytes(config, tokens)
     needed = weights + cost.keys_values + cost.scores
     kernel = _small_batch_kernel(machine, values)
-    problems = [*missing, *assistant.problems, *_memory_problems(machine, needed), *_context_problems(config, tokens)]
+    files = [*missing, *_tokenizer_problems(folder), *assistant.problems]
+    problems = [*files, *_memory_problems(machine, needed), *_context_problems(config, tokens)]
     return Checkpoint(
         name=name,
         folder=folder,
@@ -242,10 +247,19 @@ def _format(values: Mapping[str, Any]) -> str:
 
 
 def _file_bytes(folder: Path) -> tuple[int, list[str]]:
+    """Of all weights, or what is wrong with them: a file that is missing, cut off, or damaged at its beginning."""
     try:
-        return sum(path.stat().st_size for path in weight_files(folder)), []
+        return sum(path.stat().st_size for path in checked_files(folder)), []
     except InputError as error:
         return 0, [str(error)]
+
+
+def _tokenizer_problems(folder: Path) -> list[str]:
+    try:
+        Processor.from_pretrained(folder)
+    except InputError as error:
+        return [str(error)]
+    return []
 
 
 class _Assistant(NamedTuple):

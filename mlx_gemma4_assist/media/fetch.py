@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import http.client
 import io
 import os
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def open_source(source: Encoded, bounds: Bounds = Bounds()) -> Path | io.BytesIO
     """What libraries can read: the path of a file that exists, or the bytes given or downloaded.
 
     Args:
-        source: a path; an ``http``, ``https`` or ``data`` URL; the content of a file.
+        source: a path, which ``~`` may begin; a ``file``, ``http``, ``https`` or ``data`` URL; the bytes of a file.
         bounds: for URLs.
 
     Raises:
@@ -85,19 +86,34 @@ def check_sources(media: Media) -> None:
 
 
 def _file(source: str | os.PathLike[str]) -> Path:
-    """The path of a file that exists.
+    """The path of a file that exists, also from a ``file`` URL or below a home folder.
 
     Raises:
         InputError: there is none.
     """
-    try:
-        path = Path(source)
-        if path.is_file():
-            return path
-        exists = path.exists()
-    except (OSError, ValueError):  # a name too long, or with a null character
-        exists = False
+    exists = False
+    for name in _spellings(source):
+        try:
+            path = Path(name)
+            if path.is_file():
+                return path
+            exists = exists or path.exists()
+        except (OSError, ValueError):  # a name too long, or with a null character
+            continue
     raise InputError(f"{shown(source)} is no file" if exists else f"there is no file {shown(source)}")
+
+
+def _spellings(source: str | os.PathLike[str]) -> Iterator[str]:
+    """A path as it may be meant: as it is written, which a home folder's sign is part of if there is such a file."""
+    name = os.fspath(source)
+    yield name
+    if name.startswith("~"):
+        yield os.path.expanduser(name)
+    elif name[:5].lower() == "file:":
+        with contextlib.suppress(ValueError):  # a host that is none
+            address = urllib.parse.urlsplit(name)
+            if address.hostname in (None, "localhost"):
+                yield urllib.request.url2pathname(address.path)
 
 
 def fetch(url: str, bounds: Bounds = Bounds()) -> bytes:

@@ -17,25 +17,31 @@ BOUNDS = Bounds(size=64 << 20)
 def open_picture(source: Any) -> np.ndarray:
     """A picture as an array (height, width, 3) uint8, upright.
 
-    What has an alpha channel is treated as in transformers' ``load_image`` and ``convert_to_rgb``: it is dropped from
-    files and laid on white in PIL images and arrays. Other than there, 16-bit grey is scaled instead of clipped, and
-    PIL images are turned upright by their EXIF data, too.
+    What is transparent is laid on white, as in transformers' ``convert_to_rgb``. Other than in its ``load_image``, so
+    are files, whose colours below full transparency are anything; 16-bit grey is scaled instead of clipped, and PIL
+    images are turned upright by their EXIF data, too.
 
     Args:
-        source: a path; an ``http``, ``https`` or ``data`` URL; the bytes of a file; a PIL image; an array (height,
-            width), (height, width, channels) or (channels, height, width) of uint8, bool, or floats from 0 to 1, with
-            1, 3 or 4 channels. Of an animation the first picture is taken.
+        source: a path; a ``file``, ``http``, ``https`` or ``data`` URL; the bytes of a file; a PIL image; an array
+            (height, width), (height, width, channels) or (channels, height, width) of uint8, bool, or floats from 0 to
+            1, with 1, 3 or 4 channels. Of an animation the first picture is taken.
 
     Raises:
-        InputError: it is none, is damaged, or has more than 100 million pixels.
+        InputError: it is none, is damaged, or has no pixels or more than 100 million.
     """
-    encoded = isinstance(source, str | os.PathLike | bytes)
-    image = source if isinstance(source, Image.Image) else _read(source) if encoded else _from_array(source)
+    if isinstance(source, Image.Image):
+        check_size(*source.size, source)
+        return _decode(source, source)
+    with _read(source) if isinstance(source, str | os.PathLike | bytes) else _from_array(source) as image:
+        return _decode(image, source)
+
+
+def _decode(image: Image.Image, source: Any) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's advice to those who write programs with it
         try:
             image.load()
-            return np.asarray(_rgb(ImageOps.exif_transpose(image), on_white=not encoded))
+            return np.asarray(_rgb(ImageOps.exif_transpose(image)))
         except MemoryError:
             raise InputError(f"{shown(source)} does not fit into memory") from None
         except Exception as error:  # whatever Pillow's decoders stumble over in a broken file
@@ -106,12 +112,12 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     return np.round(array * 255).astype(np.uint8)
 
 
-def _rgb(image: Image.Image, *, on_white: bool) -> Image.Image:
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.asarray(image)
         # Of "I" as Pillow reads it: 16 bits in 32. Converted to "RGB" all above 255 would be white.
         image = Image.fromarray(np.clip(grey >> 8 if grey.max() > 255 else grey, 0, 255).astype(np.uint8))
-    if on_white and ("A" in image.getbands() or image.info.get("transparency") is not None):
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .validation import expect, expect_counts, is_count, known
+from .validation import LARGEST, MOST_LAYERS, expect, expect_counts, expect_types, is_count, known
 
 _COUNTS = (
     "hidden_size",
@@ -62,19 +62,23 @@ class Gemma4AudioConfig:
         self._expect(self.model_type == "gemma4_audio", "model_type", "gemma4_audio")
         expect_counts(self, _COUNTS, of="audio_config")
         self._expect(is_count(self.attention_context_right, 0), "attention_context_right", "an integer of at least 0")
+        self._expect(self.num_hidden_layers <= MOST_LAYERS, "num_hidden_layers", f"at most {MOST_LAYERS}")
         self._validate_channels()
+        expect_types(self, of="audio_config")
         self._expect(self.hidden_size % 2 == 0, "hidden_size", "an even number: half sines, half cosines")
         divides = self.hidden_size % self.num_attention_heads == 0
         self._expect(divides, "num_attention_heads", f"a divisor of hidden_size, {self.hidden_size}")
         self._expect(self.hidden_act == "silu", "hidden_act", "silu")
-        for name in ("attention_logit_cap", "gradient_clipping"):
+        for name in ("attention_logit_cap", "gradient_clipping", "rms_norm_eps"):
             value = vars(self)[name]
-            self._expect(isinstance(value, int | float) and value > 0, name, "a positive number")
+            self._expect(value > 0, name, "a positive number")
 
     def _validate_channels(self) -> None:
         channels = self.subsampling_conv_channels
         right = isinstance(channels, tuple) and len(channels) == 2 and all(is_count(count) for count in channels)
         self._expect(right and channels[0] >= 4, "subsampling_conv_channels", "two counts, the first of at least 4")
+        width = channels[0] // 4 * channels[1]
+        self._expect(width <= LARGEST, "subsampling_conv_channels", f"counts whose product is at most {LARGEST}")
 
     def _expect(self, right: bool, name: str, expected: str) -> None:
         expect(right, f"{name} of audio_config", vars(self)[name], expected)

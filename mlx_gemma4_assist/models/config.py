@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ..errors import InputError
-from .validation import expect, expect_counts, is_count, known
+from ..files import read_part
+from .validation import LARGEST, MOST_LAYERS, expect, expect_counts, expect_types, is_count, is_number, known
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -35,7 +36,9 @@ _COUNTS = (
     "head_dim",
     "global_head_dim",
     "sliding_window",
+    "max_position_embeddings",
 )
+_WIDEST_WINDOW = 2**20  # the largest is 1,024; a cache has room for a whole one
 _UNIFIED_DEFAULTS = {
     "hidden_size_per_layer_input": 0,
     "vocab_size_per_layer_input": 0,
@@ -98,25 +101,29 @@ class Gemma4TextConfig:
             found = _UNIFIED_DEFAULTS | found
             # Here null says something: without the field pictures see one another.
             found["use_bidirectional_attention"] = values.get("use_bidirectional_attention", "vision")
-        if "layer_types" in found:
+        if isinstance(found.get("layer_types"), list):
             found["layer_types"] = tuple(found["layer_types"])
-        try:
-            return cls(**found)
-        except TypeError as error:
-            raise InputError(f"config.json has a field of a wrong type: {error}") from None
+        return cls(**found)
 
     def __post_init__(self) -> None:
+        expect_counts(self, _COUNTS)
+        expect_types(self)
+        layers = self.num_hidden_layers
+        expect(layers <= MOST_LAYERS, "num_hidden_layers", layers, f"at most {MOST_LAYERS}")
         if not self.layer_types:  # five sliding layers, then a full one; the last layer is full in any case
             pattern = [FULL if (i + 1) % 6 == 0 else SLIDING for i in range(self.num_hidden_layers)]
             object.__setattr__(self, "layer_types", (*pattern[:-1], FULL))
-        expect_counts(self, _COUNTS)
         self._validate_layers()
         for kind in set(self.layer_types):
             self._validate_layer_type(kind)
         self._validate_switches()
+        self._validate_numbers()
         if self.enable_moe_block:
             self._validate_experts()
-        if self.hidden_size_per_layer_input:
+        per_layer = self.hidden_size_per_layer_input
+        right = 0 <= per_layer * self.num_hidden_layers <= LARGEST
+        expect(right, "hidden_size_per_layer_input", per_layer, "the width of an embedding, or 0")
+        if per_layer:
             own = self.vocab_size_per_layer_input
             right = is_count(own, self.vocab_size)
             expect(right, "vocab_size_per_layer_input", own, f"vocab_size, {self.vocab_size}, or more")
@@ -140,6 +147,12 @@ class Gemma4TextConfig:
         rope_type = self.rope_parameters[kind].get("rope_type", "default")
         right = rope_type in ("default", "proportional")
         expect(right, f"rope_type of {kind}", rope_type, "default or proportional")
+        theta, turning = (self.rope_parameters[kind].get(name) for name in ("rope_theta", "partial_rotary_factor"))
+        expect(is_number(theta) and theta > 0, f"rope_theta of {kind}", theta, "a positive number")
+        right = turning is None or (is_number(turning) and 0 <= turning <= 1)
+        expect(right, f"partial_rotary_factor of {kind}", turning, "a number from 0 to 1")
+        width = heads * self.head_dim_of(kind)
+        expect(width <= LARGEST, f"the width of all heads of {kind}", width, f"at most {LARGEST}")
 
     def _validate_switches(self) -> None:
         activation, mutual = self.hidden_activation, self.use_bidirectional_attention
@@ -147,11 +160,21 @@ class Gemma4TextConfig:
         expect(not self.attention_bias, "attention_bias", self.attention_bias, "false")
         expect(mutual != "all", "use_bidirectional_attention", mutual, "null or vision: a decoder")
 
+    def _validate_numbers(self) -> None:
+        epsilon, cap, intermediate = self.rms_norm_eps, self.final_logit_softcapping, self.intermediate_size
+        expect(epsilon >= 0, "rms_norm_eps", epsilon, "0 or more")
+        window = self.sliding_window
+        expect(window <= _WIDEST_WINDOW, "sliding_window", window, f"at most {_WIDEST_WINDOW}")
+        expect(cap is None or cap > 0, "final_logit_softcapping", cap, "null or a positive number")
+        expect(2 * intermediate <= LARGEST, "intermediate_size", intermediate, f"at most {LARGEST // 2}")
+
     def _validate_experts(self) -> None:
         names = ("num_experts", "top_k_experts", "moe_intermediate_size")
         expect_counts(self, names, expected="a positive integer, since enable_moe_block is set")
         right = self.top_k_experts <= self.num_experts
         expect(right, "top_k_experts", self.top_k_experts, f"at most {self.num_experts}")
+        width = self.moe_intermediate_size
+        expect(2 * width <= LARGEST, "moe_intermediate_size", width, f"at most {LARGEST // 2}")
 
     @property
     def num_kv_layers(self) -> int:
@@ -189,12 +212,13 @@ _SPELLED = {"head_dim": "global_head_dim", "num_key_value_heads": "num_global_ke
 
 def _from_per_layer_config(values: Mapping[str, Any]) -> dict[str, Any]:
     """Head dim and KV heads of the full layers from ``per_layer_config``, whose keys are layer numbers."""
-    overrides = values.get("per_layer_config")
+    overrides, layer_types = read_part(values, "per_layer_config"), values.get("layer_types") or ()
     if not overrides:
         return {}
+    expect(isinstance(layer_types, Sequence), "layer_types", layer_types, "a list")
     found: dict[str, set[int]] = {name: set() for name in _SPELLED}
     for index, override in overrides.items():
-        _check_override(str(index), override, values.get("layer_types") or ())
+        _check_override(str(index), override, layer_types)
         for name, value in override.items():
             found[name].add(value)
     several = {name: sorted(values) for name, values in found.items() if len(values) > 1}
@@ -208,11 +232,10 @@ def _from_per_layer_config(values: Mapping[str, Any]) -> dict[str, Any]:
 def _check_override(index: str, override: Mapping[str, Any], layer_types: Sequence[str]) -> None:
     if not index.isdecimal() or int(index) >= len(layer_types):
         raise InputError(f"config.json: per_layer_config names layer {index!r}, expected 0 to {len(layer_types) - 1}")
-    if layer_types[int(index)] != FULL or not override.keys() <= _SPELLED.keys():
-        raise InputError(
-            f"config.json: per_layer_config[{index!r}] is {dict(override)!r}, "
-            f"expected head_dim or num_key_value_heads of a {FULL} layer"
-        )
+    right = isinstance(override, Mapping) and override.keys() <= _SPELLED.keys()
+    right = right and layer_types[int(index)] == FULL and all(map(is_count, override.values()))
+    expected = f"head_dim or num_key_value_heads of a {FULL} layer"
+    expect(right, f"per_layer_config[{index!r}]", override, expected)
 
 
 _ASSISTANT_FILE = "config.json of the assistant"
@@ -237,7 +260,7 @@ class Gemma4AssistantConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read an assistant's ``config.json``."""
-        text = dict(values.get("text_config") or {})
+        text = dict(read_part(values, "text_config", file=_ASSISTANT_FILE))
         if not text:
             raise InputError(f"{_ASSISTANT_FILE} has no text_config")
         text.setdefault("hidden_size_per_layer_input", 0)
@@ -247,7 +270,10 @@ class Gemma4AssistantConfig:
         return cls(**known(cls, values) | {"text_config": Gemma4TextConfig.from_dict(text)})
 
     def __post_init__(self) -> None:
-        text = self.text_config
+        expect_types(self, file=_ASSISTANT_FILE)
+        text, backbone = self.text_config, self.backbone_hidden_size
+        right = is_count(backbone) and 2 * backbone <= LARGEST
+        expect(right, "backbone_hidden_size", backbone, "a positive integer", file=_ASSISTANT_FILE)
         expected: Iterable[tuple[str, Any, Any]] = (
             ("hidden_size_per_layer_input", text.hidden_size_per_layer_input, 0),
             ("vocab_size_per_layer_input", text.vocab_size_per_layer_input, 0),
@@ -277,13 +303,13 @@ def read_target_config(values: Mapping[str, Any]) -> Gemma4TextConfig:
         raise InputError(
             f"this is an assistant (model_type {model_type}), not a target: give it as the assistant model"
         )
-    if model_type not in TARGET_MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in TARGET_MODEL_TYPES:
         raise InputError(
-            f"not a Gemma 4: model_type is {model_type!r}, expected one of {', '.join(TARGET_MODEL_TYPES)}"
+            f"not a Gemma 4: model_type is {model_type!r:.100}, expected one of {', '.join(TARGET_MODEL_TYPES)}"
         )
     if model_type.endswith("_text"):
         return Gemma4TextConfig.from_dict(values)
-    text = values.get("text_config")
+    text = read_part(values, "text_config")
     if not text:
         raise InputError(f"config.json of model_type {model_type} has no text_config")
     return Gemma4TextConfig.from_dict({"model_type": f"{model_type}_text"} | dict(text))
@@ -294,7 +320,7 @@ def read_assistant_config(values: Mapping[str, Any]) -> Gemma4AssistantConfig:
     model_type = values.get("model_type")
     if model_type not in ASSISTANT_MODEL_TYPES:
         expected = " or ".join(ASSISTANT_MODEL_TYPES)
-        raise InputError(f"not a Gemma 4 assistant: model_type is {model_type!r}, expected {expected}")
+        raise InputError(f"not a Gemma 4 assistant: model_type is {model_type!r:.100}, expected {expected}")
     return Gemma4AssistantConfig.from_dict(values)
 
 

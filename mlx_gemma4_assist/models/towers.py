@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import InputError
+from ..files import read_part
 from .audio_config import Gemma4AudioConfig
 from .config import read_target_config
 from .gemma4_audio import Gemma4AudioModel
@@ -171,7 +172,7 @@ def towers_of(config: Mapping[str, Any]) -> Gemma4Towers | UnifiedTowers | None:
         InputError: not a target's config, or not one of Gemma 4's networks.
     """
     text_width = read_target_config(config).hidden_size
-    vision, audio = config.get("vision_config"), config.get("audio_config")
+    vision, audio = (read_part(config, name) for name in ("vision_config", "audio_config"))
     if not vision and not audio:
         return None
     if config["model_type"] == "gemma4_unified":

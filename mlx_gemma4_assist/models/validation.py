@@ -1,10 +1,19 @@
 """What the configurations' own validations are written with."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from typing import Any
+from types import NoneType
+from typing import Any, TypeGuard, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
+
+LARGEST = 2**31 - 1
+"""Of integers: what MLX counts a dimension with."""
+MOST_LAYERS = 1000
+"""Of a network: the largest has 60, and each is an object before a weight is read."""
+_IN_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
+_SHOWN = 200  # characters of a value in a message
 
 
 def known(config: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,12 +29,61 @@ def expect(right: bool, name: str, found: object, expected: object, *, file: str
         InputError: with the field's name, the value found and the value expected.
     """
     if not right:
-        raise InputError(f"{file}: {name} is {found!r}, expected {expected}")
+        raise InputError(f"{file}: {name} is {found!r:.{_SHOWN}}, expected {expected}")
 
 
 def is_count(value: object, least: int = 1) -> bool:
-    """Whether a value is an integer of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    """Whether a value is an integer of at least ``least``, and one that MLX can count with."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def expect_types(config: object, *, of: str = "", file: str = "config.json") -> None:
+    """Refuse a configuration with a value that is not of its field's type; numbers are finite, integers of 32 bits.
+
+    Args:
+        config: a dataclass.
+        of: as for ``expect_counts``.
+        file: as for ``expect``.
+
+    Raises:
+        InputError: as ``expect``.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        value = vars(config)[name]
+        expect(_fits(value, hint), f"{name} of {of}" if of else name, value, _in_words(hint), file=file)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of a type, as fields of configurations have them."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if hint is Any:
+        return True
+    if kind is int:
+        return is_count(value, -LARGEST)
+    if kind is float:
+        return is_number(value)
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_fits(each, inner[0]) for each in value)
+    if kind in (dict, Mapping):
+        return isinstance(value, Mapping) and all(_fits(each, inner[1]) for each in value.values())
+    if inner:  # a union
+        return any(_fits(value, each) for each in inner)
+    return isinstance(value, hint)
+
+
+def _in_words(hint: Any) -> str:
+    inner = get_args(hint)
+    kind = get_origin(hint) or hint
+    if kind in (dict, Mapping):
+        return "an object" + (" of objects" if get_origin(inner[1]) is dict else "")
+    if NoneType in inner:
+        return f"null or {_in_words(next(each for each in inner if each is not NoneType))}"
+    return _IN_WORDS.get(kind, "an object")
 
 
 def expect_counts(config: object, names: Iterable[str], *, of: str = "", expected: str = "a positive integer") -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .validation import expect, expect_counts, is_count, known
+from .validation import MOST_LAYERS, expect, expect_counts, expect_types, is_count, is_number, known
 
 _THETA = 100.0
 _COUNTS = (
@@ -57,21 +57,23 @@ class Gemma4VisionConfig:
     def __post_init__(self) -> None:
         _expect_model_type(self, "gemma4_vision")
         expect_counts(self, _COUNTS, of=self.model_type)
+        expect_types(self, of=self.model_type)
+        self._expect(self.num_hidden_layers <= MOST_LAYERS, "num_hidden_layers", f"at most {MOST_LAYERS}")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         divides, divisor = heads % kv_heads == 0, f"a divisor of num_attention_heads, {heads}"
         self._expect(divides, "num_key_value_heads", divisor)
         self._expect(is_count(self.head_dim) and self.head_dim % 4 == 0, "head_dim", "a multiple of 4")
         self._expect(self.hidden_activation == "gelu_pytorch_tanh", "hidden_activation", "gelu_pytorch_tanh")
         self._expect(not self.attention_bias, "attention_bias", "false")
+        self._expect(self.rms_norm_eps >= 0, "rms_norm_eps", "0 or more")
         self._validate_rope()
 
     def _validate_rope(self) -> None:
-        self._expect(isinstance(self.rope_parameters, Mapping), "rope_parameters", "an object")
         # Older checkpoints write "default" for the only kind that there is.
         axial = self.rope_parameters.get("rope_type", "axial") in ("axial", "default")
         self._expect(axial, "rope_parameters", "rope_type axial")
         theta = self.rope_parameters.get("rope_theta", _THETA)
-        self._expect(isinstance(theta, int | float) and theta > 0, "rope_parameters", "a positive rope_theta")
+        self._expect(is_number(theta) and theta > 0, "rope_parameters", "a positive rope_theta")
 
     def _expect(self, right: bool, name: str, expected: str) -> None:
         expect(right, f"{name} of {self.model_type}", vars(self)[name], expected)
@@ -114,6 +116,7 @@ class Gemma4UnifiedVisionConfig:
         _expect_model_type(self, "gemma4_unified_vision")
         names = ("patch_size", "pooling_kernel_size", "mm_embed_dim", "mm_posemb_size", "output_proj_dims")
         expect_counts(self, names, of=self.model_type)
+        expect_types(self, of=self.model_type)
 
     @property
     def patch_values(self) -> int:
@@ -141,6 +144,7 @@ class Gemma4UnifiedAudioConfig:
     def __post_init__(self) -> None:
         _expect_model_type(self, "gemma4_unified_audio")
         expect_counts(self, ("audio_embed_dim",), of=self.model_type)
+        expect_types(self, of=self.model_type)
 
 
 def _expect_model_type(

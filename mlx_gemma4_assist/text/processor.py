@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import InputError, first_line
-from ..files import read_json, read_json_if_there
+from ..files import read_json, read_json_if_there, read_part
 from .channels import OPEN, ChannelText, Markers, without_channels
 from .control import SEAM, ControlTokens
 from .detokenizer import Detokenizer, TokenKinds
@@ -66,7 +66,7 @@ class Processor:
         tokenizer = _read_tokenizer(folder)
         generation = read_json_if_there(folder / "generation_config.json")
         config = read_json_if_there(folder / "config.json")
-        candidates = (generation, config, config.get("text_config") or {})
+        candidates = (generation, config, read_part(config, "text_config"))
         ends = next((part["eos_token_id"] for part in candidates if part.get("eos_token_id") is not None), None)
         return cls(
             tokenizer,
