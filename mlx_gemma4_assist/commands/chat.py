@@ -10,6 +10,7 @@ import typer
 from ..options import GenerationOptions
 from .loading import draft_memory, load_pair, note
 from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
+from .streams import check_standard_input
 
 
 @grouped
@@ -25,6 +26,7 @@ def chat(
     to standard output as they are made, everything else to standard error. Without a terminal, each line of standard
     input is a message.
     """
+    check_standard_input()
     pair = load_pair(choice)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers, from Jane Austen's novels; --model google/gemma-4-E2B-it is a real one.")

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..files import parse_json
 from ..options import GenerationOptions
 from ..text.messages import Media, user_message
 from .loading import draft_memory, load_pair, note
 from .media import Content, MediaChoice, find_media, read_media
 from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
 from .run import INTERRUPTED
+from .streams import STANDARD_INPUT, read_input
 
 if TYPE_CHECKING:
     from ..engine.responses import GenerationResponse
@@ -28,7 +30,8 @@ class Question:
 
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; - reads standard input.")] = None
     messages: Annotated[
-        Path | None, typer.Option("--messages", help="A JSON file with a list of chat messages instead of a prompt.")
+        Path | None,
+        typer.Option("--messages", help="Instead, a JSON file with a list of chat messages, or -."),
     ] = None
     system_prompt: Annotated[str | None, typer.Option("--system-prompt", help="Goes before the prompt.")] = None
     ignore_chat_template: Annotated[
@@ -97,7 +100,7 @@ def _content(question: Question, media: Media) -> Content:
             raise InputError("--image, --audio and --video go with --prompt; messages name their media themselves")
         conversation = _read_messages(question.messages)
     else:
-        text = sys.stdin.read() if question.prompt == "-" else question.prompt or ""
+        text = read_input(STANDARD_INPUT) if question.prompt == STANDARD_INPUT else question.prompt or ""
         if system is None:
             return text
         if not text.strip():
@@ -107,14 +110,10 @@ def _content(question: Question, media: Media) -> Content:
 
 
 def _read_messages(path: Path) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
+    name = "standard input" if str(path) == STANDARD_INPUT else str(path)
+    content = parse_json(read_input(path), name)
     if not isinstance(content, list) or not all(isinstance(message, dict) for message in content):
-        raise InputError(f"{path} holds no list of messages, each with role and content")
+        raise InputError(f"{name} holds no list of messages, each with role and content")
     return content
 
 

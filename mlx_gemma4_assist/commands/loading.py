@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from .options import ModelChoice
+from .streams import ending_at_once
 
 if TYPE_CHECKING:
     from ..drafts.memory import DraftMemory
@@ -21,10 +22,11 @@ def load_pair(choice: ModelChoice) -> "Pair":
     Raises:
         InputError: one sentence on what could not be loaded, or does not belong together.
     """
-    from ..engine.pair import MATCHING, Pair
-
     named = choice.assistant_model
-    pair = Pair.load(choice.model, MATCHING if named is None else named, dtype=choice.dtype)
+    with ending_at_once():
+        from ..engine.pair import MATCHING, Pair
+
+        pair = Pair.load(choice.model, MATCHING if named is None else named, dtype=choice.dtype)
     if pair.assistant is None and named is None:
         note(f"No assistant is known for {choice.model}: decoding plainly. --assistant-model names one.")
     return pair

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..options import GenerationOptions
 from .loading import load_pair, note
 from .options import EMBEDDED, ModelChoice, Only, grouped
+from .streams import read_input
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -82,12 +83,7 @@ def _prompts(model: str, trial: Trial) -> tuple[list[str], bool]:
     """Texts, and whether they are messages for the chat template."""
     file = trial.prompt_file
     if file is not None:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot read {file}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise InputError(f"{file} is not UTF-8") from None
+        text = read_input(file)
     elif trial.ignore_chat_template:
         raise InputError("--ignore-chat-template belongs to --prompt-file")
     elif model == EMBEDDED:
@@ -96,7 +92,7 @@ def _prompts(model: str, trial: Trial) -> tuple[list[str], bool]:
         from ..evaluation.parity import PROMPTS
 
         return list(PROMPTS), True
-    texts = [part.strip() for part in text.replace("\r\n", "\n").split("\n\n") if part.strip()]
+    texts = [part.strip() for part in text.split("\n\n") if part.strip()]
     if not texts:
         raise InputError(f"{file} has no prompts")
     return texts, not trial.ignore_chat_template

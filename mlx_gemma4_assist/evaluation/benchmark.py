@@ -4,7 +4,6 @@ Settings take turns on the same prompt (A B C A B C), so that a machine that gro
 ratios are taken within a turn. The first turn of each prompt warms up and is not counted. Nothing is printed here.
 """
 
-import json
 import platform
 import statistics
 import subprocess
@@ -27,9 +26,11 @@ from ..engine.learning import Memory
 from ..engine.pair import Pair
 from ..engine.responses import GenerationResponse
 from ..errors import InputError
+from ..files import parse_json, read_text
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..options import MAX_DRAFTS, GenerationOptions
-from ..text.processor import Prompt
+from ..text.messages import check_messages
+from ..text.processor import Prompt, is_conversation
 
 PLAIN, AUTO = 0, "auto"
 Setting = int | str
@@ -154,13 +155,14 @@ def read_prompt(path: Path) -> Prompt:
     Raises:
         InputError: the file cannot be read, or is damaged.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else text.strip()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid {'JSON' if path.suffix == '.json' else 'text'}: {error}") from None
+    text = read_text(path)
+    if path.suffix != ".json":
+        return text.strip()
+    messages = parse_json(text, str(path))
+    if not is_conversation(messages):
+        raise InputError(f"{path} holds no list of messages, each with role and content")
+    check_messages(messages)
+    return messages
 
 
 def measure(
