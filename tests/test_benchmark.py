@@ -66,7 +66,7 @@ def test_spread():
 def test_settings():
     assert parse_settings("1, 3,auto,3") == (PLAIN, 1, 3, AUTO)
     for text in ("", "0", "x", "1,,2", "-1", "1.5"):
-        with pytest.raises(InputError, match="draft lengths are"):
+        with pytest.raises(InputError, match="draft_lengths is"):
             parse_settings(text)
     with pytest.raises(InputError, match="99"):
         parse_settings("99")
@@ -185,7 +185,12 @@ def test_bad_input_is_refused_before_the_model_is_loaded(monkeypatch, tmp_path):
         benchmark(model="nowhere", plot=tmp_path / "out.png")
     with pytest.raises(InputError, match="repeats is 0"):
         benchmark(model="nowhere", repeats=0)
-    with pytest.raises(InputError, match="draft lengths are 'many'"):
+    with pytest.raises(InputError, match="draft_lengths is 'many'"):
         benchmark(model="nowhere", draft_lengths="many")
+    with pytest.raises(InputError, match="max_tokens is 1, expected 2 or more"):
+        benchmark(model="nowhere", max_tokens=1)
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(InputError, match=r"empty\.txt is empty"):
+        benchmark(model="nowhere", prompt_file=[tmp_path / "empty.txt"])
     with pytest.raises(InputError, match="cannot read"):
         benchmark(model="nowhere", prompt_file=[tmp_path / "none.txt"])

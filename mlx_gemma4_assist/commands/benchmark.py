@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError, first_line
+from ..errors import InputError, OptionError, first_line
 from ..options import GenerationOptions
-from .loading import draft_memory, load_pair
+from .loading import check_choice, draft_memory, load_pair
 from .options import DRAWN, Learned, ModelChoice, Only, grouped
 
 if TYPE_CHECKING:
@@ -59,9 +59,12 @@ def benchmark(
     settings = parse_settings(comparison.draft_lengths)
     if comparison.repeats < 1:
         raise InputError(f"--repeats is {comparison.repeats}, expected a positive integer")
+    if options.max_tokens < 2:
+        raise OptionError("{max_tokens} is {value}, expected 2 or more to measure", value=options.max_tokens)
     if comparison.plot is not None:
         _check_plot(comparison.plot)
     prompts = _prompts(comparison.prompt_file or [])
+    check_choice(choice, options, compares=True)
     pair = load_pair(choice)
     if pair.assistant is None:
         raise InputError("there is nothing to compare plain decoding with: --assistant-model names an assistant")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..options import GenerationOptions
-from .loading import draft_memory, load_pair, note
+from .loading import check_choice, draft_memory, load_pair, note
 from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
 from .streams import check_standard_input
 
@@ -27,6 +27,7 @@ def chat(
     input is a message.
     """
     check_standard_input()
+    check_choice(choice, options)
     pair = load_pair(choice)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers, from Jane Austen's novels; --model google/gemma-4-E2B-it is a real one.")

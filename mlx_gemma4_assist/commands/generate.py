@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..files import parse_json
 from ..options import GenerationOptions
 from ..text.messages import Media, user_message
-from .loading import draft_memory, load_pair, note
+from .loading import check_choice, draft_memory, load_pair, note
 from .media import Content, MediaChoice, find_media, read_media
 from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
 from .run import INTERRUPTED
@@ -53,6 +53,7 @@ def generate(
     Text goes to standard output as it is made, statistics to standard error after it.
     """
     found = find_media(_content(question, media.media), media)
+    check_choice(choice, options)
     pair = load_pair(choice)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
@@ -101,10 +102,10 @@ def _content(question: Question, media: Media) -> Content:
         conversation = _read_messages(question.messages)
     else:
         text = read_input(STANDARD_INPUT) if question.prompt == STANDARD_INPUT else question.prompt or ""
+        if not (text if question.ignore_chat_template else text.strip()):
+            raise InputError("the prompt is empty")
         if system is None:
             return text
-        if not text.strip():
-            raise InputError("the prompt is empty")
         conversation = [dict(user_message(text, media))]
     return conversation if system is None else [{"role": "system", "content": system}, *conversation]
 

@@ -3,6 +3,8 @@
 import sys
 from typing import TYPE_CHECKING
 
+from ..errors import OptionError
+from ..options import GenerationOptions
 from .options import ModelChoice
 from .streams import ending_at_once
 
@@ -14,6 +16,34 @@ if TYPE_CHECKING:
 def note(message: str) -> None:
     """A line for the user that is not part of the output."""
     print(message, file=sys.stderr)
+
+
+def check_choice(choice: ModelChoice, options: GenerationOptions, *, compares: bool = False) -> None:
+    """Refuse, before anything is loaded, what would be refused after it.
+
+    Args:
+        choice: the networks.
+        options: what they are wanted for.
+        compares: whether assisted decoding is to be compared with plain decoding.
+
+    Raises:
+        InputError: in the words that were typed.
+    """
+    from ..backend import DTYPES
+    from ..engine.pair import NONE
+    from ..rounds.compiled import check_compiler
+
+    if choice.dtype is not None and choice.dtype not in DTYPES:
+        raise OptionError("{dtype} is {value!r}, expected " + ", ".join(DTYPES), value=choice.dtype)
+    if options.compile:
+        check_compiler()
+    if choice.assistant_model != NONE:
+        return
+    if compares:
+        raise OptionError("{assistant_model} is none, so there is nothing to compare plain decoding with")
+    if drafts := options.num_assistant_tokens:
+        sentence = "{num_assistant_tokens} is {value}, but there is no assistant model: {assistant_model} is none"
+        raise OptionError(sentence, value=drafts)
 
 
 def load_pair(choice: ModelChoice) -> "Pair":

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import InputError
 from ..options import GenerationOptions
-from .loading import load_pair, note
+from .loading import check_choice, load_pair, note
 from .options import EMBEDDED, ModelChoice, Only, grouped
 from .streams import read_input
 
@@ -65,6 +65,7 @@ def parity(
     if not options.num_assistant_tokens:
         raise InputError(f"--num-assistant-tokens is {options.num_assistant_tokens}, expected 1 or more")
     texts, chat = _prompts(choice.model, trial)
+    check_choice(choice, options, compares=True)
     pair = load_pair(choice)
     if pair.assistant is None:
         raise InputError("there is no assistant to compare with; --assistant-model names one")

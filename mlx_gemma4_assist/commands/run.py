@@ -92,4 +92,4 @@ class _AsTyped(dict[str, str]):
     """Options by their Python names as the command line spells them."""
 
     def __missing__(self, name: str) -> str:
-        return flags(name)[0]
+        return flags(name)[0].partition("/")[0]

@@ -25,7 +25,7 @@ from ..engine.engine import compiles
 from ..engine.learning import Memory
 from ..engine.pair import Pair
 from ..engine.responses import GenerationResponse
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..files import parse_json, read_text
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..options import MAX_DRAFTS, GenerationOptions
@@ -138,7 +138,7 @@ def parse_settings(text: str) -> tuple[Setting, ...]:
     for part in (part.strip() for part in text.split(",")):
         if part != AUTO and not (part.isdecimal() and 0 < int(part) <= MAX_DRAFTS):
             expected = f"numbers from 1 to {MAX_DRAFTS} and {AUTO}, with commas between"
-            raise InputError(f"draft lengths are {text!r}, expected {expected}")
+            raise OptionError(f"{{draft_lengths}} is {{value!r}}, expected {expected}", value=text)
         settings.append(AUTO if part == AUTO else int(part))
     return tuple(dict.fromkeys([PLAIN, *settings]))
 
@@ -156,6 +156,8 @@ def read_prompt(path: Path) -> Prompt:
         InputError: the file cannot be read, or is damaged.
     """
     text = read_text(path)
+    if not text.strip():
+        raise InputError(f"{path} is empty")
     if path.suffix != ".json":
         return text.strip()
     messages = parse_json(text, str(path))
