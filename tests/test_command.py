@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support.interrupts import hear_ctrl_c
 from support.paths import ASSETS, GOLDENS, ROOT
 
 import mlx_gemma4_assist
@@ -134,6 +135,7 @@ def test_interrupted(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     first = started.stdout.read(20)
     time.sleep(0.2)

@@ -12,11 +12,11 @@ from ..errors import InputError
 from ..files import parse_json
 from ..options import GenerationOptions
 from ..text.messages import Media, user_message
-from .loading import check_choice, draft_memory, load_pair, note
+from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, note
 from .media import Content, MediaChoice, find_media, read_media
 from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
 from .run import INTERRUPTED
-from .streams import STANDARD_INPUT, read_input
+from .streams import STANDARD_INPUT, moves_cursor, read_input
 
 if TYPE_CHECKING:
     from ..engine.responses import GenerationResponse
@@ -57,6 +57,7 @@ def generate(
     pair = load_pair(choice)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
+    introduce(pair, choice, options)
     chat = not question.ignore_chat_template
     whole = read_media(pair, found, media, chat=chat)
     from ..api import stream
@@ -87,6 +88,8 @@ def generate(
     elif made:
         print()
         note(statistics(made[-1], assisted=pair.assistant is not None))
+        if why := cut_off(made[-1], pair.target.config.max_position_embeddings):
+            note(f"The text ends here: {why}")
     return INTERRUPTED if interrupted else 0
 
 
@@ -120,7 +123,7 @@ def _read_messages(path: Path) -> list[dict[str, Any]]:
 
 def _progress(done: int, total: int) -> None:
     """How far a long prompt is; only a terminal is shown it."""
-    if sys.stderr.isatty() and total > 512:
+    if total > 512 and moves_cursor(sys.stderr):
         end = "\r\033[K" if done == total else ""
         print(f"\rPrompt: {done:,} of {total:,} tokens{end}", end="", file=sys.stderr, flush=True)
 

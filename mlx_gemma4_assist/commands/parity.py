@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..options import GenerationOptions
 from .loading import check_choice, load_pair, note
 from .options import EMBEDDED, ModelChoice, Only, grouped
-from .streams import read_input
+from .streams import moves_cursor, read_input
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -126,7 +126,7 @@ def _frequencies(
     from ..evaluation.frequencies import first_tokens
 
     def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty():
+        if moves_cursor(sys.stderr):
             print(f"\r{done} of {total} runs" + ("\r\033[K" if done == total else ""), end="", file=sys.stderr)
 
     found: list[Frequencies] = []

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from ..errors import InputError
 from ..files import decode_text, read_text
@@ -67,6 +68,16 @@ def read_input(name: str | Path) -> str:
         return read_text(Path(name))
     check_standard_input()
     return decode_text(sys.stdin.buffer.read(), "standard input")
+
+
+def moves_cursor(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that understands escape sequences."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def has_styles(stream: TextIO) -> bool:
+    """Whether text may be dim or coloured there: not where ``NO_COLOR`` is set (https://no-color.org)."""
+    return moves_cursor(stream) and not os.environ.get("NO_COLOR")
 
 
 @contextmanager

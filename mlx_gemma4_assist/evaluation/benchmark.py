@@ -317,16 +317,12 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
 
 def environment(target: Gemma4ForCausalLM, options: GenerationOptions) -> dict[str, Any]:
     """Machine, backend, versions and the type that is computed in: what a figure means nothing without."""
-    embedding = target.model.embed_tokens
-    quantized = isinstance(embedding, nn.QuantizedEmbedding)
     return {
         "machine": _machine(),
         "system": f"{platform.system()} {platform.release()}",
         "backend": ("Metal" if mx.metal.is_available() else "CUDA") if on_gpu() else "CPU",
         "dtype": dtype_name(target.embed(mx.array([[0]])).dtype),
-        "quantization": f"{embedding.mode} {embedding.bits} bits, groups of {embedding.group_size}"
-        if quantized
-        else "none",
+        "quantization": _quantization(target) or "none",
         "compiled": compiles(options.compile),
         "versions": {
             "python": platform.python_version(),
@@ -334,6 +330,20 @@ def environment(target: Gemma4ForCausalLM, options: GenerationOptions) -> dict[s
             "mlx_gemma4_assist": __version__,
         },
     }
+
+
+def weight_format(target: Gemma4ForCausalLM) -> str:
+    """What a target's weights are and what they are computed in, such as "bfloat16, affine 4 bits, groups of 64"."""
+    dtype = dtype_name(target.embed(mx.array([[0]])).dtype)
+    return ", ".join(part for part in (dtype, _quantization(target)) if part)
+
+
+def _quantization(target: Gemma4ForCausalLM) -> str:
+    """Of the embedding; empty without one."""
+    embedding = target.model.embed_tokens
+    if not isinstance(embedding, nn.QuantizedEmbedding):
+        return ""
+    return f"{embedding.mode} {embedding.bits} bits, groups of {embedding.group_size}"
 
 
 def _machine() -> str:
