@@ -182,3 +182,8 @@ def test_the_console_script_is_in_the_readme():
     script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert script == {"mlx-gemma4-assist": "mlx_gemma4_assist.__main__:main"}
     assert "`mlx-gemma4-assist generate`" in (ROOT / "README.md").read_text()
+
+
+def test_version():
+    done = subprocess.run([sys.executable, "-m", "mlx_gemma4_assist", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"mlx_gemma4_assist {mlx_gemma4_assist.__version__}\n"), done.stderr

@@ -114,7 +114,7 @@ def test_header(tiny):
     assert greedy == "tiny, assistant tiny-assistant; float32; greedy"
     drawn = GenerationOptions(temperature=0.7, top_k=64, top_p=0.95)
     alone = loading.header(Pair(tiny.target), ModelChoice(assistant_model="none"), drawn)
-    assert alone == "tiny, no assistant; float32; temperature 0.7, top-k 64, top-p 0.95, min-p 0"
+    assert alone == "tiny, no assistant; float32; temperature 0.7, top-p 0.95, top-k 64, min-p 0"
 
 
 class Terminal(io.StringIO):

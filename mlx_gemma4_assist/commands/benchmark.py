@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -173,6 +173,7 @@ def _print(report: dict[str, Any]) -> None:
         "stands with that chance, given that those before it did; reached is the chance in these texts."
     )
     console.print(_sameness(report))
+    console.print(_validity(report["environment"]))
 
 
 def _headline(report: dict[str, Any]) -> str:
@@ -265,6 +266,15 @@ def _sameness(report: dict[str, Any]) -> str:
     listed = "; ".join(f"{_name(d['setting'])} on {d['prompt']} from token {d['at']}" for d in found)
     why = "" if report["environment"]["dtype"] == "float32" else " Near ties may fall otherwise in this data type."
     return f"Texts that are not those of plain decoding: {listed}.{why}"
+
+
+def _validity(environment: Mapping[str, Any]) -> str:
+    """For what the figures hold."""
+    packed = "" if environment["quantization"] == "none" else f", quantized {environment['quantization']}"
+    holds = f"The figures hold for {environment['dtype']}{packed} on the {environment['backend']} backend only."
+    if (environment["backend"], environment["dtype"], packed) == ("CPU", "float32", ""):
+        holds += " Float32 on a CPU is for correctness: expect no gain from drafts there."
+    return holds
 
 
 def _check_plot(path: Path) -> None:

@@ -8,18 +8,12 @@ from typing import Annotated
 import typer
 
 from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, note
-from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, Said, grouped
+from .options import DRAFTED, DRAWN, EMBEDDED, FILTERS, Learned, ModelChoice, Only, Said, grouped
 from .streams import check_standard_input
 
 UNLIMITED = 1 << 30
 OF_CHECKPOINT = "Without it as in the checkpoint's generation_config.json."
-UNSAID = {
-    "max_tokens": "Without it until the context is full.",
-    "temperature": OF_CHECKPOINT,
-    "top_k": OF_CHECKPOINT,
-    "top_p": OF_CHECKPOINT,
-    "min_p": OF_CHECKPOINT,
-}
+UNSAID = {"max_tokens": "Without it until the context is full."} | dict.fromkeys(FILTERS, OF_CHECKPOINT)
 
 
 @grouped

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, OptionError
 from ..files import read_json_if_there
 from ..options import GenerationOptions
-from .options import ModelChoice
+from .options import FILTERS, ModelChoice
 from .streams import ending_at_once
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 2.0  # seconds
 GENERATION_CONFIG = "generation_config.json"
-FILTERS = ("temperature", "top_k", "top_p", "min_p")
 
 
 def note(message: str) -> None:

@@ -154,6 +154,8 @@ def _parameter(field: "Field[Any]", defaults: Mapping[str, Any], otherwise: str 
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
-DRAWN = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed")
+FILTERS = ("temperature", "top_p", "top_k", "min_p")
+"""What a distribution goes through before a token is drawn."""
+DRAWN = ("max_tokens", *FILTERS, "seed")
 """How a text is drawn: what all commands that generate have."""
 DRAFTED = ("num_assistant_tokens", "draft_temperature")

@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
+from .. import __version__
 from ..errors import InputError, OptionError, first_line
 from ..options import flags
 from .streams import drop_output, prepare_streams
@@ -29,7 +30,7 @@ def run_one(command: Callable[..., Any], name: str | None = None) -> NoReturn:
 def run_all(commands: Mapping[str, Callable[..., Any]]) -> NoReturn:
     """Run one of several commands by its name."""
     app = _app()
-    app.callback()(_no_options)
+    app.callback()(_common)
     for name, command in commands.items():
         app.command(name)(command)
     if len(sys.argv) == 1:
@@ -47,7 +48,17 @@ def _app() -> typer.Typer:
     )
 
 
-def _no_options() -> None:
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mlx_gemma4_assist {__version__}")
+        raise typer.Exit
+
+
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Keeps commands under their names even when there is only one."""
 
 
