@@ -1,31 +1,31 @@
-"""The first usage example of transformers' page on Gemma 4 Assistant, with another import line.
+"""The first usage example of transformers' page on Gemma 4 Assistant, with another import line."""
 
-    python examples/pipeline_with_assistant.py [MODEL ASSISTANT [IMAGE]]
-
-Paths or names of other checkpoints and another picture may be given.
-"""
-
+import argparse
 import sys
 
+from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.huggingface import pipeline
 
-MODEL, ASSISTANT, IMAGE = (
-    sys.argv[1:]
-    + [
-        "google/gemma-4-E2B-it",
-        "google/gemma-4-E2B-it-assistant",
-        "https://huggingface.co/datasets/huggingface/documentation-images/resolve/main/pipeline-cat-chonk.jpeg",
-    ][len(sys.argv) - 1 :]
-)
+PICTURE = "https://huggingface.co/datasets/huggingface/documentation-images/resolve/main/pipeline-cat-chonk.jpeg"
 
-pipeline = pipeline(
-    task="image-text-to-text",
-    model=MODEL,
-    assistant_model=ASSISTANT,
-)
-print(
-    pipeline(
-        images=IMAGE,
-        text="<|image|>\n\nWhat is shown in this image?",
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("model", nargs="?", default="google/gemma-4-E2B-it", help="a folder or a repo on the Hub")
+parser.add_argument("assistant", nargs="?", default="google/gemma-4-E2B-it-assistant", help="its drafter")
+parser.add_argument("image", nargs="?", default=PICTURE, help="a path or URL")
+chosen = parser.parse_args()
+
+try:
+    pipeline = pipeline(
+        task="image-text-to-text",
+        model=chosen.model,
+        assistant_model=chosen.assistant,
     )
-)
+    print(
+        pipeline(
+            images=chosen.image,
+            text="<|image|>\n\nWhat is shown in this image?",
+        )
+    )
+except InputError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -1,7 +1,6 @@
 """``python -m mlx_gemma4_assist.benchmark``."""
 
-from .commands.benchmark import benchmark
-from .commands.run import run_one
+from .commands.doors import run_command
 
 if __name__ == "__main__":
-    run_one(benchmark)
+    run_command("benchmark")

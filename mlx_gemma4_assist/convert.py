@@ -1,7 +1,6 @@
 """``python -m mlx_gemma4_assist.convert``."""
 
-from .commands.convert import convert
-from .commands.run import run_one
+from .commands.doors import run_command
 
 if __name__ == "__main__":
-    run_one(convert)
+    run_command("convert")

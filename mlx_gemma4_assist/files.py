@@ -1,4 +1,4 @@
-"""Reading the JSON files of a checkpoint."""
+"""Reading text, and the JSON files of a checkpoint."""
 
 import json
 from collections.abc import Mapping
@@ -63,3 +63,39 @@ def _is_deep(content: object) -> bool:
         if not level:
             return False
     return True
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. A byte order mark is not part of it, and every line ends with a line feed.
+
+    Raises:
+        InputError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    return decode_text(content, str(path))
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """The text of bytes that were read from what the caller calls ``name``; as ``read_text``."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not UTF-8: {error.reason} at byte {error.start}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def parse_json(text: str, name: str) -> Any:
+    """What JSON says, of whatever kind.
+
+    Raises:
+        InputError: it is no JSON, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{name} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise InputError(f"{name} is nested too deeply") from None

@@ -10,7 +10,7 @@ from support.decoding import random_pair
 from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import GenerationOptions, InputError, Pair
-from mlx_gemma4_assist.commands.benchmark import _check_plot, _plot, _print, _report, benchmark
+from mlx_gemma4_assist.commands.benchmark import _check_plot, _plot, _print, _report, _validity, benchmark
 from mlx_gemma4_assist.evaluation.benchmark import (
     AUTO,
     PLAIN,
@@ -66,7 +66,7 @@ def test_spread():
 def test_settings():
     assert parse_settings("1, 3,auto,3") == (PLAIN, 1, 3, AUTO)
     for text in ("", "0", "x", "1,,2", "-1", "1.5"):
-        with pytest.raises(InputError, match="draft lengths are"):
+        with pytest.raises(InputError, match="draft_lengths is"):
             parse_settings(text)
     with pytest.raises(InputError, match="99"):
         parse_settings("99")
@@ -164,7 +164,28 @@ def test_report_is_json_and_a_table(runs, pair, capsys):
     out = capsys.readouterr().out
     assert "2 drafts" in out
     assert "All 12 texts are those of plain decoding" in out
+    assert (
+        "The figures hold for float32 on the CPU backend only. Float32 on a CPU is for correctness: expect no gain"
+        in joined(out)
+    )
     assert max(len(line.rstrip()) for line in out.splitlines()) <= 132
+
+
+def joined(text):
+    """Without the breaks of lines."""
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype", "quantization", "expected"),
+    [
+        ("CPU", "bfloat16", "none", "The figures hold for bfloat16 on the CPU backend only."),
+        ("Metal", "float32", "none", "The figures hold for float32 on the Metal backend only."),
+        ("CPU", "float32", "mxfp4", "The figures hold for float32, quantized mxfp4 on the CPU backend only."),
+    ],
+)
+def test_what_figures_hold_for(backend, dtype, quantization, expected):
+    assert _validity({"backend": backend, "dtype": dtype, "quantization": quantization}) == expected
 
 
 def test_plot(runs, pair, tmp_path):
@@ -185,7 +206,12 @@ def test_bad_input_is_refused_before_the_model_is_loaded(monkeypatch, tmp_path):
         benchmark(model="nowhere", plot=tmp_path / "out.png")
     with pytest.raises(InputError, match="repeats is 0"):
         benchmark(model="nowhere", repeats=0)
-    with pytest.raises(InputError, match="draft lengths are 'many'"):
+    with pytest.raises(InputError, match="draft_lengths is 'many'"):
         benchmark(model="nowhere", draft_lengths="many")
+    with pytest.raises(InputError, match="max_tokens is 1, expected 2 or more"):
+        benchmark(model="nowhere", max_tokens=1)
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(InputError, match=r"empty\.txt is empty"):
+        benchmark(model="nowhere", prompt_file=[tmp_path / "empty.txt"])
     with pytest.raises(InputError, match="cannot read"):
         benchmark(model="nowhere", prompt_file=[tmp_path / "none.txt"])

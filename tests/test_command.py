@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+from support.interrupts import hear_ctrl_c
 from support.paths import ASSETS, GOLDENS, ROOT
 
 import mlx_gemma4_assist
+from mlx_gemma4_assist.commands.doors import COMMANDS
 
 COMMAND = (sys.executable, "-m", "mlx_gemma4_assist.generate")
 PROMPT = "It was a fine morning, and"
@@ -132,6 +135,7 @@ def test_interrupted(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
     first = started.stdout.read(20)
     time.sleep(0.2)
@@ -159,3 +163,27 @@ def test_help_is_quick_and_needs_nothing_heavy():
 def test_public_names():
     assert callable(mlx_gemma4_assist.generate)
     assert [name for name in mlx_gemma4_assist.__all__ if not hasattr(mlx_gemma4_assist, name)] == []
+
+
+def test_every_command_has_a_door():
+    """By itself, and among all of them; its help names the way it was called by."""
+    for name in COMMANDS:
+        own, shared = (
+            subprocess.run([sys.executable, "-m", *words, "--help"], capture_output=True, text=True, timeout=60)
+            for words in ([f"mlx_gemma4_assist.{name}"], ["mlx_gemma4_assist", name])
+        )
+        assert own.returncode == shared.returncode == 0, own.stderr + shared.stderr
+        assert f"Usage: python -m mlx_gemma4_assist.{name} " in own.stdout
+        assert f"Usage: python -m mlx_gemma4_assist {name} " in shared.stdout
+        assert own.stdout.split("\n", 2)[2] == shared.stdout.split("\n", 2)[2]
+
+
+def test_the_console_script_is_in_the_readme():
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert script == {"mlx-gemma4-assist": "mlx_gemma4_assist.__main__:main"}
+    assert "`mlx-gemma4-assist generate`" in (ROOT / "README.md").read_text()
+
+
+def test_version():
+    done = subprocess.run([sys.executable, "-m", "mlx_gemma4_assist", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"mlx_gemma4_assist {mlx_gemma4_assist.__version__}\n"), done.stderr

@@ -3,16 +3,16 @@
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError, first_line
+from ..errors import InputError, OptionError, first_line
 from ..options import GenerationOptions
-from .loading import draft_memory, load_pair
+from .loading import check_choice, draft_memory, load_pair
 from .options import DRAWN, Learned, ModelChoice, Only, grouped
 
 if TYPE_CHECKING:
@@ -59,9 +59,12 @@ def benchmark(
     settings = parse_settings(comparison.draft_lengths)
     if comparison.repeats < 1:
         raise InputError(f"--repeats is {comparison.repeats}, expected a positive integer")
+    if options.max_tokens < 2:
+        raise OptionError("{max_tokens} is {value}, expected 2 or more to measure", value=options.max_tokens)
     if comparison.plot is not None:
         _check_plot(comparison.plot)
     prompts = _prompts(comparison.prompt_file or [])
+    check_choice(choice, options, compares=True)
     pair = load_pair(choice)
     if pair.assistant is None:
         raise InputError("there is nothing to compare plain decoding with: --assistant-model names an assistant")
@@ -170,6 +173,7 @@ def _print(report: dict[str, Any]) -> None:
         "stands with that chance, given that those before it did; reached is the chance in these texts."
     )
     console.print(_sameness(report))
+    console.print(_validity(report["environment"]))
 
 
 def _headline(report: dict[str, Any]) -> str:
@@ -262,6 +266,15 @@ def _sameness(report: dict[str, Any]) -> str:
     listed = "; ".join(f"{_name(d['setting'])} on {d['prompt']} from token {d['at']}" for d in found)
     why = "" if report["environment"]["dtype"] == "float32" else " Near ties may fall otherwise in this data type."
     return f"Texts that are not those of plain decoding: {listed}.{why}"
+
+
+def _validity(environment: Mapping[str, Any]) -> str:
+    """For what the figures hold."""
+    packed = "" if environment["quantization"] == "none" else f", quantized {environment['quantization']}"
+    holds = f"The figures hold for {environment['dtype']}{packed} on the {environment['backend']} backend only."
+    if (environment["backend"], environment["dtype"], packed) == ("CPU", "float32", ""):
+        holds += " Float32 on a CPU is for correctness: expect no gain from drafts there."
+    return holds
 
 
 def _check_plot(path: Path) -> None:

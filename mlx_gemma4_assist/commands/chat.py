@@ -7,15 +7,19 @@ from typing import Annotated
 
 import typer
 
-from ..options import GenerationOptions
-from .loading import draft_memory, load_pair, note
-from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
+from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, note
+from .options import DRAFTED, DRAWN, EMBEDDED, FILTERS, Learned, ModelChoice, Only, Said, grouped
+from .streams import check_standard_input
+
+UNLIMITED = 1 << 30
+OF_CHECKPOINT = "Without it as in the checkpoint's generation_config.json."
+UNSAID = {"max_tokens": "Without it until the context is full."} | dict.fromkeys(FILTERS, OF_CHECKPOINT)
 
 
 @grouped
 def chat(
     choice: ModelChoice,
-    options: Annotated[GenerationOptions, Only(*DRAWN, *DRAFTED, "prefill_step_size")],
+    said: Annotated[Said, Only(*DRAWN, *DRAFTED, "prefill_step_size", **UNSAID)],
     system_prompt: Annotated[str | None, typer.Option("--system-prompt", help="Goes before the first message.")] = None,
     learned: Learned = True,
 ) -> int:
@@ -25,9 +29,14 @@ def chat(
     to standard output as they are made, everything else to standard error. Without a terminal, each line of standard
     input is a message.
     """
+    check_standard_input()
+    said.over({"temperature": 1.0})  # what no checkpoint can mend
+    options = said.over({"max_tokens": UNLIMITED, **checkpoint_sampling(choice.model)})
+    check_choice(choice, options)
     pair = load_pair(choice)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers, from Jane Austen's novels; --model google/gemma-4-E2B-it is a real one.")
+    introduce(pair, choice, options)
     from .repl import Chat
 
     _prepare_input()

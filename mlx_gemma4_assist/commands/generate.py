@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..files import parse_json
 from ..options import GenerationOptions
 from ..text.messages import Media, user_message
-from .loading import draft_memory, load_pair, note
+from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, note
 from .media import Content, MediaChoice, find_media, read_media
 from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
 from .run import INTERRUPTED
+from .streams import STANDARD_INPUT, moves_cursor, read_input
 
 if TYPE_CHECKING:
     from ..engine.responses import GenerationResponse
@@ -28,7 +30,8 @@ class Question:
 
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; - reads standard input.")] = None
     messages: Annotated[
-        Path | None, typer.Option("--messages", help="A JSON file with a list of chat messages instead of a prompt.")
+        Path | None,
+        typer.Option("--messages", help="Instead, a JSON file with a list of chat messages, or -."),
     ] = None
     system_prompt: Annotated[str | None, typer.Option("--system-prompt", help="Goes before the prompt.")] = None
     ignore_chat_template: Annotated[
@@ -79,9 +82,11 @@ def generate(
     Text goes to standard output as it is made, statistics to standard error after it.
     """
     found = find_media(_content(question, media.media), media)
+    check_choice(choice, options)
     pair = load_pair(choice)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
+    introduce(pair, choice, options)
     chat = not question.ignore_chat_template
     whole = read_media(pair, found, media, chat=chat, enable_thinking=question.enable_thinking)
     from ..api import stream
@@ -114,6 +119,8 @@ def generate(
     elif made:
         print()
         note(statistics(made[-1], assisted=pair.assistant is not None))
+        if why := cut_off(made[-1], pair.target.config.max_position_embeddings):
+            note(f"The text ends here: {why}")
     return INTERRUPTED if interrupted else 0
 
 
@@ -130,30 +137,26 @@ def _content(question: Question, media: Media) -> Content:
             raise InputError("--image, --audio and --video go with --prompt; messages name their media themselves")
         conversation = _read_messages(question.messages)
     else:
-        text = sys.stdin.read() if question.prompt == "-" else question.prompt or ""
+        text = read_input(STANDARD_INPUT) if question.prompt == STANDARD_INPUT else question.prompt or ""
+        if not (text if question.ignore_chat_template else text.strip()):
+            raise InputError("the prompt is empty")
         if system is None:
             return text
-        if not text.strip():
-            raise InputError("the prompt is empty")
         conversation = [dict(user_message(text, media))]
     return conversation if system is None else [{"role": "system", "content": system}, *conversation]
 
 
 def _read_messages(path: Path) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
+    name = "standard input" if str(path) == STANDARD_INPUT else str(path)
+    content = parse_json(read_input(path), name)
     if not isinstance(content, list) or not all(isinstance(message, dict) for message in content):
-        raise InputError(f"{path} holds no list of messages, each with role and content")
+        raise InputError(f"{name} holds no list of messages, each with role and content")
     return content
 
 
 def _progress(done: int, total: int) -> None:
     """How far a long prompt is; only a terminal is shown it."""
-    if sys.stderr.isatty() and total > 512:
+    if total > 512 and moves_cursor(sys.stderr):
         end = "\r\033[K" if done == total else ""
         print(f"\rPrompt: {done:,} of {total:,} tokens{end}", end="", file=sys.stderr, flush=True)
 

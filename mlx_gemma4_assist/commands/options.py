@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from ..options import flags
+from ..options import GenerationOptions, flags
 
 EMBEDDED = "tiny"
 
@@ -48,11 +48,32 @@ class ModelChoice:
 
 
 class Only:
-    """Which fields of a dataclass a command has as options, and its own defaults: ``Annotated[Options, Only(...)]``."""
+    """Which fields of a dataclass a command has as options, and its own defaults: ``Annotated[Options, Only(...)]``.
+
+    For ``Said``, what stands for a default is a sentence on what happens without the option.
+    """
 
     def __init__(self, *names: str, **defaults: Any):
         self.names = names
         self.defaults = defaults
+
+
+@dataclass(frozen=True)
+class Said:
+    """Options of generation that were typed; what a checkpoint says goes before the package's defaults for the others.
+
+    As a parameter of a command: ``Annotated[Said, Only(...)]`` has options of ``GenerationOptions``, without defaults.
+    """
+
+    values: Mapping[str, Any]
+
+    def over(self, defaults: Mapping[str, Any]) -> GenerationOptions:
+        """All options.
+
+        Raises:
+            OptionError: a value of another kind or out of its range.
+        """
+        return GenerationOptions(**{**defaults, **self.values})
 
 
 Command = Callable[..., Any]
@@ -93,7 +114,9 @@ class _Group:
     def __init__(self, kind: type, only: Only):
         self._kind = kind
         self._defaults = only.defaults
-        self._fields = [each for each in fields(kind) if each.name in only.names or not only.names]
+        self._said = kind is Said
+        options = fields(GenerationOptions if self._said else kind)
+        self._fields = [each for each in options if each.name in only.names or not only.names]
 
     @classmethod
     def of(cls, hint: Any) -> "_Group | None":
@@ -105,23 +128,34 @@ class _Group:
     def make(self, values: dict[str, Any]) -> Any:
         """The dataclass from a command's values, which are taken out."""
         found = {each.name: values.pop(each.name) for each in self._fields if each.name in values}
+        if self._said:
+            return Said({name: value for name, value in found.items() if value is not None})
         return self._kind(**{**self._defaults, **found})
 
     def parameters(self) -> list[inspect.Parameter]:
         """The fields as parameters of a command."""
+        if self._said:
+            unsaid = dict.fromkeys(self._defaults)
+            return [_parameter(each, unsaid, self._defaults.get(each.name)) for each in self._fields]
         return [_parameter(each, self._defaults) for each in self._fields]
 
 
-def _parameter(field: "Field[Any]", defaults: Mapping[str, Any]) -> inspect.Parameter:
+def _parameter(field: "Field[Any]", defaults: Mapping[str, Any], otherwise: str | None = None) -> inspect.Parameter:
+    """A field as a parameter; ``otherwise`` says what happens if the option is not given."""
     hint: Any = field.type
     default = defaults.get(field.name, field.default if field.default is not MISSING else inspect.Parameter.empty)
     if "help" in field.metadata:  # of GenerationOptions
         if field.name == "stop":
             hint, default = list[str] | None, None
-        hint = Annotated[hint, typer.Option(*flags(field.name), help=field.metadata["help"])]
+        if default is None:
+            hint = hint | None
+        help = field.metadata["help"] if otherwise is None else f"{field.metadata['help']} {otherwise}"
+        hint = Annotated[hint, typer.Option(*flags(field.name), help=help)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
-DRAWN = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed")
+FILTERS = ("temperature", "top_p", "top_k", "min_p")
+"""What a distribution goes through before a token is drawn."""
+DRAWN = ("max_tokens", *FILTERS, "seed")
 """How a text is drawn: what all commands that generate have."""
 DRAFTED = ("num_assistant_tokens", "draft_temperature")

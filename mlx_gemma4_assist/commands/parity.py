@@ -13,8 +13,9 @@ import typer
 
 from ..errors import InputError
 from ..options import GenerationOptions
-from .loading import load_pair, note
+from .loading import check_choice, load_pair, note
 from .options import EMBEDDED, ModelChoice, Only, grouped
+from .streams import moves_cursor, read_input
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -64,6 +65,7 @@ def parity(
     if not options.num_assistant_tokens:
         raise InputError(f"--num-assistant-tokens is {options.num_assistant_tokens}, expected 1 or more")
     texts, chat = _prompts(choice.model, trial)
+    check_choice(choice, options, compares=True)
     pair = load_pair(choice)
     if pair.assistant is None:
         raise InputError("there is no assistant to compare with; --assistant-model names one")
@@ -82,12 +84,7 @@ def _prompts(model: str, trial: Trial) -> tuple[list[str], bool]:
     """Texts, and whether they are messages for the chat template."""
     file = trial.prompt_file
     if file is not None:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"cannot read {file}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise InputError(f"{file} is not UTF-8") from None
+        text = read_input(file)
     elif trial.ignore_chat_template:
         raise InputError("--ignore-chat-template belongs to --prompt-file")
     elif model == EMBEDDED:
@@ -96,7 +93,7 @@ def _prompts(model: str, trial: Trial) -> tuple[list[str], bool]:
         from ..evaluation.parity import PROMPTS
 
         return list(PROMPTS), True
-    texts = [part.strip() for part in text.replace("\r\n", "\n").split("\n\n") if part.strip()]
+    texts = [part.strip() for part in text.split("\n\n") if part.strip()]
     if not texts:
         raise InputError(f"{file} has no prompts")
     return texts, not trial.ignore_chat_template
@@ -129,7 +126,7 @@ def _frequencies(
     from ..evaluation.frequencies import first_tokens
 
     def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty():
+        if moves_cursor(sys.stderr):
             print(f"\r{done} of {total} runs" + ("\r\033[K" if done == total else ""), end="", file=sys.stderr)
 
     found: list[Frequencies] = []

@@ -15,6 +15,8 @@ from ..engine.responses import GenerationResponse, SpeculationStats
 from ..engine.session import Conversation
 from ..errors import InputError
 from ..options import GenerationOptions
+from .loading import cut_off
+from .streams import has_styles
 
 HELP = """\
 q       leave (Ctrl-D too)
@@ -121,7 +123,7 @@ class Chat:
         self.conversation.record(prompt, [response.token for response in made])
         self.totals.add(made[-1])
         print()
-        self._say(_statistics(made[-1], computed))
+        self._say(_statistics(made[-1], computed, self._pair.target.config.max_position_embeddings))
 
     def _generate(self, prompt: list[int]) -> tuple[list[GenerationResponse], int]:
         """What was made, perhaps cut off by Ctrl-C, and how many tokens of the prompt had to be computed for it."""
@@ -200,12 +202,13 @@ class Chat:
 
     def _say(self, text: str) -> None:
         """To the person, not part of the conversation: dim, on standard error."""
-        print(f"\033[2m{text}\033[0m" if sys.stderr.isatty() and text else text, file=sys.stderr, flush=True)
+        print(f"\033[2m{text}\033[0m" if text and has_styles(sys.stderr) else text, file=sys.stderr, flush=True)
 
 
-def _statistics(last: GenerationResponse, computed: int) -> str:
+def _statistics(last: GenerationResponse, computed: int, context: int) -> str:
     """One line on an answer."""
-    cut = {"stop": "", "length": "; cut off by --max-tokens", None: "; stopped"}[last.finish_reason]
+    why = "stopped" if last.finish_reason is None else cut_off(last, context)
+    cut = f"; {why}" if why else ""
     return (
         f"[{last.generation_tokens} tokens, {last.generation_tps:.1f} per second"
         f"{_drafting(last.generation_tokens, last.stats)}; {computed} of {last.prompt_tokens} prompt tokens computed, "

@@ -1,15 +1,16 @@
 """Running a command: one clear line for bad input, no traceback."""
 
-import io
-import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, cast
+from contextlib import suppress
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
-from ..errors import InputError, OptionError
+from .. import __version__
+from ..errors import InputError, OptionError, first_line
 from ..options import flags
+from .streams import drop_output, prepare_streams
 
 # typer carries a copy of click of its own; its errors are reached through the one that typer exports.
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
@@ -29,7 +30,7 @@ def run_one(command: Callable[..., Any], name: str | None = None) -> NoReturn:
 def run_all(commands: Mapping[str, Callable[..., Any]]) -> NoReturn:
     """Run one of several commands by its name."""
     app = _app()
-    app.callback()(_no_options)
+    app.callback()(_common)
     for name, command in commands.items():
         app.command(name)(command)
     if len(sys.argv) == 1:
@@ -47,15 +48,25 @@ def _app() -> typer.Typer:
     )
 
 
-def _no_options() -> None:
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mlx_gemma4_assist {__version__}")
+        raise typer.Exit
+
+
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     """Keeps commands under their names even when there is only one."""
 
 
 def _run(app: typer.Typer, name: str) -> NoReturn:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character gets a question mark
     try:
+        prepare_streams()
         code = app(standalone_mode=False, prog_name=name)
+        sys.stdout.flush()  # here, where it may fail
     except OptionError as error:
         code = _complain(error.spelled(_AsTyped()))
     except InputError as error:
@@ -64,14 +75,27 @@ def _run(app: typer.Typer, name: str) -> NoReturn:
         code = _complain(error.format_message())
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except BrokenPipeError:  # whoever was reading, as in "| head", has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except BrokenPipeError:
+        code = _nobody_reads()
+    except SystemExit as ended:  # so typer and rich end where nobody reads
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        code = _nobody_reads()
+    except OSError as error:
+        drop_output()
+        code = _complain(f"cannot read or write {error.filename or 'a stream'}: {error.strerror or first_line(error)}")
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _nobody_reads() -> int:
+    """Whoever was reading, as in "| head", has enough."""
+    drop_output()
+    return 0
+
+
 def _complain(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # nobody can be told
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return BAD_INPUT
 
 
@@ -79,4 +103,4 @@ class _AsTyped(dict[str, str]):
     """Options by their Python names as the command line spells them."""
 
     def __missing__(self, name: str) -> str:
-        return flags(name)[0]
+        return flags(name)[0].partition("/")[0]

@@ -12,8 +12,9 @@ from ..checkpoints.hub import resolve
 from ..checkpoints.loading import load_assistant, load_model
 from ..checkpoints.pairing import assistant_for
 from ..errors import InputError, OptionError
+from ..files import read_json
 from ..media.reader import MediaReader, load_media
-from ..models.config import check_pair
+from ..models.config import check_pair, read_target_config
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..models.network import named_parameters
@@ -87,19 +88,12 @@ class Pair:
         Raises:
             InputError: one sentence on what could not be loaded, or does not belong together.
         """
-        target, processor = load(path_or_repo, dtype=dtype, revision=revision)
-        source = Source(path_or_repo, dtype, revision)
-        named = assistant_for(path_or_repo) if assistant_model == MATCHING else assistant_model
-        if named is None or named == NONE:
-            return cls(target, None, processor, source)
-        try:
-            assistant = load_assistant(named, dtype=dtype)
-        except InputError as error:
-            if assistant_model != MATCHING:
-                raise
-            sentence = "the assistant {named} of this model: {error} ({assistant_model} none goes without)"
-            raise OptionError(sentence, named=named, error=error) from None
-        return cls(target, assistant, processor, source)
+        folder = resolve(path_or_repo, revision=revision)
+        processor = Processor.from_pretrained(folder)
+        assistant = _assistant(path_or_repo, assistant_model, dtype)
+        if assistant is not None:  # what is small comes first, so that a mistake costs no large weights
+            check_pair(read_target_config(read_json(folder / "config.json")), assistant.config)
+        return cls(load_model(folder, dtype=dtype), assistant, processor, Source(path_or_repo, dtype, revision))
 
     def encode(self, prompt: Prompt, *, chat: bool = True) -> list[int]:
         """A prompt's token ids. Arguments and errors as for ``Processor.encode``.
@@ -141,6 +135,22 @@ class Pair:
             raise InputError("the pair was not loaded from a checkpoint, which its towers would be read from")
         source = self.source
         return load_media(source.path_or_repo, self.processor, dtype=source.dtype, revision=source.revision)
+
+
+def _assistant(
+    target: PathOrRepo, named: PathOrRepo, dtype: str | mx.Dtype | None
+) -> Gemma4AssistantForCausalLM | None:
+    """The assistant that ``Pair.load`` is to load, if any."""
+    found = assistant_for(target) if named == MATCHING else named
+    if found is None or found == NONE:
+        return None
+    try:
+        return load_assistant(found, dtype=dtype)
+    except InputError as error:
+        if named != MATCHING:
+            raise
+        sentence = "the assistant {named} of this model: {error} ({assistant_model} none goes without)"
+        raise OptionError(sentence, named=found, error=error) from None
 
 
 def fingerprint(target: Gemma4ForCausalLM) -> str:

@@ -4,7 +4,6 @@ Settings take turns on the same prompt (A B C A B C), so that a machine that gro
 ratios are taken within a turn. The first turn of each prompt warms up and is not counted. Nothing is printed here.
 """
 
-import json
 import platform
 import statistics
 import subprocess
@@ -26,10 +25,12 @@ from ..engine.engine import compiles
 from ..engine.learning import Memory
 from ..engine.pair import Pair
 from ..engine.responses import GenerationResponse
-from ..errors import InputError
+from ..errors import InputError, OptionError
+from ..files import parse_json, read_text
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..options import MAX_DRAFTS, GenerationOptions
-from ..text.processor import Prompt
+from ..text.messages import check_messages
+from ..text.processor import Prompt, is_conversation
 
 PLAIN, AUTO = 0, "auto"
 Setting = int | str
@@ -137,7 +138,7 @@ def parse_settings(text: str) -> tuple[Setting, ...]:
     for part in (part.strip() for part in text.split(",")):
         if part != AUTO and not (part.isdecimal() and 0 < int(part) <= MAX_DRAFTS):
             expected = f"numbers from 1 to {MAX_DRAFTS} and {AUTO}, with commas between"
-            raise InputError(f"draft lengths are {text!r}, expected {expected}")
+            raise OptionError(f"{{draft_lengths}} is {{value!r}}, expected {expected}", value=text)
         settings.append(AUTO if part == AUTO else int(part))
     return tuple(dict.fromkeys([PLAIN, *settings]))
 
@@ -154,13 +155,16 @@ def read_prompt(path: Path) -> Prompt:
     Raises:
         InputError: the file cannot be read, or is damaged.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        return json.loads(text) if path.suffix == ".json" else text.strip()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid {'JSON' if path.suffix == '.json' else 'text'}: {error}") from None
+    text = read_text(path)
+    if not text.strip():
+        raise InputError(f"{path} is empty")
+    if path.suffix != ".json":
+        return text.strip()
+    messages = parse_json(text, str(path))
+    if not is_conversation(messages):
+        raise InputError(f"{path} holds no list of messages, each with role and content")
+    check_messages(messages)
+    return messages
 
 
 def measure(
@@ -313,16 +317,12 @@ def differences(runs: Sequence[Run]) -> list[Difference]:
 
 def environment(target: Gemma4ForCausalLM, options: GenerationOptions) -> dict[str, Any]:
     """Machine, backend, versions and the type that is computed in: what a figure means nothing without."""
-    embedding = target.model.embed_tokens
-    quantized = isinstance(embedding, nn.QuantizedEmbedding)
     return {
         "machine": _machine(),
         "system": f"{platform.system()} {platform.release()}",
         "backend": ("Metal" if mx.metal.is_available() else "CUDA") if on_gpu() else "CPU",
         "dtype": dtype_name(target.embed(mx.array([[0]])).dtype),
-        "quantization": f"{embedding.mode} {embedding.bits} bits, groups of {embedding.group_size}"
-        if quantized
-        else "none",
+        "quantization": _quantization(target) or "none",
         "compiled": compiles(options.compile),
         "versions": {
             "python": platform.python_version(),
@@ -330,6 +330,20 @@ def environment(target: Gemma4ForCausalLM, options: GenerationOptions) -> dict[s
             "mlx_gemma4_assist": __version__,
         },
     }
+
+
+def weight_format(target: Gemma4ForCausalLM) -> str:
+    """What a target's weights are and what they are computed in, such as "bfloat16, affine 4 bits, groups of 64"."""
+    dtype = dtype_name(target.embed(mx.array([[0]])).dtype)
+    return ", ".join(part for part in (dtype, _quantization(target)) if part)
+
+
+def _quantization(target: Gemma4ForCausalLM) -> str:
+    """Of the embedding; empty without one."""
+    embedding = target.model.embed_tokens
+    if not isinstance(embedding, nn.QuantizedEmbedding):
+        return ""
+    return f"{embedding.mode} {embedding.bits} bits, groups of {embedding.group_size}"
 
 
 def _machine() -> str:

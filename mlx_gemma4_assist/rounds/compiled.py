@@ -15,7 +15,7 @@ import mlx.core as mx
 from ..backend import can_compile
 from ..cache.layout import BUCKET, CacheLayout, round_up
 from ..cache.store import Buffers
-from ..errors import InputError
+from ..errors import OptionError
 from ..models.config import Gemma4TextConfig
 from ..models.cost import attention_multiplications, weight_multiplications
 from .accept import accept
@@ -40,7 +40,7 @@ def check_compiler() -> None:
         InputError: there is none on the path.
     """
     if not can_compile():
-        raise InputError("compile needs the C++ compiler g++ on this backend, and there is none on the path")
+        raise OptionError("{compile} needs the C++ compiler g++ on this backend, and there is none on the path")
 
 
 def bucket_size(config: Gemma4TextConfig) -> int:

@@ -11,6 +11,19 @@ from .messages import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+FAILURES = (
+    TemplateError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What a template may end in: it is a program that somebody else wrote."""
+
 
 def render(tokenizer: "PreTrainedTokenizerFast", messages: Sequence[Message], values: Mapping[str, Any]) -> str:
     """What the chat template makes of messages, BOS included.
@@ -28,13 +41,5 @@ def render(tokenizer: "PreTrainedTokenizerFast", messages: Sequence[Message], va
         raise InputError("the checkpoint has no chat template, so it takes text or token ids, not messages")
     try:
         return str(tokenizer.apply_chat_template([dict(message) for message in messages], tokenize=False, **values))
-    except (
-        TemplateError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except FAILURES as error:
         raise InputError(f"the chat template refuses this conversation: {first_line(error)}") from None

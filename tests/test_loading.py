@@ -1,0 +1,172 @@
+"""What commands say while they load, what they are about to do, and where their defaults come from."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from mlx_gemma4_assist import GenerationOptions, InputError, Pair
+from mlx_gemma4_assist.commands import chat, loading, repl, streams
+from mlx_gemma4_assist.commands.options import ModelChoice
+from mlx_gemma4_assist.engine.pair import Pair as LoadedPair
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return Pair.load("tiny")
+
+
+@pytest.fixture
+def sampled(tmp_path):
+    """A checkpoint whose generation_config.json has the given values."""
+
+    def save(**values):
+        (tmp_path / "generation_config.json").write_text(json.dumps(values))
+        (tmp_path / "config.json").write_text("{}")
+        return str(tmp_path)
+
+    return save
+
+
+GEMMA = {"do_sample": True, "temperature": 0.9, "top_k": 64, "top_p": 0.95, "eos_token_id": [1, 106]}
+
+
+def test_sampling_of_a_checkpoint(sampled):
+    assert loading.checkpoint_sampling(sampled(**GEMMA)) == {"temperature": 0.9, "top_k": 64, "top_p": 0.95}
+    assert loading.checkpoint_sampling(sampled(do_sample=True)) == {"temperature": 1.0}
+    assert loading.checkpoint_sampling(sampled(do_sample=True, top_k=None)) == {"temperature": 1.0}
+    assert loading.checkpoint_sampling(sampled(temperature=0.5)) == {}
+    assert loading.checkpoint_sampling("tiny") == {}
+    for wrong in ({"temperature": -1}, {"top_k": "many"}, {"top_p": [1]}, {"min_p": 7}):
+        with pytest.raises(InputError, match=rf"generation_config\.json: {next(iter(wrong))} is"):
+            loading.checkpoint_sampling(sampled(do_sample=True, **wrong))
+
+
+@pytest.fixture
+def options_of_chat(monkeypatch):
+    """The options that a chat begins with."""
+
+    def options(**arguments):
+        found = []
+
+        class Recorder:
+            def __init__(self, pair, options, *_, **__):
+                found.append(options)
+
+            def run(self):
+                pass
+
+        monkeypatch.setattr(chat, "load_pair", lambda choice: None)
+        monkeypatch.setattr(repl, "Chat", Recorder)
+        chat.chat(**arguments)
+        return found[0]
+
+    return options
+
+
+def test_a_chat_draws_as_its_checkpoint_says(options_of_chat, sampled):
+    def drawn(options):
+        return options.temperature, options.top_k, options.top_p, options.min_p
+
+    folder = sampled(**GEMMA)
+    assert drawn(options_of_chat(model=folder)) == (0.9, 64, 0.95, 0)
+    assert drawn(options_of_chat(model=folder, temperature=0.5, top_k=0)) == (0.5, 0, 0.95, 0)
+    assert options_of_chat(model=folder, temperature=0.0).greedy
+    assert drawn(options_of_chat(model="tiny")) == (0, 0, 1, 0)
+    assert options_of_chat(model=folder, draft_temperature=0.7).draft_temperature == 0.7
+    with pytest.raises(InputError, match="draft_temperature needs a temperature above 0"):
+        options_of_chat(model="tiny", draft_temperature=0.7)
+
+
+def test_a_chat_answers_until_the_context_is_full(options_of_chat):
+    assert options_of_chat(model="tiny").max_tokens >= 10**9
+    assert options_of_chat(model="tiny", max_tokens=7).max_tokens == 7
+    assert options_of_chat(model="tiny").prefill_step_size == GenerationOptions.prefill_step_size
+
+
+@dataclass
+class Last:
+    finish_reason: str | None
+    prompt_tokens: int
+    generation_tokens: int
+
+
+def test_why_a_text_ended():
+    assert loading.cut_off(Last("length", 10, 5), 100) == "cut off by --max-tokens"
+    assert loading.cut_off(Last("length", 95, 5), 100) == "the context is full"
+    assert loading.cut_off(Last("stop", 95, 5), 100) == ""
+
+
+def test_a_full_context_is_called_so(tiny, capsys):
+    talk = repl.Chat(tiny, GenerationOptions(max_tokens=chat.UNLIMITED), read=lambda _: "q")
+    talk.answer("the " * 4000)
+    assert "the context is full" in capsys.readouterr().err
+
+
+def test_header(tiny):
+    greedy = loading.header(tiny, ModelChoice(), GenerationOptions())
+    assert greedy == "tiny, assistant tiny-assistant; float32; greedy"
+    drawn = GenerationOptions(temperature=0.7, top_k=64, top_p=0.95)
+    alone = loading.header(Pair(tiny.target), ModelChoice(assistant_model="none"), drawn)
+    assert alone == "tiny, no assistant; float32; temperature 0.7, top-p 0.95, top-k 64, min-p 0"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_only_a_terminal_is_shown_the_header(tiny, monkeypatch):
+    for stream, expected in ((io.StringIO(), ""), (Terminal(), "tiny, assistant tiny-assistant; float32; greedy\n")):
+        monkeypatch.setattr(sys, "stderr", stream)
+        loading.introduce(tiny, ModelChoice(), GenerationOptions())
+        assert stream.getvalue() == expected
+
+
+@pytest.mark.parametrize("seconds", [0, 0.3])
+def test_slow_loading_is_spoken_of(tiny, monkeypatch, capsys, seconds):
+    monkeypatch.setattr(loading, "PATIENCE", 0.1)
+    monkeypatch.setattr(LoadedPair, "load", lambda *_, **__: time.sleep(seconds) or tiny)
+    assert loading.load_pair(ModelChoice()) is tiny
+    assert capsys.readouterr().err == ("Loading tiny ...\n" if seconds else "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "moves", "styles"),
+    [
+        ({"TERM": "xterm"}, True, True),
+        ({"TERM": "dumb"}, False, False),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, True, False),
+        ({"TERM": "xterm", "NO_COLOR": ""}, True, True),
+    ],
+)
+def test_terminals_get_what_they_want(tiny, monkeypatch, environment, moves, styles):
+    for name in ("TERM", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert (streams.moves_cursor(Terminal()), streams.has_styles(Terminal())) == (moves, styles)
+    assert not streams.moves_cursor(io.StringIO())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    repl.Chat(tiny, GenerationOptions(), read=lambda _: "q").run()
+    assert ("\033" in sys.stderr.getvalue()) == styles
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="MLX asks for g++ on Linux only")
+def test_mlx_looks_for_its_compiler_while_loading(tmp_path):
+    """Not in the first forward, which Ctrl-C must reach."""
+    (tmp_path / "g++").write_text(f'#!/bin/sh\necho asked >> {tmp_path}/log\nexec {shutil.which("g++")} "$@"\n')
+    (tmp_path / "g++").chmod(0o755)
+    code = (
+        "from mlx_gemma4_assist.commands.loading import load_pair; "
+        "from mlx_gemma4_assist.commands.options import ModelChoice; load_pair(ModelChoice())"
+    )
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    assert (tmp_path / "log").read_text().startswith("asked")
