@@ -18,17 +18,14 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: the file is missing, unreadable, no JSON, nested too deep, or holds something else than an object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path.parent} has no {path.name}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # no JSON, or no UTF-8
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} is not valid JSON: {error}") from None
-    except RecursionError:
-        raise InputError(f"{path} is nested too deep") from None
-    if _is_deep(content):
-        raise InputError(f"{path} is nested too deep: more than {DEEPEST} objects and lists within one another")
+    content = parse_json(text, str(path))
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a JSON {type(content).__name__}, expected an object")
     return content
@@ -91,11 +88,14 @@ def parse_json(text: str, name: str) -> Any:
     """What JSON says, of whatever kind.
 
     Raises:
-        InputError: it is no JSON, or nested too deeply to be read.
+        InputError: it is no JSON, or nested deeper than what messages can quote.
     """
     try:
-        return json.loads(text)
+        content = json.loads(text)
     except ValueError as error:
         raise InputError(f"{name} is not valid JSON: {error}") from None
     except RecursionError:
-        raise InputError(f"{name} is nested too deeply") from None
+        raise InputError(f"{name} is nested too deep") from None
+    if _is_deep(content):
+        raise InputError(f"{name} is nested too deep: more than {DEEPEST} objects and lists within one another")
+    return content
