@@ -58,7 +58,7 @@ def test_bytes_to_text(tmp_path):
 
 def test_json_that_is_none():
     assert parse_json('{"a": [1]}', "x") == {"a": [1]}
-    for text, message in (("[", "x is not valid JSON"), (DEEP, "x is nested too deeply"), ("9" * 5000, "not valid")):
+    for text, message in (("[", "x is not valid JSON"), (DEEP, "x is nested too deep"), ("9" * 5000, "not valid")):
         with pytest.raises(InputError, match=message):
             parse_json(text, "x")
 
@@ -93,7 +93,7 @@ def test_standard_input_is_utf8_whatever_the_locale():
         (["--prompt", "-"], b"a\xff", "standard input is not UTF-8"),
         (["--messages", "-"], b"\xff", "standard input is not UTF-8"),
         (["--messages", "-"], b"[{", "standard input is not valid JSON"),
-        (["--messages", "-"], DEEP.encode(), "standard input is nested too deeply"),
+        (["--messages", "-"], DEEP.encode(), "standard input is nested too deep"),
         (["--messages", "-"], b"[3]", "standard input holds no list of messages"),
     ],
 )
