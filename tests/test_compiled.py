@@ -144,7 +144,7 @@ def test_buckets_are_as_large_as_the_weights_make_padding_cheap():
     assert {compiled.bucket_size(family.target) for family in families().values()} == {1024}
     tiny = random_pair(2)[0].config
     assert compiled.bucket_size(tiny) == compiled.LEAST_BUCKET
-    between = replace(tiny, vocab_size=2**17)
+    between = replace(tiny, vocab_size=2**17, vocab_size_per_layer_input=2**17)
     size = compiled.bucket_size(between)
     assert compiled.LEAST_BUCKET < size < compiled.MOST_BUCKET
     spent, allowed = attention_multiplications(between), 0.02 * weight_multiplications(between)
