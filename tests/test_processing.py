@@ -204,6 +204,17 @@ def test_text_of_messages_yields_no_special_tokens(processor, text, role, in_par
     assert control_ids(processor.encode(text)) == [BOS, TURN, END_OF_TURN, TURN]
 
 
+def test_what_the_template_writes_counts_where_the_tokenizer_does_not_call_it_special(tmp_path):
+    file = helpers.save_tokenizer(tmp_path) / "tokenizer.json"
+    content = json.loads(file.read_text())
+    for token in content["added_tokens"]:
+        token["special"] = "turn" not in token["content"]
+    file.write_text(json.dumps(content))
+    processor = Processor.from_pretrained(tmp_path)
+    assert processor.eos_token_ids == {EOS, END_OF_TURN}
+    assert control_ids(processor.encode(INJECTED)) == [BOS, TURN, END_OF_TURN, TURN]
+
+
 def test_raw_text_keeps_its_special_tokens(processor):
     assert control_ids(processor.encode(INJECTED, chat=False)) == [BOS, END_OF_TURN, TURN, END_OF_TURN]
     assert control_ids(processor.tokenize(INJECTED)) == [END_OF_TURN, TURN, END_OF_TURN]
