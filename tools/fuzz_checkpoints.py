@@ -2,7 +2,7 @@
 
 A case is made from the seed and its number only, so that a failure is found again by ``--seed`` and ``--only``. Cases
 damage config.json, generation_config.json, tokenizer_config.json (values of other types, huge, negative, nested,
-missing; bytes cut off or changed) and safetensors (the same, headers included). What loads writes two tokens.
+missing; bytes cut off or changed), README.md and safetensors (the same, headers included). What loads writes tokens.
 Prints the counts by kind of outcome and the failures; the exit code is 1 if there are any.
 """
 
@@ -37,13 +37,22 @@ from mlx_gemma4_assist.text.processor import Processor
 
 SECONDS = 20  # a case that takes longer has failed
 BASES = ("E2B", "26B-A4B", "towers", "assistant")
-FILES = ("config.json", "config.json", "config.json", "generation_config.json", "tokenizer_config.json", "weights")
+FILES = (
+    "config.json",
+    "config.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "README.md",
+    "weights",
+)
 GENERATION = {"eos_token_id": [1, 106], "suppress_tokens": [7], "temperature": 1.0, "top_k": 64, "top_p": 0.95}
 ODD: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 3, 7, 96, -(2**31), 2**31 - 1, 2**31, 2**63, 10**30, 0.5, -0.0, 1e-308, 1e308,
     float("nan"), float("inf"), -float("inf"), "", "x", "0", "é\x00", [], [[]], [None], [1, 2], ["x"], [{}],
     {}, {"x": 1}, {"": None}, {"0": {}}, {"0": {"head_dim": "x"}}, "full_attention", "float16", "vision",
 )  # fmt: skip
+CARD = "---\nbase_model: someone/base\nlicense: mit\n---\n# Mine\n"
 DEPTH = 200_000
 TOWERS = {"vision_config": asdict(Gemma4VisionConfig()), "audio_config": asdict(Gemma4AudioConfig())}
 _EXTRA = (
@@ -66,6 +75,7 @@ def bases(folder: Path) -> dict[str, Path]:
         made[name] = small.save(folder / name, config, stored)
         small.save_tokenizer(made[name])
         (made[name] / "generation_config.json").write_text(json.dumps(GENERATION))
+        (made[name] / "README.md").write_text(CARD)
     return made
 
 
@@ -140,7 +150,7 @@ def damage(rng: random.Random, folder: Path) -> str:
         file = folder / "model.safetensors"
         header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
         return damage_header(rng, file) if rng.random() < 0.5 else damage_bytes(rng, file, header)
-    if rng.random() < 0.1:
+    if name == "README.md" or rng.random() < 0.1:
         return damage_bytes(rng, folder / name, 10**9)
     return damage_json(rng, folder / name)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .validation import LARGEST, MOST_LAYERS, expect, expect_counts, expect_types, is_count, known
+from .validation import LARGEST, MOST_LAYERS, WIDEST, expect, expect_counts, expect_small, expect_types, is_count, known
 
 _COUNTS = (
     "hidden_size",
@@ -15,6 +15,8 @@ _COUNTS = (
     "attention_context_left",
     "output_proj_dims",
 )
+_FRAMES = ("attention_chunk_size", "attention_context_left", "attention_context_right")
+_MOST_FRAMES = 4096  # a table of positions is made for them before a weight is read
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Gemma4AudioConfig:
         self._expect(is_count(self.attention_context_right, 0), "attention_context_right", "an integer of at least 0")
         self._expect(self.num_hidden_layers <= MOST_LAYERS, "num_hidden_layers", f"at most {MOST_LAYERS}")
         self._validate_channels()
+        expect_small(self, _COUNTS, WIDEST, of="audio_config")
+        expect_small(self, _FRAMES, _MOST_FRAMES, of="audio_config")
         expect_types(self, of="audio_config")
         self._expect(self.hidden_size % 2 == 0, "hidden_size", "an even number: half sines, half cosines")
         divides = self.hidden_size % self.num_attention_heads == 0

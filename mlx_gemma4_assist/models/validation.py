@@ -12,6 +12,8 @@ LARGEST = 2**31 - 1
 """Of integers: what MLX counts a dimension with."""
 MOST_LAYERS = 1000
 """Of a network: the largest has 60, and each is an object before a weight is read."""
+WIDEST = 2**15
+"""Of a tower's sizes: the largest is 10,240, and products of two of them are to stay below ``LARGEST``."""
 _IN_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
 _SHOWN = 200  # characters of a value in a message
 
@@ -40,6 +42,20 @@ def is_count(value: object, least: int = 1) -> bool:
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def expect_small(config: object, names: Iterable[str], most: int, *, of: str) -> None:
+    """Refuse a configuration whose fields of these names, which are integers, are not all at most ``most``.
+
+    Args:
+        of: as for ``expect_counts``.
+
+    Raises:
+        InputError: as ``expect``.
+    """
+    for name in names:
+        value = vars(config)[name]
+        expect(value <= most, f"{name} of {of}", value, f"at most {most}")
 
 
 def expect_types(config: object, *, of: str = "", file: str = "config.json") -> None:

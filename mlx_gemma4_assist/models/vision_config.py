@@ -4,9 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .validation import MOST_LAYERS, expect, expect_counts, expect_types, is_count, is_number, known
+from .validation import (
+    MOST_LAYERS,
+    WIDEST,
+    expect,
+    expect_counts,
+    expect_small,
+    expect_types,
+    is_count,
+    is_number,
+    known,
+)
 
 _THETA = 100.0
+_LARGEST_PATCH = 4096  # pixels on a side of what becomes one soft token, of which 48 are in use
 _COUNTS = (
     "hidden_size",
     "intermediate_size",
@@ -59,6 +70,8 @@ class Gemma4VisionConfig:
         expect_counts(self, _COUNTS, of=self.model_type)
         expect_types(self, of=self.model_type)
         self._expect(self.num_hidden_layers <= MOST_LAYERS, "num_hidden_layers", f"at most {MOST_LAYERS}")
+        expect_small(self, (*_COUNTS, "head_dim"), WIDEST, of=self.model_type)
+        _expect_small_patches(self)
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
         divides, divisor = heads % kv_heads == 0, f"a divisor of num_attention_heads, {heads}"
         self._expect(divides, "num_key_value_heads", divisor)
@@ -117,6 +130,8 @@ class Gemma4UnifiedVisionConfig:
         names = ("patch_size", "pooling_kernel_size", "mm_embed_dim", "mm_posemb_size", "output_proj_dims")
         expect_counts(self, names, of=self.model_type)
         expect_types(self, of=self.model_type)
+        expect_small(self, names, WIDEST, of=self.model_type)
+        _expect_small_patches(self)
 
     @property
     def patch_values(self) -> int:
@@ -145,9 +160,16 @@ class Gemma4UnifiedAudioConfig:
         _expect_model_type(self, "gemma4_unified_audio")
         expect_counts(self, ("audio_embed_dim",), of=self.model_type)
         expect_types(self, of=self.model_type)
+        expect_small(self, ("audio_embed_dim",), WIDEST, of=self.model_type)
 
 
 def _expect_model_type(
     config: Gemma4VisionConfig | Gemma4UnifiedVisionConfig | Gemma4UnifiedAudioConfig, model_type: str
 ) -> None:
     expect(config.model_type == model_type, f"model_type of {config.model_type}", config.model_type, model_type)
+
+
+def _expect_small_patches(config: Gemma4VisionConfig | Gemma4UnifiedVisionConfig) -> None:
+    side = config.patch_size * config.pooling_kernel_size
+    name = f"patch_size times pooling_kernel_size of {config.model_type}"
+    expect(side <= _LARGEST_PATCH, name, side, f"at most {_LARGEST_PATCH}")
