@@ -129,12 +129,16 @@ def test_only_a_terminal_is_shown_the_header(tiny, monkeypatch):
         assert stream.getvalue() == expected
 
 
-@pytest.mark.parametrize("seconds", [0, 0.3])
-def test_slow_loading_is_spoken_of(tiny, monkeypatch, capsys, seconds):
-    monkeypatch.setattr(loading, "PATIENCE", 0.1)
-    monkeypatch.setattr(LoadedPair, "load", lambda *_, **__: time.sleep(seconds) or tiny)
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+@pytest.mark.parametrize(("patience", "said"), [(30, ""), (0.05, "Loading tiny ...\n")])
+def test_slow_loading_is_spoken_of(tiny, monkeypatch, patience, said, stream):
+    """Sooner to a person at a terminal."""
+    assert loading.PATIENCE < loading.PATIENCE_OF_LOGS
+    monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.setattr(loading, "PATIENCE" if stream is Terminal else "PATIENCE_OF_LOGS", patience)
+    monkeypatch.setattr(LoadedPair, "load", lambda *_, **__: time.sleep(0.5) or tiny)
     assert loading.load_pair(ModelChoice()) is tiny
-    assert capsys.readouterr().err == ("Loading tiny ...\n" if seconds else "")
+    assert sys.stderr.getvalue() == said
 
 
 @pytest.mark.parametrize(

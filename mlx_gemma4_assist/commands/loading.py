@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ..engine.pair import Pair
     from ..engine.responses import GenerationResponse
 
-PATIENCE = 2.0  # seconds
+PATIENCE = 2.0  # seconds before a person is told that loading goes on
+PATIENCE_OF_LOGS = 15.0  # and whoever reads standard error elsewhere
 GENERATION_CONFIG = "generation_config.json"
 
 
@@ -106,7 +107,7 @@ def cut_off(last: "GenerationResponse", context: int) -> str:
 @contextmanager
 def _said_if_slow(message: str) -> Iterator[None]:
     """A note if what is done meanwhile takes long."""
-    timer = threading.Timer(PATIENCE, note, (message,))
+    timer = threading.Timer(PATIENCE if sys.stderr.isatty() else PATIENCE_OF_LOGS, note, (message,))
     timer.daemon = True
     timer.start()
     try:
