@@ -108,7 +108,7 @@ def _scaled(text: Gemma4TextConfig, scale: float) -> Gemma4TextConfig:
         global_head_dim=2 * scaled(text.head_dim, 32),
         hidden_size_per_layer_input=scaled(text.hidden_size_per_layer_input),
         vocab_size_per_layer_input=vocabulary if text.hidden_size_per_layer_input else 0,
-        moe_intermediate_size=scaled(text.moe_intermediate_size or 0) or None,
+        moe_intermediate_size=scaled(text.moe_intermediate_size),
     )
 
 
