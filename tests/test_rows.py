@@ -1,5 +1,6 @@
 """The rows of a cache keep their promises: each row by itself, other weights told apart, interrupts at any point."""
 
+import dataclasses
 import itertools
 import threading
 
@@ -10,6 +11,7 @@ from support.decoding import filled, layout_for, random_pair
 from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, KVCache, Pair, make_prompt_cache, stream_generate
+from mlx_gemma4_assist.cache import rows
 from mlx_gemma4_assist.cache.rows import join
 from mlx_gemma4_assist.engine import engine, loop, prefill
 from mlx_gemma4_assist.engine.pair import fingerprint
@@ -95,10 +97,17 @@ def test_a_fingerprint_names_the_weights():
     norm = changed.model.layers[2].post_attention_layernorm
     norm.weight = norm.weight + 1e-6
     names.add(fingerprint(changed))
+    tuned, _ = random_pair(1)  # all but the first rows, as where padding is never trained
+    embedding = tuned.model.embed_tokens
+    embedding.weight = mx.concatenate([embedding.weight[:1], embedding.weight[1:] + 1e-3])
+    names.add(fingerprint(tuned))
+    other, _ = random_pair(1)
+    other.config = dataclasses.replace(other.config, max_position_embeddings=256)
+    names.add(fingerprint(other))
     cast, _ = random_pair(1)
     cast.set_dtype(mx.bfloat16)
     names.add(fingerprint(cast))
-    assert len(names) == 4
+    assert len(names) == 6
 
 
 class Interrupter:
@@ -198,9 +207,46 @@ def test_a_failure_of_the_device_leaves_an_empty_cache(pair, monkeypatch):
     monkeypatch.setattr(loop, "read", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         tokens_of(pair, PROMPT, cache)
-    assert cache.lengths == [0]
+    assert (cache.lengths, cache.written) == ([0], [0])
+    assert all(mx.all(keys == 0).item() for keys, _ in cache.buffers)  # what the device had in hand is not trusted
     monkeypatch.undo()
     assert tokens_of(pair, PROMPT, cache) == tokens_of(pair, PROMPT)
+
+
+def test_an_emptied_cache_without_memory_for_new_buffers(pair, monkeypatch):
+    cache = make_prompt_cache(pair[0], pair[1], 3)
+    expected = tokens_of(pair, PROMPT, cache)
+    monkeypatch.setattr(rows, "empty", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cache.reset()
+    assert (cache.lengths, cache.written, cache.size) == ([0], [0], 0)
+    monkeypatch.undo()
+    assert tokens_of(pair, PROMPT, cache) == expected
+
+
+@pytest.mark.parametrize(("first", "second"), [(OTHER, PROMPT), (PROMPT, OTHER), (PROMPT, PROMPT)])
+def test_a_later_text_takes_the_cache_over(pair, alone, first, second):
+    """Whoever began earlier can neither go on nor, at its end, take anything back."""
+    cache = make_prompt_cache(pair[0], pair[1], 3)
+    begun = [
+        stream_generate(pair[0], LetterProcessor(), prompt, pair[1], prompt_cache=cache, **OPTIONS)
+        for prompt in (first, second)
+    ]
+    for _ in range(4):
+        next(begun[0])
+    made = [next(begun[1]).token for _ in range(5)]
+    with pytest.raises(InputError, match="another text has begun on this prompt_cache"):
+        list(begun[0])
+    begun[0].close()
+    assert made + [response.token for response in begun[1]] == alone(second)
+    assert cache.tokens == [second + alone(second)[:-1]]
+    assert tokens_of(pair, second, cache) == alone(second)
+
+
+@pytest.mark.parametrize("drafts", [-5, 99, "3.5"])
+def test_no_cache_for_what_no_call_takes(pair, drafts):
+    with pytest.raises(InputError, match="num_assistant_tokens is"):
+        make_prompt_cache(*pair, drafts)
 
 
 def test_a_cache_is_used_in_another_thread(pair):

@@ -45,7 +45,7 @@ MOST_FILES_OF_AN_OPTION = 5
 
 HOST_FREE = ("models", "cache", "rounds")
 MAY_READ = {
-    "cache/rows.py: KVCache._start": "empty buffers, so that any thread may use them",
+    "cache/rows.py: KVCache._allocate": "empty buffers, so that any thread may use them",
     "models/config.py: _check_override": "a key of config.json",
     "models/layers.py: RotaryEmbedding.__init__": "figures of a config",
     "models/names.py: layer_number": "digits of a tensor's name",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from ..models.config import SLIDING
+from ..models.config import FULL, SLIDING
 from .layout import GROWTH, CacheLayout, grown_size
 from .store import Buffers, empty, joined, lengthened, taken
 
@@ -34,15 +34,16 @@ class KVCache:
     def __init__(self, layout: CacheLayout, rows: int = 1, fingerprint: str | None = None):
         self.layout = layout
         self.fingerprint = fingerprint
-        self._start(rows)
+        self._holder: object | None = None
+        self._tokens: list[list[int]] = [[] for _ in range(rows)]
+        self._written = [0] * rows
+        self._buffers: Buffers = ()
+        self._allocate()
 
-    def _start(self, rows: int) -> None:
-        buffers = empty(self.layout, rows, GROWTH)
+    def _allocate(self) -> None:
+        buffers = empty(self.layout, len(self._tokens), GROWTH)
         mx.eval(buffers)
-        self._hold(buffers, GROWTH, [[] for _ in range(rows)], [0] * rows)
-
-    def _hold(self, buffers: Buffers, size: int, tokens: list[list[int]], written: list[int]) -> None:
-        self._buffers, self._size, self._tokens, self._written = buffers, size, tokens, written
+        self._buffers = buffers
 
     @property
     def tokens(self) -> Sequence[Sequence[int]]:
@@ -69,8 +70,9 @@ class KVCache:
 
     @property
     def size(self) -> int:
-        """Slots of a linear buffer."""
-        return self._size
+        """Slots of a linear buffer; 0 without any."""
+        kinds = zip(self.layout.kinds, self._buffers, strict=False)
+        return next((keys.shape[2] for kind, (keys, _) in kinds if kind == FULL), 0)
 
     @property
     def nbytes(self) -> int:
@@ -79,10 +81,19 @@ class KVCache:
 
     def reserve(self, positions: int) -> None:
         """Make room for so many entries per row."""
-        if positions > self._size:
-            size = grown_size(positions)
-            self._buffers = lengthened(self.layout, self._buffers, size)
-            self._size = size
+        if not self._buffers:
+            self._allocate()
+        if positions > self.size and FULL in self.layout.kinds:
+            self._buffers = lengthened(self.layout, self._buffers, grown_size(positions))
+
+    def claim(self) -> object:
+        """Take the cache over from whoever held it; what is returned stands for the new holder."""
+        self._holder = object()
+        return self._holder
+
+    def is_held_by(self, holder: object) -> bool:
+        """Whether nobody has claimed the cache since."""
+        return self._holder is holder
 
     def store(self, buffers: Buffers, ends: Sequence[int]) -> None:
         """Take the buffers that a forward returned, evaluated or not.
@@ -139,12 +150,18 @@ class KVCache:
         self._written[row] = 0
 
     def reset(self) -> None:
-        """Let all rows begin anew, with buffers that owe nothing to what was computed before."""
-        self._start(len(self._tokens))
+        """Let all rows begin anew, with buffers that owe nothing to what was computed before.
+
+        Where there is no memory for these, the error is MLX's, and the cache is empty all the same.
+        """
+        self._tokens = [[] for _ in self._tokens]
+        self._written = [0] * len(self._tokens)
+        self._buffers = ()
+        self._allocate()
 
     def take(self, row: int) -> "KVCache":
         """A row as a cache of its own; the two share no later writes."""
-        return _made(self, taken(self._buffers, row), self._size, [self._tokens[row]], [self._written[row]])
+        return _made(self, taken(self._buffers, row), [self._tokens[row]], [self._written[row]])
 
 
 def join(caches: Sequence[KVCache]) -> KVCache:
@@ -152,13 +169,11 @@ def join(caches: Sequence[KVCache]) -> KVCache:
     size = max(cache.size for cache in caches)
     parts = [cache.buffers if cache.size == size else lengthened(cache.layout, cache.buffers, size) for cache in caches]
     tokens = [row for cache in caches for row in cache.tokens]
-    return _made(caches[0], joined(parts), size, tokens, [end for cache in caches for end in cache.written])
+    return _made(caches[0], joined(parts), tokens, [end for cache in caches for end in cache.written])
 
 
-def _made(
-    like: KVCache, buffers: Buffers, size: int, tokens: Sequence[Sequence[int]], written: Sequence[int]
-) -> KVCache:
+def _made(like: KVCache, buffers: Buffers, tokens: Sequence[Sequence[int]], written: Sequence[int]) -> KVCache:
     made = KVCache.__new__(KVCache)
-    made.layout, made.fingerprint = like.layout, like.fingerprint
-    made._hold(buffers, size, [list(row) for row in tokens], list(written))
+    made.layout, made.fingerprint, made._holder = like.layout, like.fingerprint, None
+    made._buffers, made._tokens, made._written = buffers, [list(row) for row in tokens], list(written)
     return made

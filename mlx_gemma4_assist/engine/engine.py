@@ -6,7 +6,7 @@ One request at a time, in the thread that iterates over it.
 import secrets
 from collections.abc import Generator, Sequence
 
-from ..backend import compiles_by_default, on_gpu, wired_limit
+from ..backend import Kept, compiles_by_default, on_gpu, wired_limit
 from ..cache.layout import CacheLayout, round_up
 from ..cache.rows import KVCache
 from ..drafts.fixed import DEFAULT_DRAFTS, FixedDraftLength
@@ -27,6 +27,7 @@ from .prefill import Progress, no_progress, prefill
 from .request import Request, TokenEvent
 
 LOOK_AHEAD = 1
+KEPT = 8  # settings of compiled rounds per target: sampling options are constants of a trace
 SLACK_STEP = 32
 
 
@@ -45,7 +46,8 @@ class Engine:
 
     def new_cache(self, num_assistant_tokens: int | None = None) -> KVCache:
         """An empty cache for requests with so many drafts per round; None leaves room for as many as are learned."""
-        slack = round_up(_needed_slack(longest_draft(self.pair, num_assistant_tokens)), SLACK_STEP)
+        asked = GenerationOptions(num_assistant_tokens=num_assistant_tokens).num_assistant_tokens
+        slack = round_up(_needed_slack(longest_draft(self.pair, asked)), SLACK_STEP)
         return KVCache(CacheLayout(self.pair.target.config, slack, self.pair.dtype), fingerprint=self.pair.fingerprint)
 
     def run(self, request: Request, cache: KVCache | None = None, progress: Progress = no_progress) -> "Run":
@@ -84,7 +86,8 @@ class Engine:
         """
         if not compiles(options.compile):
             return EAGER
-        kept, layout = self.pair.target.kept, decoder.layout
+        kept: Kept = self.pair.target.kept.get("steps", lambda: Kept(KEPT))
+        layout = decoder.layout
         key = id(decoder.assistant), layout.slack, layout.dtype, decoder.sampling, on_gpu()
         steps: CompiledSteps = kept.get(key, lambda: CompiledSteps(decoder))
         if not steps.serve(decoder):  # an assistant that has died left its id to another
@@ -145,6 +148,7 @@ class Run:
 
     def _run(self) -> Generator[TokenEvent, None, None]:
         cache, options = self._cache, self._request.options
+        holder = cache.claim()
         rest = self.prompt[cache.reuse(0, self.prompt) :]
         self.to_compute = len(rest)
         rounds_read = 0
@@ -167,11 +171,13 @@ class Run:
                     yield event
                     if event.finish_reason is not None:
                         return
+                    if not cache.is_held_by(holder):
+                        raise InputError("another text has begun on this prompt_cache: this one cannot go on")
         except RuntimeError:  # what the device was doing with the buffers is not known
             cache.reset()
             raise
         finally:
-            if self.kept and cache.lengths[0]:
+            if self.kept and cache.lengths[0] and cache.is_held_by(holder):
                 cache.rewind(0, len(self.prompt) + self.kept - 1)
             if self._learning is not None:
                 self._learning.keep(rounds_read)

@@ -18,7 +18,7 @@ from .names import layer_number, split_experts, text_name
 from .network import Module, Network
 
 _ROOT_HALF: float = 0.5**0.5
-KEPT = 16  # things made for a target: settings of its compiled rounds, what its runs have taught
+KEPT = 16  # things made for a target: its compiled rounds, its fingerprint, what its runs have taught
 
 
 def _norm(config: Gemma4TextConfig) -> RMSNorm:

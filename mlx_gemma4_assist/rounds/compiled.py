@@ -3,7 +3,7 @@
 A round is compiled whole; where acceptance needs the host, all that comes before. What is not asked for again, such as
 a draft length that is only probed or the end of a prompt, is not traced: that takes as long as many rounds. Attention
 over a linear buffer ends where a bucket of positions ends, which is when a run traces anew: seldom enough for that to
-cost nothing, close enough for attending to the padding to cost nothing (figures in the README).
+cost nothing, close enough for attending to the padding to cost nothing (figures in docs/measurements.md).
 """
 
 import weakref

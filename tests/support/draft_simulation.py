@@ -128,7 +128,7 @@ def run(
     overlap: float = 0.0,
     change: float = 0.0,
 ) -> Run:
-    """Decode, as ``decoding.speculative.rounds`` does it: a round is submitted before the one in front of it is read.
+    """Decode, as ``engine.loop.rounds`` does it: a round is submitted before the one in front of it is read.
 
     Args:
         draft_length: is asked and told as there: the first round has no drafts and no time, the last ones have fewer.
