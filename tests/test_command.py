@@ -42,11 +42,23 @@ def test_the_embedded_pair_answers():
     assert "RuntimeWarning" not in done.stderr
 
 
+@pytest.mark.parametrize(("flags", "files"), [((), 1), (("--no-learned",), 0)])
+def test_what_is_learned_is_kept_unless_told(tmp_path, monkeypatch, flags, files):
+    """In the folder that the README names, and nothing else anywhere below the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_CACHE_HOME", "MLX_GEMMA4_ASSIST_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    done = command("--prompt", PROMPT, "--ignore-chat-template", "--max-tokens", "80", *flags)
+    assert done.returncode == 0, done.stderr
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.parent for path in kept] == [tmp_path / ".cache" / "mlx_gemma4_assist"] * files
+
+
 def test_an_assistant_that_drafts_nothing_is_spoken_of():
     one = command("--prompt", PROMPT, "--max-tokens", "1")  # the first token never has drafts
     assert "Drafts: none; the text is too short" in one.stderr
     many = command("--prompt", PROMPT, "--max-tokens", "8", "--num-assistant-tokens", "0")
-    assert "Drafts: none; plain rounds were faster" in many.stderr
+    assert "Drafts: none; --num-assistant-tokens 0 asks for none" in many.stderr
     assert "Drafts" not in command("--prompt", PROMPT, "--max-tokens", "1", "--assistant-model", "none").stderr
 
 

@@ -118,7 +118,7 @@ def generate(
         print(json.dumps(_summary(made, interrupted) | thoughts, ensure_ascii=False))
     elif made:
         print()
-        note(statistics(made[-1], assisted=pair.assistant is not None))
+        note(statistics(made[-1], pair.assistant is not None, options.num_assistant_tokens))
         if why := cut_off(made[-1], pair.target.config.max_position_embeddings):
             note(f"The text ends here: {why}")
     return INTERRUPTED if interrupted else 0
@@ -161,8 +161,14 @@ def _progress(done: int, total: int) -> None:
         print(f"\rPrompt: {done:,} of {total:,} tokens{end}", end="", file=sys.stderr, flush=True)
 
 
-def statistics(last: "GenerationResponse", *, assisted: bool) -> str:
-    """A line each for the prompt, the generation, the drafts and the memory."""
+def statistics(last: "GenerationResponse", assisted: bool, asked: int | None) -> str:
+    """A line each for the prompt, the generation, the drafts and the memory.
+
+    Args:
+        last: the last response.
+        assisted: whether there is an assistant.
+        asked: ``num_assistant_tokens``.
+    """
     stats = last.stats
     lines = [
         f"Prompt: {last.prompt_tokens} tokens, {last.prompt_tps:.1f} tokens per second",
@@ -175,8 +181,12 @@ def statistics(last: "GenerationResponse", *, assisted: bool) -> str:
             f"{last.generation_tokens / stats.rounds:.2f} tokens per round"
         )
     elif assisted:
-        learned = "plain rounds were faster here, as far as learned (--num-assistant-tokens makes some)"
-        lines.append(f"Drafts: none; {'the text is too short' if last.generation_tokens <= TOO_SHORT else learned}")
+        why = "plain rounds were faster here, as far as learned (--num-assistant-tokens makes some)"
+        if asked == 0:
+            why = "--num-assistant-tokens 0 asks for none"
+        elif last.generation_tokens <= TOO_SHORT:
+            why = "the text is too short"
+        lines.append(f"Drafts: none; {why}")
     lines.append(f"Peak memory: {last.peak_memory:.3f} GB")
     return "\n".join(lines)
 

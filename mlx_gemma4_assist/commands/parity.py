@@ -5,14 +5,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InputError
-from ..options import GenerationOptions
+from ..options import MAX_DRAFTS, GenerationOptions
 from .loading import check_choice, load_pair, note
 from .options import EMBEDDED, ModelChoice, Only, grouped
 from .streams import moves_cursor, read_input
@@ -40,20 +40,25 @@ class Trial:
     ignore_chat_template: Annotated[
         bool, typer.Option("--ignore-chat-template", help="The prompts of --prompt-file are raw text to continue.")
     ] = False
+    num_assistant_tokens: Annotated[int, typer.Option("--num-assistant-tokens", help="Drafts per round.")] = 3
 
     def __post_init__(self) -> None:
-        for name, value, least in (("--num-prompts", self.num_prompts, 1), ("--num-samples", self.num_samples, 0)):
-            if value < least:
-                raise InputError(f"{name} is {value}, expected {least} or more")
+        ranges = (
+            ("--num-prompts", self.num_prompts, 1, inf),
+            ("--num-samples", self.num_samples, 0, inf),
+            ("--num-assistant-tokens", self.num_assistant_tokens, 1, MAX_DRAFTS),
+        )
+        for name, value, least, most in ranges:
+            if not least <= value <= most:
+                expected = f"{least} or more" if most == inf else f"{least} to {most}"
+                raise InputError(f"{name} is {value}, expected {expected}")
 
 
 @grouped
 def parity(
     choice: ModelChoice,
     trial: Trial,
-    options: Annotated[
-        GenerationOptions, Only("max_tokens", "num_assistant_tokens", "compile", max_tokens=128, num_assistant_tokens=3)
-    ],
+    options: Annotated[GenerationOptions, Only("max_tokens", "compile", max_tokens=128)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> int:
     """Check that assisted output is plain decoding's own.
@@ -62,8 +67,7 @@ def parity(
     and float16 they may part where the two best logits are close: forwards over one and over several tokens round
     differently there. In float32 they may not. Sampling is tested on the frequencies of first tokens too.
     """
-    if not options.num_assistant_tokens:
-        raise InputError(f"--num-assistant-tokens is {options.num_assistant_tokens}, expected 1 or more")
+    options = replace(options, num_assistant_tokens=trial.num_assistant_tokens)
     texts, chat = _prompts(choice.model, trial)
     check_choice(choice, options, compares=True)
     pair = load_pair(choice)
