@@ -35,10 +35,14 @@ def read_token_ids(prompt: object) -> list[int]:
     return [_token_id(item) for item in ids]
 
 
-def _token_id(item: object) -> int:
-    if isinstance(item, bool) or not isinstance(item, SupportsIndex) or index(item) < 0:
+def _token_id(item: Any) -> int:
+    try:
+        token = -1 if isinstance(item, bool) else index(item)
+    except TypeError:
+        token = -1
+    if token < 0:
         raise InputError(f"the prompt has token ids, and {item!r} among them, which is none")
-    return index(item)
+    return token
 
 
 def has_token_ids(items: Sequence[object]) -> bool:
