@@ -162,7 +162,7 @@ def test_an_interrupt_anywhere_leaves_a_cache_that_can_be_used(pair, alone, owne
     The prompts are longer than a ring, so that an interrupted chunk has overwritten what the row still remembers.
     """
     strikes = 0
-    for at, text in zip((1, 2, 3, 4, 6, 8), itertools.cycle((OTHER, PROMPT, PROMPT[:12] + OTHER)), strict=False):
+    for at, text in zip((1, 2, 3, 6), itertools.cycle((OTHER, PROMPT, PROMPT[:12] + OTHER)), strict=False):
         cache = make_prompt_cache(pair[0], pair[1], 3)
         tokens_of(pair, OTHER, cache)
         with pytest.MonkeyPatch.context() as patch:
