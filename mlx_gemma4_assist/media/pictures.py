@@ -1,17 +1,22 @@
 """Pictures from wherever they are to arrays of red, green and blue."""
 
+import io
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError, first_line
+from .extras import media_library
 from .fetch import Bounds, open_source, shown
 
 MAX_PIXELS = 100_000_000
 BOUNDS = Bounds(size=64 << 20)
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+"""How a file of the HEIF family begins, after its first box's length and name; as in pillow-heif's own plugin."""
 
 
 def open_picture(source: Any) -> np.ndarray:
@@ -19,7 +24,8 @@ def open_picture(source: Any) -> np.ndarray:
 
     What is transparent is laid on white, as in transformers' ``convert_to_rgb``. Other than in its ``load_image``, so
     are files, whose colours below full transparency are anything; 16-bit grey is scaled instead of clipped, and PIL
-    images are turned upright by their EXIF data, too.
+    images are turned upright by their EXIF data, too. HEIC, the iPhone's format, takes pillow-heif of the extra
+    ``media``; it is used here only, and Pillow itself is left as it was.
 
     Args:
         source: a path; a ``file``, ``http``, ``https`` or ``data`` URL; the bytes of a file; a PIL image; an array
@@ -27,7 +33,8 @@ def open_picture(source: Any) -> np.ndarray:
             1, with 1, 3 or 4 channels. Of an animation the first picture is taken.
 
     Raises:
-        InputError: it is none, is damaged, or has no pixels or more than 100 million.
+        InputError: it is none, is damaged, or has no pixels or more than 100 million; pillow-heif is needed and not
+            installed.
     """
     if isinstance(source, Image.Image):
         check_size(*source.size, source)
@@ -68,7 +75,9 @@ def _read(source: str | os.PathLike[str] | bytes) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(file)
+            image = _open(file)
+        except InputError:  # a library is missing
+            raise
         except Image.DecompressionBombError:
             raise InputError(f"{shown(source)} is too large: more than {MAX_PIXELS // 1_000_000} million") from None
         except UnidentifiedImageError:
@@ -83,6 +92,29 @@ def _read(source: str | os.PathLike[str] | bytes) -> Image.Image:
         image.close()
         raise
     return image
+
+
+def _open(file: Path | io.BytesIO) -> Image.Image:
+    """What Pillow or, for HEIC, pillow-heif opens; the latter turns pictures upright and takes the flag out of EXIF."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        if not _is_heif(file):
+            raise
+    image: Image.Image = media_library("pillow_heif", "reading HEIC pictures").HeifImageFile(file)
+    return image
+
+
+def _is_heif(file: Path | io.BytesIO) -> bool:
+    """Whether a file begins as those of the HEIF family do; bytes are left at their beginning."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            begin = opened.read(12)
+    else:
+        file.seek(0)
+        begin = file.read(12)
+        file.seek(0)
+    return begin[4:8] == b"ftyp" and begin[8:] in _HEIF_BRANDS
 
 
 def _from_array(source: Any) -> Image.Image:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from support import byte_tokenizer, paths
 from support.paths import PHOTO
@@ -61,6 +61,25 @@ def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
+
+
+def heic(image: Image.Image, **options: Any) -> bytes:
+    """A picture as the content of a HEIC file, exactly. The test is skipped where pillow-heif is not installed."""
+    import pytest  # the script that asks the reference does without
+
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(image).save(file, quality=-1, chroma=444, matrix_coefficients=0, **options)
+    return file.getvalue()
+
+
+def avif(image: Image.Image, **options: Any) -> bytes:
+    """A picture as the content of an AVIF file, to 4 in 255. The test is skipped where Pillow cannot write it."""
+    import pytest
+
+    if not features.check("avif"):
+        pytest.skip("this Pillow knows no AVIF")
+    return encoded(image, "AVIF", quality=100, subsampling="4:4:4", **options)
 
 
 def save_video(path: Path, frames: np.ndarray, codec: str = "ffv1", rate: int = VIDEO_RATE, **options: int) -> Path:
