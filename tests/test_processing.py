@@ -269,6 +269,81 @@ def test_ends_and_suppressed(tmp_path):
         Processor.from_pretrained(tmp_path)
 
 
+@pytest.fixture
+def unnamed(tmp_path):
+    """A folder whose tokenizer names none of its special tokens."""
+    helpers.save_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    return tmp_path
+
+
+def write(folder, **files):
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("files", "bos"),
+    [
+        ({"generation_config": {"bos_token_id": BOS}}, BOS),
+        ({"config": {"bos_token_id": BOS}}, BOS),
+        ({"config": {"text_config": {"bos_token_id": BOS}}}, BOS),
+        ({"config": {"bos_token_id": TURN, "text_config": {"bos_token_id": BOS}}}, TURN),
+        ({"generation_config": {"bos_token_id": BOS}, "config": {"bos_token_id": TURN}}, BOS),
+        ({"generation_config": {"bos_token_id": None}, "config": {"bos_token_id": BOS}}, BOS),
+    ],
+)
+def test_bos_of_a_tokenizer_without_its_own(unnamed, processor, files, bos):
+    write(unnamed, **files)
+    found = Processor.from_pretrained(unnamed)
+    assert found.bos_token_id == bos
+    for options in ({}, {"chat": False}):  # by the template, and without
+        expected = processor.encode("hello", **options)
+        assert found.encode("hello", **options) == [bos, *expected[1:]]
+    assert found.eos_token_ids == {END_OF_TURN}  # no file names another end, and none is made up
+
+
+def test_a_tokenizers_own_bos_goes_first(tmp_path):
+    write(helpers.save_tokenizer(tmp_path), generation_config={"bos_token_id": 7}, config={"bos_token_id": 8})
+    assert Processor.from_pretrained(tmp_path).bos_token_id == BOS
+
+
+def test_ends_and_padding_of_a_tokenizer_without_its_own(unnamed, processor):
+    write(unnamed, config={"bos_token_id": BOS, "eos_token_id": [EOS, 0], "pad_token_id": 0})
+    found = Processor.from_pretrained(unnamed)
+    assert found.eos_token_ids == {EOS, 0, END_OF_TURN}
+    ids = found.encode("hello")
+    assert ids == processor.encode("hello")
+    assert found.decode(ids) == processor.decode(ids)  # no special token among the letters
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("<bos>", "bos_token_id is '<bos>', expected a token id$"),
+        ([2], r"bos_token_id is \[2\], expected a token id$"),
+        (True, "bos_token_id is True, expected a token id$"),
+        (2.0, "bos_token_id is 2.0, expected a token id$"),
+        (-1, "bos_token_id is -1, an id that the tokenizer does not know"),
+        (100_000, "bos_token_id is 100000, an id that the tokenizer does not know"),
+        (2**70, "an id that the tokenizer does not know"),
+        (None, "neither tokenizer nor config names a BOS token"),
+    ],
+)
+def test_a_bos_that_is_none(unnamed, value, message):
+    write(unnamed, generation_config={"bos_token_id": value})
+    with pytest.raises(InputError, match=message):
+        Processor.from_pretrained(unnamed)
+
+
+@pytest.mark.parametrize("name", ["eos_token_id", "suppress_tokens"])
+@pytest.mark.parametrize("value", ["x", True, [True], 2.0, [[1]], {"a": 1}])
+def test_ids_that_are_none(tmp_path, name, value):
+    write(helpers.save_tokenizer(tmp_path), generation_config={name: value})
+    with pytest.raises(InputError, match=f"{name} is .*, expected a token id or a list of them"):
+        Processor.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("template", "ends"),
     [
@@ -307,7 +382,7 @@ def test_damaged_files(tmp_path):
             Processor.from_pretrained(tmp_path)
     helpers.save_tokenizer(tmp_path)
     (tmp_path / "tokenizer_config.json").unlink()
-    with pytest.raises(InputError, match="names no BOS token"):
+    with pytest.raises(InputError, match="neither tokenizer nor config names a BOS token"):
         Processor.from_pretrained(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """A checkpoint's tokenizer and chat template, and the ids that end or never enter a text."""
 
 import os
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +30,8 @@ class Processor:
 
     Attributes:
         tokenizer: transformers' tokenizer, for what is not wrapped here.
-        bos_token_id: what every prompt of Gemma begins with.
+        bos_token_id: what every prompt of Gemma begins with: the tokenizer's own; without one that of
+            generation_config.json, or else the config's.
         eos_token_ids: any of these ends a text: the ids of generation_config.json; without them the config's, or the
             tokenizer's; and always what the chat template writes behind an answer, so that no text runs into the next
             turn.
@@ -45,7 +47,7 @@ class Processor:
         suppress_tokens: Iterable[int] = (),
     ):
         if tokenizer.bos_token_id is None:
-            raise InputError("the tokenizer names no BOS token, without which Gemma does not work")
+            raise InputError("neither tokenizer nor config names a BOS token, without which Gemma does not work")
         self.tokenizer = tokenizer
         self.bos_token_id: int = tokenizer.bos_token_id
         self.eos_token_ids = frozenset(eos_token_ids)
@@ -60,18 +62,19 @@ class Processor:
 
         Raises:
             InputError: tokenizer.json is missing, and there is no tokenizer.model instead or nothing to read it with;
-                one of the files is damaged.
+                one of the files is damaged, or none names a BOS token.
         """
         folder = Path(folder)
         tokenizer = _read_tokenizer(folder)
         generation = read_json_if_there(folder / "generation_config.json")
         config = read_json_if_there(folder / "config.json")
-        candidates = (generation, config, read_part(config, "text_config"))
-        ends = next((part["eos_token_id"] for part in candidates if part.get("eos_token_id") is not None), None)
+        named = ChainMap(*(_without_nulls(part) for part in (generation, config, read_part(config, "text_config"))))
+        if tokenizer.bos_token_id is None and "bos_token_id" in named:
+            tokenizer.bos_token = _token(tokenizer, named["bos_token_id"], "bos_token_id")  # templates write it
         return cls(
             tokenizer,
             eos_token_ids={
-                *_ids(tokenizer.eos_token_id if ends is None else ends, "eos_token_id"),
+                *_ids(named.get("eos_token_id", tokenizer.eos_token_id), "eos_token_id"),
                 *ControlTokens(tokenizer).turn_ends(),
             },
             suppress_tokens=_ids(generation.get("suppress_tokens"), "suppress_tokens"),
@@ -271,9 +274,32 @@ def refuse_thinking(enable_thinking: bool) -> None:
         raise InputError("enable_thinking needs a conversation and a chat template")
 
 
+def _without_nulls(part: Mapping[str, Any]) -> dict[str, Any]:
+    """What a JSON object says: null is as if nothing were there."""
+    return {name: value for name, value in part.items() if value is not None}
+
+
+def _token(tokenizer: "PreTrainedTokenizerFast", value: Any, name: str) -> str:
+    """The token of an id that a JSON file has.
+
+    Raises:
+        InputError: it is no id, or the tokenizer does not know it.
+    """
+    if not _is_id(value):
+        raise InputError(f"{name} is {value!r:.100}, expected a token id")
+    token = tokenizer.backend_tokenizer.id_to_token(value) if 0 <= value < 2**32 else None
+    if token is None:
+        raise InputError(f"{name} is {value}, an id that the tokenizer does not know")
+    return token
+
+
+def _is_id(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _ids(value: Any, name: str) -> tuple[int, ...]:
     """An id, a list of ids or null, as the JSON files have them."""
-    ids = () if value is None else (value,) if isinstance(value, int) else value
-    if not isinstance(ids, list | tuple) or not all(isinstance(i, int) for i in ids):
-        raise InputError(f"{name} is {value!r}, expected a token id or a list of them")
+    ids = () if value is None else value if isinstance(value, list | tuple) else (value,)
+    if not all(_is_id(each) for each in ids):
+        raise InputError(f"{name} is {value!r:.100}, expected a token id or a list of them")
     return tuple(ids)
