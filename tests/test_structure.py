@@ -20,7 +20,7 @@ import mlx_gemma4_assist
 # From the ground up. A room imports from itself, and from rooms on lower floors.
 FLOORS = (
     ("errors",),
-    ("files", "backend", "options"),
+    ("files", "extras", "backend", "options"),
     ("models",),
     ("checkpoints", "cache"),
     ("text", "media", "drafts", "rounds"),
@@ -36,7 +36,7 @@ BESIDE = {  # rooms on one floor of which the first imports from the second
     ("conversion", "machine"): "a format is chosen for a chip",
 }
 DOORS = ("generate", "chat", "convert", "parity", "benchmark", "doctor")
-WITHOUT_MLX = ("errors", "files", "options", "text", "drafts")  # at once; a function may import it
+WITHOUT_MLX = ("errors", "files", "extras", "options", "text", "drafts")  # at once; a function may import it
 
 MOST_LINES_OF_A_DOOR = 8
 MOST_LINES_OF_A_FUNCTION = 60

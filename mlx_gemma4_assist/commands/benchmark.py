@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError, OptionError, first_line
+from ..extras import library
 from ..options import GenerationOptions
 from .loading import check_choice, draft_memory, load_pair
 from .options import DRAWN, Learned, ModelChoice, Only, grouped
@@ -279,12 +280,7 @@ def _validity(environment: Mapping[str, Any]) -> str:
 
 def _check_plot(path: Path) -> None:
     """Refuse a picture that could not be drawn, before any work is done."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError(
-            '--plot needs matplotlib, which comes with the extra plot: pip install "mlx-gemma4-assist[plot]"'
-        ) from None
+    library("matplotlib", "--plot", "plot")
     if path.suffix not in PICTURES:
         raise InputError(f"--plot is {path}, expected a name that ends with {', '.join(PICTURES)}")
     if not path.absolute().parent.is_dir():

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError, first_line
-from .extras import media_library
+from ..extras import media_library
 from .fetch import Bounds, open_source, shown
 
 MAX_PIXELS = 100_000_000

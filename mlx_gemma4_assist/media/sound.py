@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, first_line
-from .extras import media_library
+from ..extras import media_library
 from .fetch import open_source, shown
 
 MAX_SECONDS = 3600

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .extras import media_library
+from ..extras import media_library
 from .fetch import Bounds, open_source, shown
 from .pictures import check_size, open_picture
 

@@ -3,11 +3,11 @@
 import os
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import InputError, first_line
+from ..extras import library
 from ..files import read_json, read_json_if_there, read_part
 from .channels import OPEN, ChannelText, Markers, without_channels
 from .control import SEAM, ControlTokens
@@ -231,15 +231,11 @@ def _check_sentencepiece(folder: Path) -> None:
     file = folder / "tokenizer.model"
     if not file.is_file():
         raise InputError(f"{folder} has no tokenizer.json")
+    reading = f"{folder} has no tokenizer.json, and reading its tokenizer.model"
+    library("google.protobuf", reading, "sentencepiece")  # transformers reads the file with it
+    sentencepiece = library("sentencepiece", reading, "sentencepiece")
     try:
-        import_module("google.protobuf")  # transformers reads the file with it
-        from sentencepiece import SentencePieceProcessor
-    except ImportError:
-        raise InputError(
-            f"{folder} has no tokenizer.json, and to read its tokenizer.model takes: pip install sentencepiece protobuf"
-        ) from None
-    try:
-        whole = SentencePieceProcessor(model_file=str(file)).get_piece_size() > 0
+        whole = sentencepiece.SentencePieceProcessor(model_file=str(file)).get_piece_size() > 0
     except (RuntimeError, OSError):
         whole = False
     if not whole:
