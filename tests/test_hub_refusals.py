@@ -1,51 +1,18 @@
 """The Hub's own library against a Hub that refuses, fails, or is none: one sentence, or what the cache has."""
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-import huggingface_hub
 import pytest
+from support.hub import REPO, WRONG_SETTINGS, answering_hub
 
 from mlx_gemma4_assist.checkpoints.hub import resolve
 from mlx_gemma4_assist.errors import InputError
 
-REPO = "someone/mine"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
 def answers(monkeypatch, tmp_path):
-    """A Hub on this machine; put its status and body into the dictionary."""
-    given = {"status": 200, "body": b""}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            if given["status"] is None:  # the connection is closed without an answer
-                self.close_connection = True
-                return
-            self.send_response(given["status"])
-            self.send_header("Content-Length", str(len(given["body"])))
-            self.end_headers()
-            self.wfile.write(given["body"])
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
-    huggingface_hub.close_session()
-    yield given
-    huggingface_hub.close_session()
-    server.shutdown()
-    server.server_close()
+    with answering_hub(monkeypatch, tmp_path / "cache") as given:
+        yield given
 
 
 @pytest.fixture
@@ -84,22 +51,7 @@ def test_a_refusal_is_one_sentence_and_the_cache_serves(answers, tmp_path, statu
     assert resolve(REPO + "/") == folder
 
 
-def socks(monkeypatch):
-    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
-
-
-def letters(monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_ключ")
-
-
-def endpoint(value):
-    return lambda monkeypatch: monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", value)
-
-
-MALFORMED = ("mirror", "", "http://", "http://[::1", "http://127.0.0.1:port")
-
-
-@pytest.mark.parametrize("setting", [socks, letters, *map(endpoint, MALFORMED)])
+@pytest.mark.parametrize("setting", WRONG_SETTINGS)
 def test_settings_that_are_wrong(answers, monkeypatch, setting, request):
     setting(monkeypatch)
     with pytest.raises(InputError, match="someone/mine") as raised:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import HfApi, errors
+from support.hub import WRONG_SETTINGS, answering_hub
 
 from mlx_gemma4_assist.conversion import upload
 from mlx_gemma4_assist.conversion.upload import File, check_repo_id, files_to_upload, upload_folder
@@ -125,19 +126,28 @@ def test_no_model(hub, tmp_path):
             upload_folder(folder, REPO)
 
 
-def refused(status: int, message: str = "no", kind: type = errors.HfHubHTTPError) -> Exception:
-    return kind(message, response=SimpleNamespace(status_code=status, headers={}, request=None))
+def refused(
+    status: int, message: str = "no", kind: type = errors.HfHubHTTPError, server: str | None = None
+) -> Exception:
+    response = SimpleNamespace(status_code=status, headers={}, request=None)
+    return kind(message, response=response, server_message=server)
 
 
 @pytest.mark.parametrize("call", ["create_repo", "upload_folder"])
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (refused(401), f"refused the upload to {REPO}: it does not know the token.*`hf auth login`"),
-        (refused(401, kind=errors.RepositoryNotFoundError), "it does not know the token"),
-        (refused(403), "the token has no right to write to someone$"),
-        (refused(404, kind=errors.RepositoryNotFoundError), "the token has no right to write to someone$"),
-        (refused(413, "413 Too large\nby far"), f"refused the upload to {REPO}: 413 Too large$"),
+        (
+            refused(401),
+            rf"refused the upload to {REPO} \(HTTP 401 Unauthorized; the token is not valid.*`hf auth login`",
+        ),
+        (refused(401, kind=errors.RepositoryNotFoundError), "the token is not valid"),
+        (refused(403), r"\(HTTP 403 Forbidden; the token has no right to write to someone\): no$"),
+        (refused(404, kind=errors.RepositoryNotFoundError), "the token has no right to write to someone"),
+        (refused(413, "413 Too large\nby far"), rf"refused the upload to {REPO} \(HTTP 413 .*\): 413 Too large$"),
+        (refused(429), "HTTP 429 Too Many Requests; too many requests: wait"),
+        (refused(403, server="Storage is full"), r"someone\): Storage is full$"),
+        (refused(599), r"\(HTTP 599; its own fault, try again later\): no$"),
         (errors.OfflineModeIsEnabled("offline"), f"cannot upload to {REPO}: HF_HUB_OFFLINE is set"),
         (errors.HTTPError("name resolution failed"), f"uploading to {REPO} failed: name resolution failed; "),
         (ConnectionResetError(104, "Connection reset by peer"), "failed: .*Connection reset by peer"),
@@ -158,6 +168,55 @@ def test_offline_for_real(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
         upload_folder(folder, REPO, token="hf_anything")
+
+
+@pytest.fixture
+def answers(monkeypatch, tmp_path):
+    with answering_hub(monkeypatch, tmp_path / "cache") as given:
+        yield given
+
+
+ANSWERS = [
+    (401, b"", "HTTP 401 Unauthorized; the token is not valid"),
+    (403, b"", "HTTP 403 Forbidden; the token has no right to write to someone"),
+    (403, b'{"error": "Storage is full"}', "has no right to write to someone.*: .*Storage is full"),
+    (404, b"", "HTTP 404 Not Found; the token has no right to write to someone"),
+    (429, b"", "HTTP 429 Too Many Requests; too many requests: wait"),
+    (500, b"", "HTTP 500 Internal Server Error; its own fault"),
+    (503, b"<html>Sorry</html>", "HTTP 503 Service Unavailable; its own fault"),
+    (200, b"<html>Please log in to this hotel</html>", "what HF_ENDPOINT or a proxy leads to is not the Hub"),
+    (200, b"[1, 2]", "what HF_ENDPOINT or a proxy leads to is not the Hub"),
+    (200, b"{}", "what HF_ENDPOINT or a proxy leads to is not the Hub"),
+    (None, b"", f"uploading to {REPO} failed: .*(disconnected|closed|reset)"),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "message"), ANSWERS)
+def test_refused_for_real(answers, folder, status, body, message):
+    """The Hub's own client, and a Hub that refuses, fails, or is none."""
+    answers |= {"status": status, "body": body}
+    with pytest.raises(InputError, match=message) as raised:
+        upload_folder(folder, REPO)
+    assert "\n" not in str(raised.value)
+    assert "hf_of_nobody" not in str(raised.value)
+
+
+@pytest.mark.parametrize("setting", WRONG_SETTINGS)
+def test_settings_that_are_wrong(answers, monkeypatch, folder, setting):
+    setting(monkeypatch)
+    with pytest.raises(InputError, match=f"uploading to {REPO} failed: .*; what has arrived") as raised:
+        upload_folder(folder, REPO)
+    assert "\n" not in str(raised.value)
+    assert "hf_" not in str(raised.value)
+
+
+def test_a_stored_token_that_is_none(answers, monkeypatch, folder, tmp_path):
+    monkeypatch.delenv("HF_TOKEN")
+    (tmp_path / "token").write_bytes(b"hf_\xff")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    with pytest.raises(InputError, match=f"uploading to {REPO} failed: the token .* is not ASCII"):
+        upload_folder(folder, REPO)
+    assert upload_folder(folder, REPO, dry_run=True).url is None
 
 
 def test_the_real_client_takes_what_the_fake_takes():

@@ -1,6 +1,5 @@
 """From what the user names (an alias, a folder, a repo on the Hub) to a folder on disk."""
 
-import http
 import os
 import re
 from importlib import resources
@@ -9,11 +8,10 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's, imported there
+from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -21,6 +19,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 
 from ..errors import InputError, first_line
+from .hub_errors import failure, refusal
 from .weights import weight_files
 
 EMBEDDED = ("tiny", "tiny-assistant")
@@ -43,11 +42,6 @@ REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SHORT_HOST = "hf.co"
 _PAGES = ("tree", "blob", "resolve", "raw", "commit", "commits")
 """The kinds of a repo's pages whose address has a revision next."""
-_ADVICE = {
-    401: "the token is not valid: run `hf auth login` again or set another HF_TOKEN",
-    403: "the token has no right to read it",
-    429: "too many requests: wait, or log in with `hf auth login`",
-}
 
 
 class Repo(NamedTuple):
@@ -208,24 +202,5 @@ def _why_not(error: Exception, repo: str, revision: str | None) -> str:
     if isinstance(error, HFValidationError):
         return f"{repo!r} is not the name of a repo: {first_line(error)}"
     if isinstance(error, HfHubHTTPError):
-        return f"the Hub refused {at} ({_status(error.response.status_code)}): {first_line(error)}"
-    return f"downloading {at} failed: {_named(error)}"
-
-
-def _status(code: int) -> str:
-    """An HTTP status in words, with what can be done about it."""
-    try:
-        phrase = f"HTTP {code} {http.HTTPStatus(code).phrase}"
-    except ValueError:
-        phrase = f"HTTP {code}"
-    advice = _ADVICE.get(code) or ("its own fault, try again later" if code >= 500 else "")
-    return f"{phrase}; {advice}" if advice else phrase
-
-
-def _named(error: Exception) -> str:
-    """Another library's error: what is wrong, where its own words do not say what they are about."""
-    if isinstance(error, HTTPError | OSError | ImportError):  # a connection lost half-way; a full disk; SOCKS
-        return first_line(error)
-    if isinstance(error, UnicodeError):
-        return f"the token or the address has a letter that is not ASCII ({first_line(error)})"
-    return f"what HF_ENDPOINT or a proxy leads to is not the Hub ({type(error).__name__}: {first_line(error)})"
+        return refusal(at, error, {403: "the token has no right to read it"})
+    return f"downloading {at} failed: {failure(error)}"

@@ -7,18 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's, imported there
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, though not marked so
     filter_repo_objects,
     validate_repo_id,
 )
 
 from ..checkpoints.hub import REPO_ID
+from ..checkpoints.hub_errors import failure, refusal
 from ..errors import InputError, first_line
 
 HIDDEN = (".*", "*/.*")
@@ -105,11 +101,10 @@ def upload_folder(
     """
     check_repo_id(repo_id)
     files = files_to_upload(folder)
-    token = token or get_token()
-    if dry_run or token is None:
-        return Upload(repo_id, files, None)
-    api = HfApi(token=token)
     with _in_one_sentence(repo_id):
+        if dry_run or (token := token or get_token()) is None:
+            return Upload(repo_id, files, None)
+        api = HfApi(token=token)
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         # Since huggingface_hub 2 this is the one for large folders too; upload_large_folder is gone.
         api.upload_folder(
@@ -125,18 +120,18 @@ def upload_folder(
 def _in_one_sentence(repo_id: str) -> Iterator[None]:
     try:
         yield
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status == 401:
-            why = "it does not know the token; run `hf auth login` again, or set HF_TOKEN to a valid one"
-        elif status in (403, 404):  # a repo that a token may not see does not exist for it
-            why = f"the token has no right to write to {repo_id.partition('/')[0]}"
-        else:
-            why = first_line(error)
-        raise InputError(f"the Hub refused the upload to {repo_id}: {why}") from None
-    except OfflineModeIsEnabled:
-        raise InputError(f"cannot upload to {repo_id}: HF_HUB_OFFLINE is set") from None
-    except (HTTPError, OSError, RuntimeError) as error:  # no connection, or one lost half-way
-        raise InputError(
-            f"uploading to {repo_id} failed: {first_line(error)}; what has arrived is not sent again next time"
-        ) from None
+    except Exception as error:  # its HTTP client's, its encodings' and JSON's too: no common class
+        raise InputError(_why_not(error, repo_id)) from None
+
+
+def _why_not(error: Exception, repo_id: str) -> str:
+    """Why an upload has failed, in one sentence."""
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"cannot upload to {repo_id}: HF_HUB_OFFLINE is set"
+    if isinstance(error, HfHubHTTPError):
+        no_right = f"the token has no right to write to {repo_id.partition('/')[0]}"
+        # A repo that a token may not see does not exist for it.
+        return refusal(f"the upload to {repo_id}", error, {403: no_right, 404: no_right})
+    # RuntimeError: of its uploader of large files, when a connection is lost half-way.
+    why = first_line(error) if isinstance(error, RuntimeError) else failure(error)
+    return f"uploading to {repo_id} failed: {why}; what has arrived is not sent again next time"
