@@ -10,6 +10,7 @@ from support.decoding import random_pair
 from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import GenerationOptions, InputError, Pair
+from mlx_gemma4_assist.backend import branches
 from mlx_gemma4_assist.commands.benchmark import _check_plot, _plot, _print, _report, _validity, benchmark
 from mlx_gemma4_assist.evaluation.benchmark import (
     AUTO,
@@ -198,6 +199,37 @@ def test_plot(runs, pair, tmp_path):
         _check_plot(tmp_path / "out.gif")
     with pytest.raises(InputError, match="there is no folder"):
         _check_plot(tmp_path / "nowhere" / "out.png")
+
+
+class Loaded(Exception):
+    """What was to be loaded."""
+
+
+@pytest.mark.parametrize(
+    ("options", "backend", "dtype"),
+    [
+        ({}, "cpu", "bfloat16"),
+        ({"compile": False}, "cpu", "bfloat16"),
+        ({"dtype": "float32"}, "cpu", "float32"),
+        ({"dtype": "bfloat16"}, "cpu", "bfloat16"),
+        ({"model": "google/gemma-4-E2B-it"}, "cpu", None),
+        ({}, "gpu", None),
+    ],
+)
+def test_the_embedded_pair_is_measured_in_a_format_that_gains(monkeypatch, capsys, options, backend, dtype):
+    """Where nobody asks, and in one line that says so."""
+
+    def load_pair(choice):
+        raise Loaded(choice)
+
+    monkeypatch.setattr("mlx_gemma4_assist.commands.benchmark.load_pair", load_pair)
+    with branches(backend), pytest.raises(Loaded) as loaded:
+        benchmark(**options)
+    (choice,) = loaded.value.args
+    assert choice.dtype == dtype
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == (dtype is not None and "dtype" not in options)
+    assert all("in bfloat16: on a CPU" in line and "--dtype" in line for line in said)
 
 
 def test_bad_input_is_refused_before_the_model_is_loaded(monkeypatch, tmp_path):
