@@ -10,8 +10,7 @@ import pytest
 from support.decoding import random_pair
 from support.generation import PROMPT, sampled
 
-from mlx_gemma4_assist import InputError, make_prompt_cache
-from mlx_gemma4_assist import backend as compiler
+from mlx_gemma4_assist import InputError, backend, make_prompt_cache
 from mlx_gemma4_assist.backend import can_compile
 from mlx_gemma4_assist.engine import engine
 from mlx_gemma4_assist.engine.loop import start
@@ -122,7 +121,7 @@ def test_only_so_many_settings_are_kept(monkeypatch):
 
 
 def test_no_compiler(monkeypatch):
-    for module in (compiled, compiler):
+    for module in (compiled, backend):
         monkeypatch.setattr(module, "can_compile", lambda: False)
     with pytest.raises(InputError, match=r"C\+\+ compiler"):
         sampled(random_pair(2), None, compile=True)

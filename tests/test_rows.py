@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from support.decoding import filled, layout_for, random_pair
+from support.interrupts import interrupted_at_line
 from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, KVCache, Pair, make_prompt_cache, stream_generate
@@ -59,6 +60,58 @@ def test_each_row_knows_what_was_written_to_it(pair):
     both.forget(1)
     assert both.lengths == [9, 0]
     assert both.written == [12, 0]
+
+
+def written_to(pair, *, tokens, written):
+    """A cache that holds ids without their keys: what it says of itself is all that is asked."""
+    cache = KVCache(layout_for(pair[0], 3))
+    cache.store(cache.buffers, [written])
+    cache.append(0, range(tokens))
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"), [("store", ["new", [90]]), ("forget", [0]), ("reset", []), ("reuse", [0, [0, 1, 2]])]
+)
+def test_promises_hold_between_any_two_steps(pair, method, arguments):
+    """Buffers that may hold more than before are never there without ``written`` saying so, nor ids without theirs."""
+    function = vars(KVCache)[method]
+    strikes = 0
+    while True:
+        cache = written_to(pair, tokens=60, written=64)
+        new = tuple((keys + 0, values + 0) for keys, values in cache.buffers)
+        try:
+            with interrupted_at_line(function.__code__, strikes):
+                function(cache, *(new if argument == "new" else argument for argument in arguments))
+        except KeyboardInterrupt:
+            strikes += 1
+            assert cache.written[0] >= 90 or cache.buffers is not new
+            assert not cache.tokens[0] or (cache.written[0] >= 64 and cache.buffers)
+        else:
+            break
+    assert strikes >= 2
+
+
+def test_store_takes_nothing_where_it_fails(pair):
+    cache = written_to(pair, tokens=60, written=64)
+    held = cache.buffers
+    with pytest.raises(ValueError, match="zip"):
+        cache.store((), [70, 70])  # of another number of rows
+    assert (cache.written, cache.buffers) == ([64], held)
+
+
+@pytest.mark.parametrize("more", [0, 1, 200])
+def test_what_is_reused_is_not_written(pair, more):
+    """A row is taken back to what a text begins with; as long as nothing is computed, it can go on from there again."""
+    cache = written_to(pair, tokens=60, written=64)
+    for length in (58, 57):
+        text = [*range(length), *[63] * (more + 1)]
+        assert cache.reuse(0, text) == length
+        assert (cache.lengths, cache.written) == ([length], [64])
+        assert cache.can_rewind(0, 56)  # 16 keys before it are in a ring of 24, the last of which is 63
+    assert not cache.can_rewind(0, 55)
+    assert cache.reuse(0, [*range(55), 63]) == 0
+    assert (cache.lengths, cache.written) == ([0], [0])
 
 
 def test_rows_are_joined_and_taken(pair):
