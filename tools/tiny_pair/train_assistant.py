@@ -19,10 +19,10 @@ from clusters import balanced_clusters
 from data import load
 from drafting import agreement, read, unroll
 from export import save_assistant
-from folders import CORPUS, TRAINED
-from muon import optimizers, schedule
+from folders import TRAINED
 from target_text import generated_rows
 from train_target import WINDOW, initialise
+from training import parse, train
 
 STEPS = 4
 STEP_WEIGHTS = (1.0, 0.8, 0.6, 0.5)  # a later draft counts only if all earlier ones were accepted
@@ -86,19 +86,15 @@ def loss(assistant: Gemma4AssistantForCausalLM, target: Gemma4ForCausalLM, token
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=CORPUS, default="work")
     parser.add_argument("--target", type=TRAINED, default="target")
     parser.add_argument("--out", type=Path, default=Path("assistant"))
     parser.add_argument("--minutes", type=float, default=18, help="in all, the target's own text included")
     parser.add_argument("--text-minutes", type=float, default=3, help="of these, to generate that text")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    arguments = parse(parser)
 
-    train, held_out = load(arguments.work)
+    novels, held_out = load(arguments.work)
     tokenizer = Tokenizer.from_file(str(arguments.target / "tokenizer.json"))
-    batches = Batches(train, tokenizer, seed=2)
+    batches = Batches(novels, tokenizer, seed=2)
     target = Gemma4ForCausalLM.from_pretrained(arguments.target).requires_grad_(False)
     assistant = Gemma4AssistantForCausalLM(assistant_config(target.config))
     initialise(assistant)
@@ -109,31 +105,19 @@ def main() -> None:
     start = time.time()
     generated = generated_rows(target, batches, arguments.text_minutes, LENGTH)
     print(f"{generated.numel()} tokens generated in {time.time() - start:.0f} s", flush=True)
-    optims = optimizers(assistant, matrix_rate=0.02, other_rate=4e-3)
-    rates = [group["lr"] for optim in optims for group in optim.param_groups]
-    minutes = arguments.minutes - (time.time() - start) / 60
-    start, step, saved, smooth = time.time(), 0, 0.0, 10.0
-    while (elapsed := (time.time() - start) / (60 * minutes)) < 1:
-        own = generated[torch.randint(len(generated), (OWN_ROWS,))]
-        value = loss(assistant, target, torch.cat([own, batches.batch(REAL_ROWS, LENGTH)]))
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(assistant.parameters(), 1.0)
-        groups = [group for optim in optims for group in optim.param_groups]
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate * schedule(elapsed)
-        for optim in optims:
-            optim.step()
-            optim.zero_grad()
-        step, smooth = step + 1, 0.97 * smooth + 0.03 * value.item()
-        if step % 50 == 0:
-            print(f"{step} {60 * minutes * elapsed:.0f} s loss {smooth:.3f}", flush=True)
-        if elapsed - saved > 0.2:
-            saved = elapsed
-            save_assistant(assistant, arguments.out)
-            print("agreement", agreement(assistant, target, judged), flush=True)
 
+    def next_loss(_: int) -> Tensor:
+        own = generated[torch.randint(len(generated), (OWN_ROWS,))]
+        return loss(assistant, target, torch.cat([own, batches.batch(REAL_ROWS, LENGTH)]))
+
+    def checkpoint() -> None:
+        save_assistant(assistant, arguments.out)
+        print("agreement", agreement(assistant, target, judged), flush=True)
+
+    minutes = arguments.minutes - (time.time() - start) / 60
+    steps, smooth = train(assistant, next_loss, checkpoint, minutes=minutes, share=0.2, memory=0.97)
     save_assistant(assistant, arguments.out)
-    record = {"steps": step, "minutes": arguments.minutes, "generated_tokens": generated.numel(), "train_loss": smooth}
+    record = {"steps": steps, "minutes": arguments.minutes, "generated_tokens": generated.numel(), "train_loss": smooth}
     record["agreement"] = agreement(Gemma4AssistantForCausalLM.from_pretrained(arguments.out), target, judged)
     print(record)
     (arguments.work / "assistant.json").write_text(json.dumps(record, indent=2))

@@ -5,7 +5,7 @@ python train_target.py --work work --out target --minutes 42
 
 import argparse
 import json
-import time
+from itertools import cycle, islice
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,8 @@ from transformers import Gemma4ForCausalLM, Gemma4TextConfig
 from batches import Batches
 from data import load
 from export import save_target
-from folders import CORPUS, TOKENIZER
-from muon import optimizers, schedule
+from folders import TOKENIZER
+from training import parse, train
 
 WINDOW = 64
 # Mostly short rows for many of them, some long ones so that text beyond the short length is no surprise.
@@ -93,45 +93,29 @@ def held_out_loss(model: Gemma4ForCausalLM, novels: list[list[str]], tokenizer: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=CORPUS, default="work")
     parser.add_argument("--out", type=TOKENIZER, default="target")
     parser.add_argument("--minutes", type=float, default=42)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    arguments = parse(parser)
 
-    train, held_out = load(arguments.work)
+    novels, held_out = load(arguments.work)
     tokenizer = Tokenizer.from_file(str(arguments.out / "tokenizer.json"))
-    batches = Batches(train, tokenizer, seed=0)
+    batches = Batches(novels, tokenizer, seed=0)
     model = Gemma4ForCausalLM(target_config())
     initialise(model)
     print(f"{sum(weight.numel() for weight in model.parameters())} parameters", flush=True)
-    optims = optimizers(model, matrix_rate=0.02, other_rate=4e-3)
-    rates = [group["lr"] for optim in optims for group in optim.param_groups]
 
-    start, step, saved, seen, smooth = time.time(), 0, 0.0, 0, 7.0
-    while (elapsed := (time.time() - start) / (60 * arguments.minutes)) < 1:
+    def next_loss(step: int) -> Tensor:
         rows, length = SHAPES[step % len(SHAPES)]
-        value = loss(model, batches.batch(rows, length + 1))
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        groups = [group for optim in optims for group in optim.param_groups]
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate * schedule(elapsed)
-        for optim in optims:
-            optim.step()
-            optim.zero_grad()
-        step, seen, smooth = step + 1, seen + rows * length, 0.98 * smooth + 0.02 * value.item()
-        if step % 50 == 0:
-            print(f"{step} {seen} tokens {60 * arguments.minutes * elapsed:.0f} s loss {smooth:.3f}", flush=True)
-        if elapsed - saved > 0.1:
-            saved = elapsed
-            save_target(model, arguments.out)
-            print("held out", held_out_loss(model, held_out, tokenizer), flush=True)
+        return loss(model, batches.batch(rows, length + 1))
 
+    def checkpoint() -> None:
+        save_target(model, arguments.out)
+        print("held out", held_out_loss(model, held_out, tokenizer), flush=True)
+
+    steps, smooth = train(model, next_loss, checkpoint, minutes=arguments.minutes, share=0.1, memory=0.98)
     save_target(model, arguments.out)
-    record = {"steps": step, "tokens": seen, "minutes": arguments.minutes, "train_loss": smooth}
+    seen = sum(rows * length for rows, length in islice(cycle(SHAPES), steps))
+    record = {"steps": steps, "tokens": seen, "minutes": arguments.minutes, "train_loss": smooth}
     record["held_out_loss"] = held_out_loss(Gemma4ForCausalLM.from_pretrained(arguments.out), held_out, tokenizer)
     print(record)
     (arguments.work / "target.json").write_text(json.dumps(record, indent=2))
