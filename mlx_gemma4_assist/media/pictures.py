@@ -28,7 +28,7 @@ def open_picture(source: Any) -> np.ndarray:
     ``media``; it is used here only, and Pillow itself is left as it was.
 
     Args:
-        source: a path; a ``file``, ``http``, ``https`` or ``data`` URL; the bytes of a file; a PIL image; an array
+        source: what ``open_source`` takes: a path, a URL, the bytes of a file; a PIL image; an array
             (height, width), (height, width, channels) or (channels, height, width) of uint8, bool, or floats from 0 to
             1, with 1, 3 or 4 channels. Of an animation the first picture is taken.
 

@@ -24,7 +24,7 @@ def read_sound(source: Any, rate: int) -> np.ndarray:
     such as m4a or the sound of a video, PyAV does.
 
     Args:
-        source: a path; an ``http``, ``https`` or ``data`` URL; the bytes of a file; samples at ``rate`` as an array
+        source: what ``open_source`` takes: a path, a URL, the bytes of a file; samples at ``rate`` as an array
             (n,) or (channels, n), of floats or of integers that use their whole range; or such an array with its own
             rate, ``{"array": ..., "sampling_rate": ...}``.
         rate: samples per second to return.

@@ -51,7 +51,7 @@ def read_video(source: Any, sampling: Sampling) -> Iterator[Frame]:
     """Yield (seconds, frame) pairs; a frame is an array (height, width, 3) uint8, upright.
 
     Args:
-        source: a path; an ``http``, ``https`` or ``data`` URL; the bytes of a file; an array (frames, height, width,
+        source: what ``open_source`` takes: a path, a URL, the bytes of a file; an array (frames, height, width,
             channels) uint8, or a sequence of pictures, taken to be shown at 24 frames per second; or either of them
             with its own rate, ``{"frames": ..., "fps": ...}``.
         sampling: which frames.
