@@ -229,7 +229,7 @@ def tell(pair, monkeypatch, tmp_path, capsys):
     """Runs the command on the pair; returns its exit code and standard output."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("31415926\n\n2718281828\n\n\n")
-    monkeypatch.setattr(command, "load_pair", lambda _: pair)
+    monkeypatch.setattr(command, "load_pair", lambda *_: pair)
 
     def run(**options):
         code = command.parity(**{"prompt_file": prompts, "max_tokens": 8, "num_samples": 0} | options)
@@ -303,6 +303,6 @@ def test_command_prompt_files(tell, tmp_path):
 
 
 def test_command_needs_an_assistant(tell, pair, monkeypatch):
-    monkeypatch.setattr(command, "load_pair", lambda _: replace(pair, assistant=None))
+    monkeypatch.setattr(command, "load_pair", lambda *_: replace(pair, assistant=None))
     with pytest.raises(InputError, match="no assistant to compare with"):
         tell()

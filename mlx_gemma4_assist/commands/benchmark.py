@@ -12,7 +12,7 @@ import typer
 
 from ..errors import InputError, OptionError, first_line
 from ..options import GenerationOptions
-from .loading import check_choice, draft_memory, load_pair
+from .loading import about_tokens, check_choice, draft_memory, load_pair
 from .options import DRAWN, Learned, ModelChoice, Only, grouped
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def benchmark(
         _check_plot(comparison.plot)
     prompts = _prompts(comparison.prompt_file or [])
     check_choice(choice, options, compares=True)
-    pair = load_pair(choice)
+    pair = load_pair(choice, max(map(about_tokens, prompts.values())) + options.max_tokens)
     if pair.assistant is None:
         raise InputError("there is nothing to compare plain decoding with: --assistant-model names an assistant")
     encoded = {name: pair.encode(prompt) for name, prompt in prompts.items()}
