@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 IDENTICAL, NEAR_TIES, DIFFERENT = "identical", "near ties only (gap below {:.3g})", "DIFFERENT"
 SAMPLED_PROMPTS = 4
+NO_NUMBERS = (
+    "the assistant's logits are NaN: its weights are damaged or overflow, and its drafts are hardly ever accepted"
+)
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,13 @@ def parity(
     prompts = [pair.encode(text, chat=chat) for text in texts]
     compared = _compare(pair, prompts, options)
     frequencies = _frequencies(pair, prompts, trial.num_samples, options)
+    problems = _problems(pair, prompts)
     verdict, failed = _verdict([text for texts in compared.values() for text in texts], frequencies)
     if as_json:
-        print(json.dumps(_summary(pair, compared, frequencies, verdict), ensure_ascii=False))
+        print(json.dumps(_summary(pair, compared, frequencies, verdict) | {"problems": problems}, ensure_ascii=False))
     else:
-        print("\n".join([*_report(pair, compared, frequencies), verdict]))
+        found = [*_report(pair, compared, frequencies), *(f"Problem: {each}." for each in problems)]
+        print("\n".join([*found, verdict]))
     return 1 if failed else 0
 
 
@@ -143,6 +148,13 @@ def _frequencies(
         for frequencies in here:
             note(_frequencies_line(frequencies))
     return found
+
+
+def _problems(pair: "Pair", prompts: Sequence[Sequence[int]]) -> list[str]:
+    """What is wrong although texts may be right."""
+    from ..evaluation.acceptance import drafts_are_numbers
+
+    return [] if all(drafts_are_numbers(pair, prompt) for prompt in prompts) else [NO_NUMBERS]
 
 
 def _verdict(texts: "Sequence[TextComparison]", frequencies: "Sequence[Frequencies]") -> tuple[str, bool]:
