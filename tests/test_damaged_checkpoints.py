@@ -166,6 +166,16 @@ def test_values_of_an_assistant(tmp_path, values, message):
         load_assistant(tmp_path)
 
 
+@pytest.mark.parametrize("shape", [(), (4,), (4, 128), (4, 127, 128), (4, 130, 128), (4, 128, 128, 1)])
+def test_stacked_experts_of_another_shape(tmp_path, shape):
+    weights = helpers.as_google_full(helpers.randomize(helpers.target("26B-A4B")))
+    name = "model.language_model.layers.0.experts.gate_up_proj"
+    assert weights[name].shape == (4, 128, 128)
+    helpers.save(tmp_path, helpers.full_config("26B-A4B"), weights | {name: mx.zeros(shape)})
+    with pytest.raises(InputError, match=r"do not fit its config.json: .*layers\.0\.experts"):
+        load_model(tmp_path)
+
+
 def test_random_damage(tmp_path):
     """A few of the fuzzer's cases, and that its whole checkpoints load."""
     made = fuzz_checkpoints.bases(tmp_path / "whole")

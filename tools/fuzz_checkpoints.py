@@ -69,7 +69,8 @@ def bases(folder: Path) -> dict[str, Path]:
         model = small.assistant() if assistant else small.target(family)
         weights = small.randomize(model)
         config = small.ASSISTANT if assistant else small.full_config(family) | (TOWERS if name == "towers" else {})
-        stored = weights if assistant else small.as_mlx_community(weights)
+        layout = small.as_google_full if family == "26B-A4B" else small.as_mlx_community
+        stored = weights if assistant else layout(weights)
         made[name] = small.save(folder / name, config, stored)
         small.save_tokenizer(made[name])
         (made[name] / "generation_config.json").write_text(json.dumps(GENERATION))
