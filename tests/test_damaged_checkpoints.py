@@ -59,6 +59,8 @@ def test_nesting_that_is_not_deep(tmp_path):
         ("rms_norm_eps", float("nan"), "rms_norm_eps is nan, expected a number"),
         ("rms_norm_eps", -1.0, "rms_norm_eps is -1.0, expected 0 or more"),
         ("final_logit_softcapping", "x", "final_logit_softcapping is 'x', expected null or a number"),
+        ("final_logit_softcapping", 10**30, "final_logit_softcapping is 1000.*, expected null or a number"),
+        ("num_kv_shared_layers", 3, "num_kv_shared_layers is 3, expected fewer: a layer of each type must own keys"),
         ("final_logit_softcapping", 0, "final_logit_softcapping is 0, expected null or a positive number"),
         ("attention_bias", [], r"attention_bias is \[\], expected true or false"),
         ("rope_parameters", [1], r"rope_parameters is \[1\], expected an object of objects"),
@@ -85,7 +87,7 @@ def test_values_of_the_text_network(name, value, message):
 
 
 @pytest.mark.parametrize("config", [Gemma4VisionConfig, Gemma4UnifiedVisionConfig, Gemma4AudioConfig])
-@pytest.mark.parametrize("value", ["x", float("inf"), [1], {}])
+@pytest.mark.parametrize("value", ["x", float("inf"), 10**30, [1], {}])
 def test_values_of_towers(config, value):
     with pytest.raises(InputError, match="rms_norm_eps of .*, expected a number"):
         config.from_dict({"rms_norm_eps": value})

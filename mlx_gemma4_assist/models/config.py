@@ -137,6 +137,9 @@ class Gemma4TextConfig:
         expect(not unknown, "layer_types", unknown, f"only {SLIDING} and {FULL}")
         right = 0 <= shared <= layers
         expect(right, "num_kv_shared_layers", shared, f"0 to num_hidden_layers, {layers}")
+        owners, readers = set(types[: layers - shared]), set(types[layers - shared :])
+        right = not owners or readers <= owners  # an assistant's layers own nothing: they read its target's
+        expect(right, "num_kv_shared_layers", shared, "fewer: a layer of each type must own keys and values")
 
     def _validate_layer_type(self, kind: str) -> None:
         heads, kv_heads = self.num_attention_heads, self.kv_heads(kind)
