@@ -12,7 +12,7 @@ from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
 from mlx_gemma4_assist.checkpoints.pairing import assistant_for
 from mlx_gemma4_assist.files import DEEPEST, read_json
 from mlx_gemma4_assist.models.audio_config import Gemma4AudioConfig
-from mlx_gemma4_assist.models.config import Gemma4TextConfig
+from mlx_gemma4_assist.models.config import Gemma4TextConfig, read_target_config
 from mlx_gemma4_assist.models.vision_config import Gemma4UnifiedVisionConfig, Gemma4VisionConfig
 
 HUGE = (2**31, 10**30)
@@ -84,6 +84,14 @@ def test_nesting_that_is_not_deep(tmp_path):
 def test_values_of_the_text_network(name, value, message):
     with pytest.raises(InputError, match=message):
         Gemma4TextConfig.from_dict(helpers.text_config("E2B") | {name: value})
+
+
+def test_a_target_has_keys_and_values():
+    text = helpers.text_config("E2B") | {"num_kv_shared_layers": 4}
+    assert Gemma4TextConfig.from_dict(text).num_kv_layers == 0  # as an assistant's
+    for values in (text, {"model_type": "gemma4", "text_config": text}):
+        with pytest.raises(InputError, match="num_kv_shared_layers is 4, expected fewer: a target owns keys"):
+            read_target_config(values)
 
 
 @pytest.mark.parametrize("config", [Gemma4VisionConfig, Gemma4UnifiedVisionConfig, Gemma4AudioConfig])
