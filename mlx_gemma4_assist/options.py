@@ -20,6 +20,8 @@ LogitsProcessor = Callable[["mx.array", "mx.array"], "mx.array"]
 
 MAX_DRAFTS = 32
 """The most drafts of a round."""
+COLDEST = 1e-30
+"""The lowest temperature that is not 0."""
 
 
 def _integer(value: Any) -> int:
@@ -34,6 +36,12 @@ def _number(value: Any) -> float:
     if isinstance(value, bool | str | bytes):
         raise TypeError
     return float(value)
+
+
+def _temperature(value: Any) -> float:
+    """What float32 cannot divide by is as cold as 0."""
+    number = _number(value)
+    return 0.0 if 0 < number < COLDEST else number
 
 
 def _switch(value: Any) -> bool:
@@ -100,7 +108,7 @@ class GenerationOptions:
         256, _integer, lambda x: x > 0, "a positive integer", "The most tokens to generate.", ("--max-tokens", "-m")
     )
     temperature: float = _option(
-        0.0, _number, lambda x: 0 <= x < inf, "0 or more", "Sampling temperature; 0 is greedy.", ("--temp",)
+        0.0, _temperature, lambda x: 0 <= x < inf, "0 or more", "Sampling temperature; 0 is greedy.", ("--temp",)
     )
     top_p: float = _option(
         1.0,
@@ -121,7 +129,7 @@ class GenerationOptions:
     )
     draft_temperature: float | None = _option(
         None,
-        _number,
+        _temperature,
         lambda x: 0 <= x < inf,
         "0 or more",
         "How drafts are drawn when sampling; 0 takes the likeliest. Default: 0 with a seed, else 1.",

@@ -245,7 +245,7 @@ def test_command_refuses_nonsense(options, message, monkeypatch, capsys):
     """In the words that were typed, and before anything is loaded."""
     monkeypatch.setattr(sys, "argv", ["chat", *options])
     if "nowhere" not in options:
-        monkeypatch.setattr("mlx_gemma4_assist.commands.chat.load_pair", lambda choice: pytest.fail("loads"))
+        monkeypatch.setattr("mlx_gemma4_assist.commands.chat.load_pair", lambda *_: pytest.fail("loads"))
     with pytest.raises(SystemExit) as ended:
         run_one(command)
     assert ended.value.code == 2

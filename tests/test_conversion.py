@@ -196,8 +196,24 @@ def test_text_only(tmp_path):
     assert all(name.startswith("language_model.") for name in tensors(tmp_path / "out"))
     assert not {"vision_config", "audio_config"} & config_of(tmp_path / "out").keys()
     assert done.target.bytes < convert(source, tmp_path / "all").target.bytes
+    assert done.target.bits_per_weight == 32
     assert mx.array_equal(logits(tmp_path / "out"), logits(tmp_path / "all"))
     assert largest_difference(logits(tmp_path / "out"), mlx_lm_logits(tmp_path / "out")) < CLOSE
+
+
+def test_weights_are_counted(tmp_path):
+    """Those that are written, as the numbers they stand for."""
+    source = GOLDENS / "e2b" / "target"
+    whole = convert(source, tmp_path / "whole").target.parameters
+    text = convert(source, tmp_path / "text", text_only=True).target.parameters
+    for name, count in (("whole", whole), ("text", text)):
+        assert count == sum(array.size for array in tensors(tmp_path / name).values())
+    four = {"quantize": True, "q_group_size": 32}
+    assert convert(source, tmp_path / "four", **four).target.parameters == whole
+    assert convert(source, tmp_path / "four-text", **four, text_only=True).target.parameters == text
+    again = convert(tmp_path / "four", tmp_path / "again").target
+    assert (again.parameters, again.bytes) == (whole, sum(x.nbytes for x in tensors(tmp_path / "four").values()))
+    assert convert(tmp_path / "four", tmp_path / "again-text", text_only=True).target.parameters == text
 
 
 def test_an_assistant_alone(tmp_path):

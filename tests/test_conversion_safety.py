@@ -15,6 +15,7 @@ from support.conversion import config_of, convert, copied, small_assistant, smal
 from support.paths import FAMILIES, GOLDENS, TESTS
 
 from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
+from mlx_gemma4_assist.conversion import pair as pairs
 from mlx_gemma4_assist.conversion import staging, writing
 from mlx_gemma4_assist.conversion.options import ConversionOptions
 from mlx_gemma4_assist.conversion.pair import plan_pair
@@ -72,6 +73,30 @@ def test_a_source_is_not_overwritten(tmp_path, pair):
             convert(pair, destination, force=True)
     with pytest.raises(InputError, match="would both be written"):
         convert(pair, tmp_path / "out", assistant_model=None, assistant_path=tmp_path / "out")
+    assert remains(tmp_path) == set()
+
+
+def test_a_folder_for_an_assistant_that_is_not_converted(tmp_path, pair, monkeypatch):
+    """Refused in the words of whoever asked, and where no assistant is known before anything is downloaded."""
+    where = {"assistant_path": tmp_path / "drafter"}
+    with pytest.raises(InputError, match="assistant_path was given .* assistant_model is none"):
+        convert(pair, tmp_path / "out", **where)
+    itself = f"{pair}-assistant"
+    for named in (None, itself):
+        with pytest.raises(InputError):
+            convert(itself, tmp_path / "out", assistant_model=named, **where)
+    monkeypatch.setattr(pairs, "assistant_for", lambda _: itself)
+    with pytest.raises(InputError, match="is an assistant itself: it is written to mlx_path") as caught:
+        convert(itself, tmp_path / "out", assistant_model=None, **where)
+    assert "written to --mlx-path" in caught.value.spelled({"mlx_path": "--mlx-path"})
+    monkeypatch.setattr(pairs, "assistant_for", lambda _: None)
+    monkeypatch.setattr(pairs, "resolve", lambda *_, **__: pytest.fail("downloads"))
+    with pytest.raises(InputError, match="assistant_path was given, but no assistant is known for ") as caught:
+        convert(pair, tmp_path / "out", assistant_model=None, **where)
+    typed = caught.value.spelled(
+        {name: f"--{name.replace('_', '-')}" for name in ("assistant_path", "assistant_model")}
+    )
+    assert typed == f"--assistant-path was given, but no assistant is known for {pair}: --assistant-model names one"
     assert remains(tmp_path) == set()
 
 

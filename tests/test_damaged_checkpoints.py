@@ -12,7 +12,7 @@ from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
 from mlx_gemma4_assist.checkpoints.pairing import assistant_for
 from mlx_gemma4_assist.files import DEEPEST, read_json
 from mlx_gemma4_assist.models.audio_config import Gemma4AudioConfig
-from mlx_gemma4_assist.models.config import Gemma4TextConfig
+from mlx_gemma4_assist.models.config import Gemma4TextConfig, read_target_config
 from mlx_gemma4_assist.models.vision_config import Gemma4UnifiedVisionConfig, Gemma4VisionConfig
 
 HUGE = (2**31, 10**30)
@@ -59,6 +59,8 @@ def test_nesting_that_is_not_deep(tmp_path):
         ("rms_norm_eps", float("nan"), "rms_norm_eps is nan, expected a number"),
         ("rms_norm_eps", -1.0, "rms_norm_eps is -1.0, expected 0 or more"),
         ("final_logit_softcapping", "x", "final_logit_softcapping is 'x', expected null or a number"),
+        ("final_logit_softcapping", 10**30, "final_logit_softcapping is 1000.*, expected null or a number"),
+        ("num_kv_shared_layers", 3, "num_kv_shared_layers is 3, expected fewer: a layer of each type must own keys"),
         ("final_logit_softcapping", 0, "final_logit_softcapping is 0, expected null or a positive number"),
         ("attention_bias", [], r"attention_bias is \[\], expected true or false"),
         ("rope_parameters", [1], r"rope_parameters is \[1\], expected an object of objects"),
@@ -84,8 +86,16 @@ def test_values_of_the_text_network(name, value, message):
         Gemma4TextConfig.from_dict(helpers.text_config("E2B") | {name: value})
 
 
+def test_a_target_has_keys_and_values():
+    text = helpers.text_config("E2B") | {"num_kv_shared_layers": 4}
+    assert Gemma4TextConfig.from_dict(text).num_kv_layers == 0  # as an assistant's
+    for values in (text, {"model_type": "gemma4", "text_config": text}):
+        with pytest.raises(InputError, match="num_kv_shared_layers is 4, expected fewer: a target owns keys"):
+            read_target_config(values)
+
+
 @pytest.mark.parametrize("config", [Gemma4VisionConfig, Gemma4UnifiedVisionConfig, Gemma4AudioConfig])
-@pytest.mark.parametrize("value", ["x", float("inf"), [1], {}])
+@pytest.mark.parametrize("value", ["x", float("inf"), 10**30, [1], {}])
 def test_values_of_towers(config, value):
     with pytest.raises(InputError, match="rms_norm_eps of .*, expected a number"):
         config.from_dict({"rms_norm_eps": value})
@@ -164,6 +174,16 @@ def test_values_of_an_assistant(tmp_path, values, message):
     write(tmp_path, helpers.ASSISTANT | values)
     with pytest.raises(InputError, match=message):
         load_assistant(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (4, 128), (4, 127, 128), (4, 130, 128), (4, 128, 128, 1)])
+def test_stacked_experts_of_another_shape(tmp_path, shape):
+    weights = helpers.as_google_full(helpers.randomize(helpers.target("26B-A4B")))
+    name = "model.language_model.layers.0.experts.gate_up_proj"
+    assert weights[name].shape == (4, 128, 128)
+    helpers.save(tmp_path, helpers.full_config("26B-A4B"), weights | {name: mx.zeros(shape)})
+    with pytest.raises(InputError, match=r"do not fit its config.json: .*layers\.0\.experts"):
+        load_model(tmp_path)
 
 
 def test_random_damage(tmp_path):

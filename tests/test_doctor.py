@@ -195,6 +195,18 @@ def test_weights_that_are_cut_off(checkpoint, of):
     assert f"{file} is damaged, perhaps by an incomplete download" in problem
 
 
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_an_assistant_of_nan(checkpoint, dtype):
+    file = checkpoint.with_name("pair-assistant") / "model.safetensors"
+    weights = {name: x.astype(dtype) if "norm" in name else x for name, x in mx.load(str(file)).items()}
+    mx.save_safetensors(str(file), weights)
+    assert examine(CPU, str(checkpoint)).problems == ()
+    weights["model.norm.weight"][3] = float("nan")
+    mx.save_safetensors(str(file), weights)
+    (problem,) = examine(CPU, str(checkpoint)).problems
+    assert problem == f"{file.parent} drafts nothing that is accepted: there is NaN in model.norm.weight"
+
+
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "{}"])
 def test_a_tokenizer_that_is_missing_or_damaged(checkpoint, content):
     file = checkpoint / "tokenizer.json"

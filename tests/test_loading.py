@@ -62,7 +62,7 @@ def options_of_chat(monkeypatch):
             def run(self):
                 pass
 
-        monkeypatch.setattr(chat, "load_pair", lambda choice: None)
+        monkeypatch.setattr(chat, "load_pair", lambda *_: None)
         monkeypatch.setattr(repl, "Chat", Recorder)
         chat.chat(**arguments)
         return found[0]

@@ -22,6 +22,9 @@ def identity(tokens, logits):
         ("max_tokens", np.int64(7), 7),
         ("temperature", np.float32(0.5), 0.5),
         ("temperature", 1, 1.0),
+        ("temperature", 1e-30, 1e-30),
+        ("temperature", 1e-40, 0.0),  # a float32 divided by it is no number
+        ("draft_temperature", 1e-300, 0.0),
         ("seed", 2**64 - 1, 2**64 - 1),
         ("stop", None, ()),
         ("stop", "end", ("end",)),

@@ -180,6 +180,19 @@ def test_transformers_rule_is_found_out(pair, monkeypatch):
     assert max(f.verdict for f in found) is Verdict.DIFFERENT
 
 
+def damage_norm(assistant):
+    assistant.model.norm.weight[...] = math.nan
+
+
+def test_an_assistant_that_computes_no_numbers_changes_no_text():
+    """Not even where its drafts are drawn, and what replaces them comes from the difference of two distributions."""
+    target, assistant = random_pair(1)
+    damage_norm(assistant)
+    broken = Pair(target, assistant, LetterProcessor())
+    found = first_tokens(broken, [PROMPT[:4]], drawn(1.0), samples=20)
+    assert max(f.verdict for f in found) is Verdict.IDENTICAL
+
+
 class OneDistribution:
     """Stands in for the reference: the same distribution everywhere."""
 
@@ -229,7 +242,7 @@ def tell(pair, monkeypatch, tmp_path, capsys):
     """Runs the command on the pair; returns its exit code and standard output."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("31415926\n\n2718281828\n\n\n")
-    monkeypatch.setattr(command, "load_pair", lambda _: pair)
+    monkeypatch.setattr(command, "load_pair", lambda *_: pair)
 
     def run(**options):
         code = command.parity(**{"prompt_file": prompts, "max_tokens": 8, "num_samples": 0} | options)
@@ -279,6 +292,22 @@ def test_command_json(tell):
     assert [f["samples"] for f in content["frequencies"]] == [4] * 4
 
 
+def test_command_speaks_of_an_assistant_that_computes_no_numbers(tell, pair, monkeypatch):
+    target, assistant = random_pair(1)
+    damage_norm(assistant)
+    code, out = tell(num_prompts=1)
+    assert "Problem" not in out
+    monkeypatch.setattr(command, "load_pair", lambda *_: Pair(target, assistant, pair.processor))
+    code, out = tell(num_prompts=1)
+    assert code == 0
+    said, verdict = out.splitlines()[-2:]
+    assert said.startswith("Problem: the assistant's logits are NaN: its weights are damaged or overflow")
+    assert verdict == "identical"
+    _, out = tell(num_prompts=1, as_json=True)
+    (problem,) = json.loads(out)["problems"]
+    assert said == f"Problem: {problem}."
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -303,6 +332,6 @@ def test_command_prompt_files(tell, tmp_path):
 
 
 def test_command_needs_an_assistant(tell, pair, monkeypatch):
-    monkeypatch.setattr(command, "load_pair", lambda _: replace(pair, assistant=None))
+    monkeypatch.setattr(command, "load_pair", lambda *_: replace(pair, assistant=None))
     with pytest.raises(InputError, match="no assistant to compare with"):
         tell()

@@ -160,6 +160,16 @@ def test_targets_that_compute_no_numbers_are_not_alike(tiny, tokens, broken):
         measure_quality(**pairs, tokens=tokens[:130], options=SMALL)
 
 
+@pytest.mark.parametrize("where", ["model.norm", "post_projection"])
+@pytest.mark.parametrize("broken", ["original", "converted"])
+def test_assistants_that_compute_no_numbers_say_nothing_of_a_format(tiny, tokens, broken, where):
+    assistant = load_assistant("tiny-assistant")
+    dict(assistant.named_modules())[where].weight[0] = math.nan
+    pairs = {"original": tiny[0], "converted": tiny[0]} | {broken: Pair(tiny[0].target, assistant)}
+    with pytest.raises(InputError, match=f"the {broken} assistant's logits are NaN"):
+        measure_quality(**pairs, tokens=tokens[:130], options=SMALL)
+
+
 def test_two_bits_are_worse(tiny, two_bits, tokens):
     pairs = Pair(tiny[0].target), Pair(two_bits.target)
     found = measure_quality(*pairs, tokens[:257], options=QualityOptions(window=128))

@@ -22,7 +22,7 @@ from mlx_gemma4_assist.engine import loop
 from mlx_gemma4_assist.engine.loop import Plan, rounds, start
 from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.host_accept import HostAcceptor
-from mlx_gemma4_assist.rounds.round import speculate
+from mlx_gemma4_assist.rounds.round import draft, speculate
 from mlx_gemma4_assist.rounds.sampling import CHOOSE, Sampling, choose, log_probabilities, row_keys
 from mlx_gemma4_assist.rounds.state import Decoder
 from mlx_gemma4_assist.rounds.steps import EagerSteps
@@ -256,3 +256,33 @@ def test_memory_stays_flat_over_two_thousand_tokens():
     scores = 4 * target.config.num_attention_heads * mx.float32.size  # of a block and one position more
     # Products, masked, their softmax, and less than one more for the mask; of one layer and one round at a time.
     assert peaks[-1] - peaks[1] < 4 * scores * 250 * 6, peaks
+
+
+class Damaged:
+    """An assistant some of whose logits are no numbers."""
+
+    def __init__(self, assistant, number: float, every: int):
+        self._assistant = assistant
+        self._number, self._every = number, every
+
+    def __call__(self, *arguments):
+        return self._assistant(*arguments)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        logits = self._assistant.logits(hidden)
+        return mx.where(mx.arange(logits.shape[-1]) % self._every == 0, self._number, logits).astype(mx.bfloat16)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_drafts_are_drawn_from_a_distribution(pair, number, every):
+    """Whatever the assistant computes; what a centroid head leaves out stays impossible."""
+    target, assistant = pair
+    sampling, layout = Sampling(temperature=1.0, draft_temperature=1.0), layout_for(target, 2)
+    decoder = Decoder(target, Damaged(assistant, number, every), layout, sampling, accept)
+    cache = filled(target, layout, prompt_of(9))
+    made = draft(decoder, start(decoder, cache, [5], 0), cache.buffers, 2, 8)
+    assert mx.allclose(mx.exp(made.log_q).sum(axis=-1), mx.ones((1, 2)), atol=1e-5)
+    assert mx.isinf(made.log_q).any().item() == (every == 3 and number < 0)
+    drawn = mx.take_along_axis(made.log_q, made.tokens[..., None], axis=-1)
+    assert mx.isfinite(drawn).all()

@@ -133,6 +133,18 @@ def resolve(path_or_repo: str | os.PathLike[str], *, revision: str | None = None
     return local
 
 
+def here(path_or_repo: str | os.PathLike[str]) -> Path | None:
+    """The folder that ``resolve`` would find without the network; None for what has to be downloaded, or its rest.
+
+    Raises:
+        InputError: nothing can be called by that name.
+    """
+    name = name_of(path_or_repo)
+    repo = repo_of(name)
+    local = _local_folder(name)
+    return _whole_in_cache(repo.name, repo.revision) if local is None and repo is not None else local
+
+
 def _local_folder(name: str) -> Path | None:
     """The folder by that name; None if it can only be a repo."""
     if name in EMBEDDED:

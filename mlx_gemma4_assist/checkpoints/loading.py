@@ -1,9 +1,10 @@
 """Loading a target or an assistant: config, weights, data type; evaluated, ready for any thread."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -82,6 +83,41 @@ def load_towers(
     config = read_json(folder / "config.json")
     towers = towers_of(config)
     return None if towers is None else _load(folder, config, dtype, towers, [])
+
+
+class Held(NamedTuple):
+    """What a network holds once it is loaded.
+
+    Attributes:
+        nbytes: of its parameters.
+        dtype: of most floating-point ones, which keys and values have, too.
+    """
+
+    nbytes: int
+    dtype: mx.Dtype
+
+
+def held(network: Network, folder: Path, dtype: str | mx.Dtype | None = None) -> Held:
+    """What a network will hold once it is loaded from a folder; only headers are read.
+
+    Args:
+        network: as its config.json describes it; it is not changed.
+        dtype: as for ``load_model``.
+
+    Raises:
+        InputError: files that are missing or damaged.
+    """
+    config = read_json(folder / "config.json")
+    wanted = _computed_in(config, dtype, read_quantization(config) is not None)
+    weights = read_weights(folder, lambda name: network.parameter_name(name) is not None)
+    nbytes, floating = 0, Counter({wanted or mx.bfloat16: 0})
+    for array in network.sanitize(weights).values():
+        is_floating = mx.issubdtype(array.dtype, mx.floating)
+        kept = wanted if wanted is not None and is_floating else array.dtype
+        nbytes += array.size * kept.size
+        if is_floating:
+            floating[kept] += array.size
+    return Held(nbytes, floating.most_common(1)[0][0])
 
 
 def _load(

@@ -53,7 +53,7 @@ def weight_files(folder: Path) -> list[Path]:
 def _existing(folder: Path, names: list[str], source: str) -> list[Path]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise InputError(f"{folder} lacks {_listed(missing)}, which {source}")
+        raise InputError(f"{folder} lacks {listed(missing)}, which {source}")
     return [folder / name for name in names]
 
 
@@ -70,6 +70,20 @@ def read_weights(folder: Path, wanted: Callable[[str], bool]) -> dict[str, mx.ar
         except RuntimeError as error:  # a data type that MLX does not have
             raise InputError(f"MLX cannot read {path}: {first_line(error)}") from None
     return weights
+
+
+def tensors_with_nan(folder: Path) -> list[str]:
+    """The names of a checkpoint's tensors that have a NaN. All are read, and held one at a time.
+
+    Raises:
+        InputError: as ``read_weights``.
+    """
+    weights, found = read_weights(folder, lambda name: True), []
+    while weights:
+        name, array = weights.popitem()
+        if mx.issubdtype(array.dtype, mx.floating) and mx.isnan(array).any().item():
+            found.append(name)
+    return sorted(found)
 
 
 def _lazy(path: Path) -> dict[str, mx.array]:
@@ -89,7 +103,7 @@ def checked_files(folder: Path) -> Iterator[Path]:
         names = _checked_names(path)
         twice = sorted(names & source.keys())
         if twice:
-            raise InputError(f"{_listed(twice)} is in {source[twice[0]].name} and again in {path.name} of {folder}")
+            raise InputError(f"{listed(twice)} is in {source[twice[0]].name} and again in {path.name} of {folder}")
         source |= dict.fromkeys(names, path)
         yield path
 
@@ -149,7 +163,7 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> 
         if name in weights and _is_floating(weights[name]) != _is_floating(parameter)
     ]
     findings = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen, "mistyped": mistyped}
-    problems = [f"{kind} {_listed(names)}" for kind, names in findings.items() if names]
+    problems = [f"{kind} {listed(names)}" for kind, names in findings.items() if names]
     if problems:
         raise InputError(f"the tensors of {folder} do not fit its config.json: {'; '.join(problems)}")
 
@@ -158,6 +172,7 @@ def _is_floating(array: Tensor) -> bool:
     return mx.issubdtype(array.dtype, mx.floating)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -13,7 +13,7 @@ import typer
 from ..errors import InputError, OptionError, first_line
 from ..extras import library
 from ..options import GenerationOptions
-from .loading import check_choice, draft_memory, load_pair, note
+from .loading import about_tokens, check_choice, draft_memory, load_pair, note
 from .options import DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def benchmark(
         _check_plot(comparison.plot)
     prompts = _prompts(comparison.prompt_file or [])
     check_choice(choice, options, compares=True)
-    pair = load_pair(_in_a_format_that_gains(choice))
+    context = max(map(about_tokens, prompts.values())) + options.max_tokens
+    pair = load_pair(_in_a_format_that_gains(choice), context)
     if pair.assistant is None:
         raise InputError("there is nothing to compare plain decoding with: --assistant-model names an assistant")
     encoded = {name: pair.encode(prompt) for name, prompt in prompts.items()}

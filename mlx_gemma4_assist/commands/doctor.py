@@ -25,8 +25,8 @@ def doctor(
 ) -> int:
     """Say what fits on this machine and what suits it.
 
-    Exit code 1 if something has to be mended. Needs no network, no GPU and no weights: of a checkpoint config.json, the
-    tokenizer's files and the headers of the weight files are read.
+    Exit code 1 if something has to be mended. Needs no network and no GPU: of a checkpoint config.json, the tokenizer's
+    files and the headers of the weight files are read, of an assistant the weights too.
     """
     if context is not None and context < 1:
         raise InputError(f"--context is {context}, expected a positive integer")

@@ -11,8 +11,8 @@ import typer
 from ..errors import InputError
 from ..files import parse_json
 from ..options import GenerationOptions
-from ..text.messages import Media, user_message
-from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, note
+from ..text.messages import Conversation, Media, user_message
+from .loading import about_tokens, check_choice, cut_off, draft_memory, introduce, load_pair, note
 from .media import Content, MediaChoice, find_media, read_media
 from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
 from .run import INTERRUPTED
@@ -83,7 +83,8 @@ def generate(
     """
     found = find_media(_content(question, media.media), media)
     check_choice(choice, options)
-    pair = load_pair(choice)
+    text = found.messages if isinstance(found, Conversation) else found
+    pair = load_pair(choice, about_tokens(text) + options.max_tokens)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
     introduce(pair, choice, options)

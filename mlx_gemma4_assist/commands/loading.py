@@ -2,13 +2,14 @@
 
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, OptionError
 from ..files import read_json_if_there
 from ..options import GenerationOptions
+from ..text.messages import Message
 from .options import FILTERS, ModelChoice
 from .streams import ending_at_once
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PATIENCE = 2.0  # seconds before a person is told that loading goes on
 PATIENCE_OF_LOGS = 15.0  # and whoever reads standard error elsewhere
 GENERATION_CONFIG = "generation_config.json"
+BYTES_OF_A_TOKEN = 4  # of text, about
 
 
 def note(message: str) -> None:
@@ -123,8 +125,36 @@ def _wake_compiler() -> None:
     mx.eval(mx.compile(mx.negative)(mx.zeros(1)))
 
 
-def load_pair(choice: ModelChoice) -> "Pair":
+def about_tokens(prompt: str | Sequence[Message]) -> int:
+    """How many tokens a text or a conversation has, about: there is no tokenizer yet that could count them."""
+    return len(str(prompt).encode(errors="replace")) // BYTES_OF_A_TOKEN
+
+
+def _warn_of_memory(choice: ModelChoice, tokens: int | None) -> None:
+    """Say so if the machine has too little memory. What is not here yet is downloaded, an assistant is left out."""
+    from ..checkpoints.hub import here, resolve
+    from ..checkpoints.pairing import assistant_for
+    from ..engine.pair import NONE
+    from ..machine.doctor import this_machine
+    from ..machine.room import memory_warning
+
+    folder = here(choice.model) or resolve(choice.model)
+    with suppress(InputError):  # whoever loads it says so
+        named = assistant_for(choice.model) if choice.assistant_model is None else choice.assistant_model
+        assistant = None if named in (None, NONE) else here(named)
+        warning = memory_warning(this_machine(), folder, assistant, choice.dtype, tokens)
+        if warning is not None:
+            note(f"Warning: {warning}.")
+
+
+def load_pair(choice: ModelChoice, tokens: int | None = None) -> "Pair":
     """Load a target, its processor and its assistant; the matching one where none is named.
+
+    Before their weights are read, the user is warned if these and the conversation do not fit in memory.
+
+    Args:
+        choice: the networks.
+        tokens: of the conversation; None is all that the model has.
 
     Raises:
         InputError: one sentence on what could not be loaded, or does not belong together.
@@ -133,6 +163,7 @@ def load_pair(choice: ModelChoice) -> "Pair":
     with ending_at_once(), _said_if_slow(f"Loading {choice.model} ..."):
         from ..engine.pair import MATCHING, Pair
 
+        _warn_of_memory(choice, tokens)
         pair = Pair.load(choice.model, MATCHING if named is None else named, dtype=choice.dtype)
         _wake_compiler()
     if pair.assistant is None and named is None:

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import InputError
 from ..options import MAX_DRAFTS, GenerationOptions
-from .loading import check_choice, load_pair, note
+from .loading import about_tokens, check_choice, load_pair, note
 from .options import EMBEDDED, ModelChoice, Only, grouped
 from .streams import moves_cursor, read_input
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 IDENTICAL, NEAR_TIES, DIFFERENT = "identical", "near ties only (gap below {:.3g})", "DIFFERENT"
 SAMPLED_PROMPTS = 4
+NO_NUMBERS = (
+    "the assistant's logits are NaN: its weights are damaged or overflow, and its drafts are hardly ever accepted"
+)
 
 
 @dataclass(frozen=True)
@@ -70,17 +73,20 @@ def parity(
     options = replace(options, num_assistant_tokens=trial.num_assistant_tokens)
     texts, chat = _prompts(choice.model, trial)
     check_choice(choice, options, compares=True)
-    pair = load_pair(choice)
+    texts = texts[: trial.num_prompts]
+    pair = load_pair(choice, max(map(about_tokens, texts)) + options.max_tokens)
     if pair.assistant is None:
         raise InputError("there is no assistant to compare with; --assistant-model names one")
-    prompts = [pair.encode(text, chat=chat) for text in texts[: trial.num_prompts]]
+    prompts = [pair.encode(text, chat=chat) for text in texts]
     compared = _compare(pair, prompts, options)
     frequencies = _frequencies(pair, prompts, trial.num_samples, options)
+    problems = _problems(pair, prompts)
     verdict, failed = _verdict([text for texts in compared.values() for text in texts], frequencies)
     if as_json:
-        print(json.dumps(_summary(pair, compared, frequencies, verdict), ensure_ascii=False))
+        print(json.dumps(_summary(pair, compared, frequencies, verdict) | {"problems": problems}, ensure_ascii=False))
     else:
-        print("\n".join([*_report(pair, compared, frequencies), verdict]))
+        found = [*_report(pair, compared, frequencies), *(f"Problem: {each}." for each in problems)]
+        print("\n".join([*found, verdict]))
     return 1 if failed else 0
 
 
@@ -142,6 +148,13 @@ def _frequencies(
         for frequencies in here:
             note(_frequencies_line(frequencies))
     return found
+
+
+def _problems(pair: "Pair", prompts: Sequence[Sequence[int]]) -> list[str]:
+    """What is wrong although texts may be right."""
+    from ..evaluation.acceptance import drafts_are_numbers
+
+    return [] if all(drafts_are_numbers(pair, prompt) for prompt in prompts) else [NO_NUMBERS]
 
 
 def _verdict(texts: "Sequence[TextComparison]", frequencies: "Sequence[Frequencies]") -> tuple[str, bool]:

@@ -24,6 +24,8 @@ from ..models.names import text_name
 from .tensors import Rows, Stored
 
 _CONV2D, _CONV1D = (0, 2, 3, 1), (0, 2, 1)
+PACKED = ("weight", "scales", "biases")
+"""The tensors of a quantized layer."""
 _QUANTIZATION = ("quantization", "quantization_config")
 _TOWERS = ("vision_config", "audio_config")
 _ARCHITECTURES = {
@@ -83,7 +85,7 @@ class Network:
         layers: the modules of the text network, not quantized, by path.
         packed: the formats of the layers that are quantized already, by path.
         quantization: of config.json; None for a checkpoint without.
-        parameters: how many numbers the weights stand for.
+        text_size, towers_size: how many numbers their weights stand for.
     """
 
     is_assistant: bool
@@ -92,7 +94,8 @@ class Network:
     layers: Mapping[str, nn.Module]
     packed: Mapping[str, Quantization]
     quantization: Mapping[str, Any] | None
-    parameters: int
+    text_size: int
+    towers_size: int
 
 
 def read_network(folder: Path, config: Mapping[str, Any], stored: Mapping[str, Stored]) -> Network:
@@ -106,20 +109,22 @@ def read_network(folder: Path, config: Mapping[str, Any], stored: Mapping[str, S
     prefix = "" if is_assistant else "language_model."
     text = _text_parts(model, stored)
     towers = {} if is_assistant else _tower_parts(stored)
-    parameters = _size(model) + sum(prod(part.shape) for part in towers.values())
+    text_size = _size(model)
     layers = _modules(model, prefix)
     quantization = read_quantization(config)
     if quantization:
         quantize_layers(model, quantization, text, model.parameter_name)
     check_fit(model, text, folder)
+    packed_towers = _packed_towers(towers, quantization or {})
     return Network(
         is_assistant,
         text={prefix + name: part for name, part in text.items()},
         towers=towers,
         layers=layers,
-        packed=_packed_layers(_modules(model, prefix)) | _packed_towers(towers, quantization or {}),
+        packed=_packed_layers(_modules(model, prefix)) | packed_towers,
         quantization=quantization and _renamed(quantization, model, prefix),
-        parameters=parameters,
+        text_size=text_size,
+        towers_size=_towers_size(towers, packed_towers),
     )
 
 
@@ -132,6 +137,18 @@ def _model(config: Mapping[str, Any], is_assistant: bool) -> Model:
 def _size(model: nn.Module) -> int:
     """How many numbers a network's weights stand for; to be asked before its layers are quantized."""
     return sum(array.size for array in dict(tree_flatten(model.parameters())).values())
+
+
+def _towers_size(towers: Mapping[str, Part], packed: Mapping[str, Quantization]) -> int:
+    """The same of towers, whose packed weights hold several numbers in each of theirs, and scales none."""
+    size = 0
+    for name, part in towers.items():
+        path, _, last = name.rpartition(".")
+        if path not in packed or last not in PACKED:
+            size += prod(part.shape)
+        elif last == "weight":
+            size += prod(part.shape) * 32 // packed[path].bits
+    return size
 
 
 def _modules(model: nn.Module, prefix: str) -> dict[str, nn.Module]:

@@ -13,11 +13,10 @@ from ..checkpoints.quantized import Quantization
 from ..errors import InputError
 from ..files import read_json
 from .formats import Recipe
-from .layout import Network, Part, output_config, read_network, with_quantization
+from .layout import PACKED, Network, Part, output_config, read_network, with_quantization
 from .options import ConversionOptions
 from .tensors import Output, Step, cast, dequantize, quantize, stored_tensors, transpose
 
-_PACKED = (".weight", ".scales", ".biases")
 _QUANTIZED_TOWER = "embed_audio.embedding_projection"
 """The one layer beside the text network that mlx-vlm quantizes when it converts."""
 _MLX_VLM_ROW = 64  # it leaves layers alone whose packed size is no multiple of this, unless config.json names them
@@ -102,7 +101,7 @@ def make_plan(name: str, source: Path, folder: Path, options: ConversionOptions,
         recipe=recipe,
         config=config,
         steps=sorted(steps, key=lambda step: (step.sources[0].stored.path, step.sources[0].stored.offset)),
-        parameters=network.parameters,
+        parameters=network.text_size + (0 if text_only else network.towers_size),
         notes=notes,
     )
 
@@ -180,9 +179,11 @@ def _steps(
     """
     for name, part in parts.items():
         path, _, last = name.rpartition(".")
-        if path in unpacked and f".{last}" in _PACKED:
+        if path in unpacked and last in PACKED:
             if last == "weight":
-                yield _dequantized(path, [parts[path + end] for end in _PACKED if path + end in parts], unpacked, dtype)
+                yield _dequantized(
+                    path, [parts[f"{path}.{end}"] for end in PACKED if f"{path}.{end}" in parts], unpacked, dtype
+                )
             continue
         floating = mx.issubdtype(part.dtype, mx.floating)
         written = dtype if floating and dtype is not None else part.dtype

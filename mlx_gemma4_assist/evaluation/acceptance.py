@@ -14,6 +14,7 @@ import mlx.core as mx
 from ..api import make_prompt_cache
 from ..backend import wired_limit
 from ..cache.rows import KVCache, join
+from ..cache.shared import shared_kv_states
 from ..drafts.fixed import DEFAULT_DRAFTS, FixedDraftLength
 from ..engine.loop import Plan, rounds, start
 from ..engine.pair import Pair
@@ -21,7 +22,7 @@ from ..engine.prefill import prefill
 from ..engine.responses import SpeculationStats
 from ..errors import InputError
 from ..rounds.accept import accept
-from ..rounds.round import propose
+from ..rounds.round import draft_position, propose, settle
 from ..rounds.sampling import Sampling
 from ..rounds.state import Decoder, RoundState
 
@@ -138,6 +139,26 @@ def measure_acceptance(
                 stats.add(drafts, accepted)
             finished()
     return Acceptance(stats.rounds, tuple(stats.accepted_at)) if stats.rounds else None
+
+
+def drafts_are_numbers(pair: Pair, prompt: Sequence[int]) -> bool:
+    """Whether an assistant computes numbers where it drafts first, behind the first token after a prompt.
+
+    With NaN it drafts what is hardly ever accepted: texts are right and nothing is gained. True where there is none.
+    """
+    if pair.assistant is None:
+        return True
+    decoder, cache = _start_of(pair, 1, [prompt[:-1]])
+    bound = len(prompt)
+    cache.reserve(bound + 1)
+    state = start(decoder, cache, prompt[-1:], seed=0)
+    proposal = propose(decoder, state, cache.buffers, 0, bound - 1)
+    _, state = settle(decoder, state, proposal)
+    states, masks = shared_kv_states(decoder.layout, proposal.buffers, state.length, bound)
+    inputs_embeds = mx.concatenate([pair.target.embed(state.token), state.hidden], axis=-1)
+    last, projected = pair.assistant(inputs_embeds, draft_position(state), states, masks)
+    found = mx.isnan(pair.assistant.logits(last)).any() | mx.isnan(projected).any()
+    return not found.item()
 
 
 def accepted_from_each(pair: Pair, passages: Sequence[Passage], drafts: int) -> list[list[int]]:

@@ -22,7 +22,7 @@ from ..engine.pair import Pair
 from ..engine.prefill import Progress, no_progress
 from ..errors import InputError
 from ..models.gemma4_text import Gemma4ForCausalLM
-from .acceptance import Acceptance, continuations, measure_acceptance
+from .acceptance import Acceptance, continuations, drafts_are_numbers, measure_acceptance
 
 LOGITS = 2**23  # logits held at once, for each of the two models: 32 MB in float32
 TEXT = ("assets", "tiny", "heldout.txt")
@@ -118,7 +118,7 @@ def measure_quality(
 
     Raises:
         InputError: a text of one token; an empty prompt; ids that a target does not have; two vocabularies; no drafts;
-            weights with which a target computes NaN.
+            weights with which a network computes NaN.
     """
     _check(original, converted, tokens, prompts)
     windows = list(_windows(tokens, min(options.window, original.target.config.max_position_embeddings - 1)))
@@ -131,6 +131,7 @@ def measure_quality(
             sums = _added(sums, _compare(original.target, converted.target, window))
             finish()
     _check_numbers(sums)
+    _check_drafts(original, converted, prompts)
     passages = continuations(original, prompts, options.new_tokens, eos_token_ids, finish)
     acceptance = (
         measure_acceptance(original, passages, max_drafts, finish),
@@ -149,6 +150,17 @@ def _check_numbers(sums: Sequence[float]) -> None:
     for name, loss in zip(("original", "converted"), sums[2:], strict=True):
         if math.isnan(loss):
             raise InputError(f"the {name} target's logits are NaN: its weights are damaged or overflow")
+
+
+def _check_drafts(original: Pair, converted: Pair, prompts: Sequence[Sequence[int]]) -> None:
+    """Refuse assistants whose acceptance says nothing of a format.
+
+    Raises:
+        InputError: with the assistant that computes NaN.
+    """
+    for name, pair in (("original", original), ("converted", converted)):
+        if prompts and not drafts_are_numbers(pair, prompts[0]):
+            raise InputError(f"the {name} assistant's logits are NaN: its weights are damaged or overflow")
 
 
 def _exp(loss: float) -> float:

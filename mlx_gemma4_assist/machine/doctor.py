@@ -1,6 +1,6 @@
-"""What fits on this machine and what suits it: from MLX's device information, and of a checkpoint from all but weights.
+"""What fits on this machine and what suits it: from MLX's device information, and of a target from all but weights.
 
-Nothing here uses the network, computes, or prints.
+Nothing here uses the network or prints. Only an assistant, which is small, is read whole.
 """
 
 import os
@@ -20,7 +20,7 @@ from ..checkpoints.hub import EMBEDDED, repo_of, resolve
 from ..checkpoints.loading import config_dtype
 from ..checkpoints.pairing import assistant_for
 from ..checkpoints.quantized import Quantization, read_quantization
-from ..checkpoints.weights import checked_files
+from ..checkpoints.weights import checked_files, listed, tensors_with_nan
 from ..errors import InputError
 from ..files import read_json
 from ..models.config import SLIDING, Gemma4TextConfig, check_pair, read_assistant_config, read_target_config
@@ -183,7 +183,7 @@ def local_folder(name: str) -> Path | None:
 def examine(machine: Machine, name: str, assistant_name: str | None = None, context: int | None = None) -> Checkpoint:
     """Read a target's and its assistant's config.json and tokenizer, as far as they are on this disk.
 
-    Of weights the headers are read, and compared with the sizes of the files.
+    Of weights the headers are read, and compared with the sizes of the files; in an assistant's NaN is looked for.
 
     Args:
         machine: where it would run.
@@ -283,7 +283,17 @@ def _examine_assistant(config: Gemma4TextConfig, name: str, assistant_name: str 
         check_pair(config, read_assistant_config(read_json(folder / "config.json")))
     except InputError as error:
         return _Assistant(found, problems=[f"{found}: {error}"])
-    return _Assistant(f"{found}, matches", *_file_bytes(folder))
+    size, problems = _file_bytes(folder)
+    return _Assistant(f"{found}, matches", size, problems or _nan_problems(found, folder))
+
+
+def _nan_problems(name: str, folder: Path) -> list[str]:
+    """Of an assistant whose file is whole: texts would be right, and slower than without it."""
+    try:
+        found = tensors_with_nan(folder)
+    except InputError as error:
+        return [str(error)]
+    return [f"{name} drafts nothing that is accepted: there is NaN in {listed(found)}"] if found else []
 
 
 def _memory_problems(machine: Machine, needed: int) -> list[str]:

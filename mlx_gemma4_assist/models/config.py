@@ -137,6 +137,9 @@ class Gemma4TextConfig:
         expect(not unknown, "layer_types", unknown, f"only {SLIDING} and {FULL}")
         right = 0 <= shared <= layers
         expect(right, "num_kv_shared_layers", shared, f"0 to num_hidden_layers, {layers}")
+        owners, readers = set(types[: layers - shared]), set(types[layers - shared :])
+        right = not owners or readers <= owners  # an assistant's layers own nothing: they read its target's
+        expect(right, "num_kv_shared_layers", shared, "fewer: a layer of each type must own keys and values")
 
     def _validate_layer_type(self, kind: str) -> None:
         heads, kv_heads = self.num_attention_heads, self.kv_heads(kind)
@@ -307,12 +310,13 @@ def read_target_config(values: Mapping[str, Any]) -> Gemma4TextConfig:
         raise InputError(
             f"not a Gemma 4: model_type is {model_type!r:.100}, expected one of {', '.join(TARGET_MODEL_TYPES)}"
         )
-    if model_type.endswith("_text"):
-        return Gemma4TextConfig.from_dict(values)
-    text = read_part(values, "text_config")
+    text = values if model_type.endswith("_text") else read_part(values, "text_config")
     if not text:
         raise InputError(f"config.json of model_type {model_type} has no text_config")
-    return Gemma4TextConfig.from_dict({"model_type": f"{model_type}_text"} | dict(text))
+    config = Gemma4TextConfig.from_dict({"model_type": f"{model_type.removesuffix('_text')}_text"} | dict(text))
+    shared = config.num_kv_shared_layers
+    expect(config.num_kv_layers > 0, "num_kv_shared_layers", shared, "fewer: a target owns keys and values")
+    return config
 
 
 def read_assistant_config(values: Mapping[str, Any]) -> Gemma4AssistantConfig:

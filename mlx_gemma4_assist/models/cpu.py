@@ -133,6 +133,30 @@ def _attend_together(queries: mx.array, keys: mx.array, values: mx.array, mask: 
     return (softmax(scores) @ values).reshape(B, N, L, D)
 
 
+# Experts
+
+
+def expert_product(x: mx.array, weight: mx.array, experts: mx.array) -> mx.array:
+    """Each row times the matrix of its expert, which the backend's ``gather_mm`` does in float32 only.
+
+    In other types a few rows copy the matrices that they need; from as many rows as there are experts on, all matrices
+    are widened instead, which takes memory for one copy of them in float32.
+
+    Args:
+        x: (..., 1, in), broadcast against ``experts``.
+        weight: (number of experts, out, in).
+        experts: (...) integers.
+
+    Returns:
+        (..., 1, out), of the type that the product of x and weight has.
+    """
+    if weight.dtype != mx.float32 and experts.size < weight.shape[0]:
+        return x @ weight[experts].swapaxes(-1, -2)
+    matrices = weight.astype(mx.float32).swapaxes(-1, -2)
+    product = mx.gather_mm(x.astype(mx.float32), matrices, rhs_indices=experts)
+    return product.astype(mx.result_type(x, weight))
+
+
 # Weights
 
 

@@ -3,6 +3,8 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..backend import on_gpu
+from . import cpu
 from .activations import geglu
 from .config import Gemma4TextConfig
 from .layers import rms_norm
@@ -51,4 +53,20 @@ class Experts(Module):
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
         """x: (B, L, H); experts, weights: (B, L, top_k) -> (B, L, H)."""
-        return (self.switch_glu(x, experts) * weights[..., None]).sum(-2)
+        routed = self.switch_glu(x, experts) if on_gpu() else self._on_cpu(x, experts)
+        return (routed * weights[..., None]).sum(-2)
+
+    def _on_cpu(self, x: mx.array, experts: mx.array) -> mx.array:
+        """As ``switch_glu``: x: (B, L, H); experts: (B, L, top_k) -> (B, L, top_k, H)."""
+        glu = self.switch_glu
+        x = mx.expand_dims(x, (-2, -3))
+        up, gate = _product(glu.up_proj, x, experts), _product(glu.gate_proj, x, experts)
+        return _product(glu.down_proj, geglu(gate, up), experts).squeeze(-2)
+
+
+def _product(layer: nn.Module, x: mx.array, experts: mx.array) -> mx.array:
+    """A projection of the experts, quantized or not, on the CPU backend; shapes as for ``cpu.expert_product``."""
+    if "scales" in layer:
+        product: mx.array = layer(x, experts)
+        return product
+    return cpu.expert_product(x, layer.weight, experts)

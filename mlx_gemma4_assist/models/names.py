@@ -36,11 +36,14 @@ def layer_number(name: str) -> int | None:
 
 
 def split_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    """transformers' ``experts.gate_up_proj`` (E, 2I, H) and ``experts.down_proj`` -> mlx-lm's ``switch_glu``."""
+    """transformers' ``experts.gate_up_proj`` (E, 2I, H) and ``experts.down_proj`` -> mlx-lm's ``switch_glu``.
+
+    What has no such shape keeps its name, which no network has.
+    """
     out = {}
     for name, value in weights.items():
         base, _, last = name.rpartition(".")
-        if base.endswith(".experts") and last == "gate_up_proj":
+        if base.endswith(".experts") and last == "gate_up_proj" and value.ndim == 3 and value.shape[1] % 2 == 0:
             gate, up = mx.split(value, 2, axis=-2)
             out[f"{base}.switch_glu.gate_proj.weight"] = mx.contiguous(gate)
             out[f"{base}.switch_glu.up_proj.weight"] = mx.contiguous(up)

@@ -10,6 +10,7 @@ from ..errors import InputError
 
 LARGEST = 2**31 - 1
 """Of integers: what MLX counts a dimension with."""
+WIDEST_INTEGER = 2**63 - 1
 MOST_LAYERS = 1000
 """Of a network: the largest has 60, and each is an object before a weight is read."""
 WIDEST = 2**15
@@ -40,8 +41,9 @@ def is_count(value: object, least: int = 1) -> bool:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    """Whether a value is a finite number, and if it is an integer one of 64 bits, as MLX has them."""
+    most = WIDEST_INTEGER if isinstance(value, int) else sys.float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
 
 
 def expect_small(config: object, names: Iterable[str], most: int, *, of: str) -> None:

@@ -3,6 +3,7 @@
 Filters come in transformers' order: temperature, top-k, top-p, min-p (mlx-lm divides by the temperature last).
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -59,7 +60,11 @@ def suppress(logits: mx.array, sampling: Sampling) -> mx.array:
 
 
 def log_probabilities(logits: mx.array, temperature: float, sampling: Sampling) -> mx.array:
-    """logits: (..., V) -> log-probabilities (..., V) float32 after the filters; what they drop is at -inf."""
+    """logits: (..., V) -> log-probabilities (..., V) float32 after the filters; what they drop is at -inf.
+
+    Of NaN, an infinite logit, or nothing but -inf, all ids are equally likely: drafts of a damaged or overflowing
+    assistant are drawn from a distribution too, without which what replaces them would not be the target's.
+    """
     x = logits.astype(mx.float32) / temperature
     if 0 < sampling.top_k < x.shape[-1]:
         x = mx.where(x < mx.min(mx.topk(x, sampling.top_k, axis=-1), axis=-1, keepdims=True), -mx.inf, x)
@@ -67,7 +72,8 @@ def log_probabilities(logits: mx.array, temperature: float, sampling: Sampling) 
         x = _nucleus(x, sampling.top_p)
     if sampling.min_p > 0:
         x = mx.where(x < mx.max(x, axis=-1, keepdims=True) + mx.log(mx.array(sampling.min_p)), -mx.inf, x)
-    return x - mx.logsumexp(x, axis=-1, keepdims=True)
+    total = mx.logsumexp(x, axis=-1, keepdims=True)
+    return mx.where(mx.abs(total) < mx.inf, x - total, -math.log(x.shape[-1]))
 
 
 def _nucleus(x: mx.array, top_p: float) -> mx.array:

@@ -1,0 +1,166 @@
+"""The warning before weights are read that they and the conversation do not fit in this machine's memory."""
+
+import re
+import sys
+
+import mlx.core as mx
+import pytest
+from support import checkpoints as small
+from support.paths import GOLDENS
+
+from mlx_gemma4_assist import InputError, Pair
+from mlx_gemma4_assist.checkpoints import hub
+from mlx_gemma4_assist.checkpoints.loading import held
+from mlx_gemma4_assist.commands import benchmark, chat, generate, loading, parity
+from mlx_gemma4_assist.commands.run import run_one
+from mlx_gemma4_assist.conversion.convert import convert
+from mlx_gemma4_assist.engine import pair as pairs
+from mlx_gemma4_assist.machine import doctor
+from mlx_gemma4_assist.machine.memory import context_bytes
+from mlx_gemma4_assist.machine.room import memory_warning
+from mlx_gemma4_assist.models.network import named_parameters
+
+E2B = GOLDENS / "e2b"
+LOADING = {"generate": generate, "chat": chat, "parity": parity, "benchmark": benchmark}
+CONTEXT = 4096  # all that the golden target has
+
+
+def machine(usable: float) -> doctor.Machine:
+    return doctor.Machine("small", "x86_64", None, False, int(usable), int(usable))
+
+
+def in_memory(network) -> int:
+    return sum(array.nbytes for array in named_parameters(network).values())
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_what_is_held_is_what_is_loaded(dtype):
+    """The golden target's file has tensors that are never loaded, too."""
+    pair = Pair.load(E2B / "target", E2B / "assistant", dtype=dtype)
+    assert held(pair.target, E2B / "target", dtype) == (in_memory(pair.target), pair.dtype)
+    assert held(pair.assistant, E2B / "assistant", dtype).nbytes == in_memory(pair.assistant)
+    assert in_memory(pair.target) < (E2B / "target" / "model.safetensors").stat().st_size / (2 if dtype else 1)
+
+
+@pytest.mark.parametrize("mode", ["affine", "mxfp8"])
+def test_what_a_quantized_pair_holds(tmp_path, mode):
+    folders = tmp_path / "mlx", tmp_path / "mlx-assistant"
+    convert("tiny", folders[0], quantize=True, q_mode=mode, q_bits=8, q_group_size=32, dtype="bfloat16", check=False)
+    pair = Pair.load(folders[0])
+    assert held(pair.target, folders[0]) == (in_memory(pair.target), mx.bfloat16)
+    assert held(pair.assistant, folders[1]).nbytes == in_memory(pair.assistant)
+
+
+def test_towers_are_not_held(tmp_path):
+    target = small.target("31B")
+    weights = small.randomize(target)
+    folder = small.save(tmp_path, small.full_config("31B"), small.as_google_full(weights))
+    assert held(target, folder).nbytes == sum(array.nbytes for array in weights.values())
+
+
+def limits(dtype: str | None, tokens: int) -> tuple[int, int]:
+    """What the golden pair's weights take, and with them the keys and values of so many tokens."""
+    pair = Pair.load(E2B / "target", E2B / "assistant", dtype=dtype)
+    weights = in_memory(pair.target) + in_memory(pair.assistant)
+    return weights, weights + context_bytes(pair.target.config, tokens).keys_values * pair.dtype.size // 2
+
+
+@pytest.mark.parametrize("dtype", [None, "float16"])
+@pytest.mark.parametrize(("tokens", "asked"), [(1000, 1000), (None, CONTEXT), (10**9, CONTEXT)])
+def test_the_figures(dtype, tokens, asked):
+    weights, both = limits(dtype, asked)
+
+    def said(usable: int) -> str | None:
+        return memory_warning(machine(usable), E2B / "target", E2B / "assistant", dtype, tokens)
+
+    assert said(both) is None
+    warning = said(both - 1)
+    assert f"weights of {doctor.readable(weights)} and {doctor.readable(both - weights)} of keys" in warning
+    assert f"for {asked:,} tokens are more than the {doctor.readable(both)} that MLX may use" in warning
+    fitting = int(re.search(r"room for about ([\d,]+) tokens", warning)[1].replace(",", ""))
+    assert fitting == asked - 1
+    assert said(weights).endswith("room for about 0 tokens")
+    assert f"the weights take {doctor.readable(weights)}, more than the" in said(weights - 1)
+
+
+def test_an_assistant_is_counted():
+    alone, both = (memory_warning(machine(1e4), E2B / "target", each) for each in (None, E2B / "assistant"))
+    assert alone != both
+
+
+@pytest.fixture
+def said_before_loading(monkeypatch, capsys):
+    """What a command says on a machine of so many bytes before it reads weights, which it never does."""
+
+    def run(name: str, *arguments: str, usable: float = 1e5) -> str:
+        monkeypatch.setattr(doctor, "this_machine", lambda: machine(usable))
+        monkeypatch.setattr(pairs, "load_model", lambda *_, **__: (_ for _ in ()).throw(InputError("weights are read")))
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit):
+            run_one(vars(LOADING[name])[name])
+        said = capsys.readouterr().err
+        assert said.endswith("error: weights are read\n")
+        return said.removesuffix("error: weights are read\n")
+
+    return run
+
+
+@pytest.mark.parametrize("name", LOADING)
+def test_every_command_warns_in_one_line(said_before_loading, name):
+    arguments = ("--prompt", "hello") if name == "generate" else ()
+    said = said_before_loading(name, *arguments)
+    assert said.startswith("Warning: the weights take ")
+    assert "more than the 0.1 MB that MLX may use on this machine" in said
+    assert said.count("\n") == 1
+    assert said_before_loading(name, *arguments, usable=1e12) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "tokens"),
+    [
+        ("generate", ("--prompt", "x" * 400, "--max-tokens", "50"), 150),
+        ("generate", ("--prompt", "x" * 400, "--max-tokens", "50", "--system-prompt", "y" * 4000), 1_167),
+        ("parity", ("--max-tokens", "30", "--prompt-file", "PROMPTS", "--num-prompts", "1"), 130),
+        ("parity", ("--max-tokens", "30", "--prompt-file", "PROMPTS"), 530),
+        ("benchmark", ("--max-tokens", "30", "--prompt-file", "PROMPTS"), 630),
+        ("chat", ("--max-tokens", "7"), CONTEXT),
+    ],
+)
+def test_the_context_is_the_one_asked_for(said_before_loading, tmp_path, name, arguments, tokens):
+    (tmp_path / "prompts.txt").write_text("x" * 400 + "\n\n" + "x" * 2000)
+    arguments = [str(tmp_path / "prompts.txt") if each == "PROMPTS" else each for each in arguments]
+    model = ("--model", str(E2B / "target"), "--assistant-model", str(E2B / "assistant"))
+    said = said_before_loading(name, *model, *arguments, usable=limits(None, 0)[0])
+    assert f"for {tokens:,} tokens are more than" in said
+
+
+def test_letters_of_any_script_are_counted():
+    assert loading.about_tokens("abcd" * 10) == 10
+    assert loading.about_tokens("語" * 40) == 30
+    assert loading.about_tokens("\udce9" * 40) == 10
+
+
+def test_what_is_damaged_is_said_by_who_loads_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "this_machine", lambda: machine(1))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="has no tokenizer"):
+        loading.load_pair(loading.ModelChoice(str(tmp_path)))
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_here_and_what_is_not(tmp_path, monkeypatch):
+    """Of a repo only what is whole in the cache is here, and the network is not asked."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "_download", lambda *_: pytest.fail("goes to the network"))
+    assert hub.here(E2B / "target") == E2B / "target"
+    assert hub.here("tiny").name == "tiny"
+    assert hub.here("someone/gemma-4-E2B-it") is None
+    snapshot = tmp_path / "models--someone--gemma-4-E2B-it" / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("c0ffee")
+    (snapshot / "config.json").write_text("{}")
+    assert hub.here("someone/gemma-4-E2B-it") is None
+    (snapshot / "model.safetensors").write_text("")
+    assert hub.here("someone/gemma-4-E2B-it") == snapshot
+    assert hub.here("nowhere") is None
