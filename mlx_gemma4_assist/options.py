@@ -173,6 +173,8 @@ class GenerationOptions:
                 object.__setattr__(self, each.name, _read(each.name, each.metadata, value))
         if self.temperature == 0 and self.draft_temperature:
             raise OptionError("{draft_temperature} needs a {temperature} above 0: greedy decoding drafts greedily")
+        if self.num_assistant_tokens == 0 and self.draft_temperature:
+            raise OptionError("{draft_temperature} is for drafts, but {num_assistant_tokens} is 0, which makes none")
 
     @property
     def greedy(self) -> bool:

@@ -61,7 +61,7 @@ WRONG = {
     ("name", "arguments", "message"), [(name, *each) for name, cases in WRONG.items() for each in cases]
 )
 def test_nothing_is_loaded(name, arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(LOADING[name], "load_pair", lambda *_: pytest.fail("loads"))
+    monkeypatch.setattr(LOADING[name], "open_checkpoint", lambda *_, **__: pytest.fail("loads"))
     monkeypatch.setattr(backend, "_has_compiler", lambda: False)
     monkeypatch.setattr(backend, "_HAS_GPU", False)
     prompt = ["--prompt", "a"] if name == "generate" and "--prompt" not in arguments else []

@@ -86,8 +86,12 @@ def refused(row: dict[str, Any]) -> str | None:
     """Why a combination makes no sense; None if it does."""
     if row["temperature"] == 0 and row["draft_temperature"]:
         return "draft_temperature needs a temperature above 0"
+    if row["num_assistant_tokens"] == 0 and row["draft_temperature"]:
+        return "num_assistant_tokens is 0, which makes none"
     if not row["assistant"] and row["num_assistant_tokens"]:
         return "there is no assistant model"
+    if not row["assistant"] and row["draft_temperature"]:
+        return "draft_temperature is for drafts, but there is no assistant model"
     return None
 
 

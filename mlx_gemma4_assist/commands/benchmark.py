@@ -12,7 +12,7 @@ import typer
 
 from ..errors import InputError, OptionError, first_line
 from ..options import GenerationOptions
-from .loading import check_choice, draft_memory, load_pair
+from .loading import check_choice, draft_memory, load_pair, open_checkpoint
 from .options import DRAWN, Learned, ModelChoice, Only, grouped
 
 if TYPE_CHECKING:
@@ -65,10 +65,9 @@ def benchmark(
         _check_plot(comparison.plot)
     prompts = _prompts(comparison.prompt_file or [])
     check_choice(choice, options, compares=True)
-    pair = load_pair(choice)
-    if pair.assistant is None:
-        raise InputError("there is nothing to compare plain decoding with: --assistant-model names an assistant")
-    encoded = {name: pair.encode(prompt) for name, prompt in prompts.items()}
+    checkpoint = open_checkpoint(choice, options, compares=True)
+    encoded = {name: checkpoint.prepare(prompt).tokens for name, prompt in prompts.items()}
+    pair = load_pair(checkpoint)
     with _Progress(len(encoded) * len(settings) * (comparison.repeats + 1)) as progress:
         runs = measure(
             pair,

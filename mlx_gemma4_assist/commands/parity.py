@@ -13,7 +13,7 @@ import typer
 
 from ..errors import InputError
 from ..options import MAX_DRAFTS, GenerationOptions
-from .loading import check_choice, load_pair, note
+from .loading import check_choice, load_pair, note, open_checkpoint
 from .options import EMBEDDED, ModelChoice, Only, grouped
 from .streams import moves_cursor, read_input
 
@@ -70,10 +70,9 @@ def parity(
     options = replace(options, num_assistant_tokens=trial.num_assistant_tokens)
     texts, chat = _prompts(choice.model, trial)
     check_choice(choice, options, compares=True)
-    pair = load_pair(choice)
-    if pair.assistant is None:
-        raise InputError("there is no assistant to compare with; --assistant-model names one")
-    prompts = [pair.encode(text, chat=chat) for text in texts[: trial.num_prompts]]
+    checkpoint = open_checkpoint(choice, options, compares=True)
+    prompts = [checkpoint.prepare(text, chat=chat).tokens for text in texts[: trial.num_prompts]]
+    pair = load_pair(checkpoint)
     compared = _compare(pair, prompts, options)
     frequencies = _frequencies(pair, prompts, trial.num_samples, options)
     verdict, failed = _verdict([text for texts in compared.values() for text in texts], frequencies)

@@ -64,6 +64,8 @@ class Engine:
         """
         options = request.options
         longest = longest_draft(self.pair, options.num_assistant_tokens)
+        if self.pair.assistant is None and options.draft_temperature:
+            raise OptionError("{draft_temperature} is for drafts, but there is no assistant model")
         request.check(self.pair.target.config)
         if cache is None:
             cache = self.new_cache(options.num_assistant_tokens)

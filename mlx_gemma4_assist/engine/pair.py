@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -14,12 +17,22 @@ from ..checkpoints.loading import load_assistant, load_model
 from ..checkpoints.pairing import assistant_for
 from ..errors import InputError, OptionError
 from ..files import read_json
-from ..media.reader import MediaReader, load_media
-from ..models.config import check_pair, read_target_config
+from ..media.config import AS_PUBLISHED, MediaOptions
+from ..media.prepared import PreparedPrompt
+from ..media.reader import MediaReader, load_media, media_processor
+from ..models.config import (
+    Gemma4AssistantConfig,
+    Gemma4TextConfig,
+    check_pair,
+    read_assistant_config,
+    read_target_config,
+)
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..models.network import named_parameters
+from ..text.messages import NO_MEDIA, Conversation, Media
 from ..text.processor import Processor, Prompt
+from .request import check_tokens
 
 PathOrRepo = str | os.PathLike[str]
 
@@ -78,25 +91,9 @@ class Pair:
         dtype: str | mx.Dtype | None = None,
         revision: str | None = None,
     ) -> "Pair":
-        """Read a target, its processor and its assistant.
-
-        Args:
-            path_or_repo: a folder, a repo on the Hub, or ``tiny`` for the pair that comes with the package.
-            assistant_model: the same of an assistant; "matching" looks for the one that belongs to the target and goes
-                without if none is known, "none" goes without.
-            dtype: float32, bfloat16 or float16 instead of what the checkpoints say, for both networks.
-            revision: a branch, tag or commit of the target's repo.
-
-        Raises:
-            InputError: one sentence on what could not be loaded, or does not belong together.
-        """
-        _check_dtype(dtype)
-        folder = resolve(path_or_repo, revision=revision)
-        processor = Processor.from_pretrained(folder)
-        assistant = _assistant(path_or_repo, assistant_model, dtype)
-        if assistant is not None:  # what is small comes first, so that a mistake costs no large weights
-            check_pair(read_target_config(read_json(folder / "config.json")), assistant.config)
-        return cls(load_model(folder, dtype=dtype), assistant, processor, Source(path_or_repo, dtype, revision))
+        """Read a target, its processor and its assistant. Arguments and errors as for :meth:`Checkpoint.open`; what is
+        wrong with the weights is an error too."""
+        return Checkpoint.open(path_or_repo, assistant_model, dtype=dtype, revision=revision).load()
 
     def encode(self, prompt: Prompt, *, chat: bool = True) -> list[int]:
         """A prompt's token ids. Arguments and errors as for ``Processor.encode``.
@@ -140,20 +137,122 @@ class Pair:
         return load_media(source.path_or_repo, self.processor, dtype=source.dtype, revision=source.revision)
 
 
-def _assistant(
-    target: PathOrRepo, named: PathOrRepo, dtype: str | mx.Dtype | None
-) -> Gemma4AssistantForCausalLM | None:
-    """The assistant that ``Pair.load`` is to load, if any."""
-    found = assistant_for(target) if named == MATCHING else named
-    if found is None or found == NONE:
-        return None
-    try:
-        return load_assistant(found, dtype=dtype)
-    except InputError as error:
-        if named != MATCHING:
-            raise
-        sentence = "the assistant {named} of this model: {error} ({assistant_model} none goes without)"
-        raise OptionError(sentence, named=found, error=error) from None
+@dataclass(frozen=True)
+class Checkpoint:
+    """A target and its assistant before their weights are read: what can be wrong is found out here, at no cost.
+
+    Attributes:
+        source: what was named.
+        folder: of the target.
+        config: of the target's text network.
+        processor: of the target.
+        assistant: what names the assistant; None goes without.
+    """
+
+    source: Source
+    folder: Path
+    config: Gemma4TextConfig
+    processor: Processor
+    assistant: "_Assistant | None" = None
+
+    @classmethod
+    def open(
+        cls,
+        path_or_repo: PathOrRepo,
+        assistant_model: PathOrRepo = MATCHING,
+        *,
+        dtype: str | mx.Dtype | None = None,
+        revision: str | None = None,
+    ) -> "Checkpoint":
+        """Find both, downloaded if need be, and read their small files.
+
+        Args:
+            path_or_repo: a folder, a repo on the Hub, or ``tiny`` for the pair that comes with the package.
+            assistant_model: the same of an assistant; "matching" looks for the one that belongs to the target and goes
+                without if none is known, "none" goes without.
+            dtype: float32, bfloat16 or float16 instead of what the checkpoints say, for both networks.
+            revision: a branch, tag or commit of the target's repo.
+
+        Raises:
+            InputError: one sentence on what is not there, is damaged, or does not belong together.
+        """
+        _check_dtype(dtype)
+        folder = resolve(path_or_repo, revision=revision)
+        processor = Processor.from_pretrained(folder)
+        config = read_target_config(read_json(folder / "config.json"))
+        found = assistant_for(path_or_repo) if assistant_model == MATCHING else assistant_model
+        assistant = None
+        if found is not None and found != NONE:
+            assistant = _Assistant(found, was_named=assistant_model != MATCHING)
+            check_pair(config, assistant.config())
+        return cls(Source(path_or_repo, dtype, revision), folder, config, processor, assistant)
+
+    def prepare(
+        self,
+        prompt: Prompt | Conversation,
+        media: Media = NO_MEDIA,
+        *,
+        chat: bool = True,
+        enable_thinking: bool = False,
+        options: MediaOptions = AS_PUBLISHED,
+    ) -> PreparedPrompt:
+        """A prompt as the target reads it. Arguments as for ``MediaProcessor.encode``.
+
+        Raises:
+            InputError: see there; a prompt that is longer than the context; pictures, sound or video for a text model.
+        """
+        shows = media or (isinstance(prompt, Conversation) and prompt.media)
+        if shows:
+            reader = media_processor(self.source.path_or_repo, self.folder, self.processor)
+            prepared = reader.encode(prompt, media, chat=chat, enable_thinking=enable_thinking, options=options)
+        else:
+            text = prompt.messages if isinstance(prompt, Conversation) else prompt
+            prepared = PreparedPrompt(self.processor.encode(text, chat=chat, enable_thinking=enable_thinking))
+        check_tokens(prepared.tokens, self.config)
+        return prepared
+
+    def load(self) -> Pair:
+        """Read the weights, the assistant's first: it is small, so that a damaged one costs little.
+
+        Raises:
+            InputError: damaged or misfitting weights, see ``checkpoints.loading.load_model``.
+        """
+        assistant = None if self.assistant is None else self.assistant.load(self.source.dtype)
+        return Pair(load_model(self.folder, dtype=self.source.dtype), assistant, self.processor, self.source)
+
+
+@dataclass(frozen=True)
+class _Assistant:
+    """What names an assistant.
+
+    Attributes:
+        path_or_repo: a folder, a repo on the Hub, or an alias.
+        was_named: whether the caller named it, or it was found as the one that belongs to the target.
+    """
+
+    path_or_repo: PathOrRepo
+    was_named: bool
+
+    def config(self) -> Gemma4AssistantConfig:
+        """Its config.json; it is downloaded first where that is needed."""
+        with self._explained():
+            return read_assistant_config(read_json(resolve(self.path_or_repo) / "config.json"))
+
+    def load(self, dtype: str | mx.Dtype | None) -> Gemma4AssistantForCausalLM:
+        """Its network."""
+        with self._explained():
+            return load_assistant(self.path_or_repo, dtype=dtype)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """An error of an assistant that nobody has named says where it came from."""
+        try:
+            yield
+        except InputError as error:
+            if self.was_named:
+                raise
+            sentence = "the assistant {named} of this model: {error} ({assistant_model} none goes without)"
+            raise OptionError(sentence, named=self.path_or_repo, error=error) from None
 
 
 def fingerprint(target: Gemma4ForCausalLM) -> str:

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ..errors import InputError, first_line
+from ..errors import InputError, OptionError, first_line
 from ..files import read_json, read_json_if_there, read_part
 from .channels import OPEN, ChannelText, Markers, without_channels
 from .control import SEAM, ControlTokens
@@ -124,7 +124,7 @@ class Processor:
             InputError: there is no chat template, it refuses the conversation, or it knows no ``enable_thinking``.
         """
         if enable_thinking and self.has_chat_template and "enable_thinking" not in str(self.tokenizer.chat_template):
-            raise InputError("the checkpoint's chat template knows no enable_thinking")
+            raise OptionError("the checkpoint's chat template knows no {enable_thinking}")
         values = {"add_generation_prompt": True, "enable_thinking": enable_thinking}
         if OPEN in str(self.tokenizer.chat_template):
             messages = [_without_thoughts(message) for message in messages]
@@ -268,7 +268,7 @@ def refuse_thinking(enable_thinking: bool) -> None:
         InputError: thinking is asked for.
     """
     if enable_thinking:
-        raise InputError("enable_thinking needs a conversation and a chat template")
+        raise OptionError("{enable_thinking} needs a conversation and a chat template")
 
 
 def _ids(value: Any, name: str) -> tuple[int, ...]:
