@@ -79,6 +79,8 @@ class ConversionOptions:
             raise OptionError("{dtype} is {value!r}, expected " + ", ".join(DTYPES), value=self.dtype)
         if self.text is not None and self.check is False:
             raise OptionError("{text} was given to compare over, but no comparison is wanted")
+        if self.assistant_path is not None and self.assistant_model == NONE:
+            raise OptionError("{assistant_path} is for an assistant, but {assistant_model} is none")
         parse_size(self.max_shard_size)
         if self.upload_repo is not None:
             check_repo_id(self.upload_repo)

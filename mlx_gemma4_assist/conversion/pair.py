@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..checkpoints.hub import resolve
 from ..checkpoints.pairing import assistant_for
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..files import read_json
 from ..machine.chip import FormatChoice
 from ..models.config import ASSISTANT_MODEL_TYPES, check_pair, read_assistant_config, read_target_config
@@ -92,9 +92,15 @@ def _sources(options: ConversionOptions) -> list[tuple[str, Path, Path]]:
     if read_json(source / "config.json").get("model_type") in ASSISTANT_MODEL_TYPES:
         if options.assistant_model not in (None, NONE):
             raise InputError(f"{options.hf_path} is an assistant itself: it is converted without another one")
+        if options.assistant_path is not None:
+            sentence = "{hf_path} {named} is an assistant itself: {mlx_path} is where it goes, not {assistant_path}"
+            raise OptionError(sentence, named=options.hf_path)
     elif assistant is not None:
         sources.append((os.fspath(assistant), resolve(assistant), options.assistant_folder))
         _check_pair(source, sources[1][1])
+    elif options.assistant_path is not None:
+        sentence = "{assistant_path} is for an assistant, but none is known for {named}: {assistant_model} names one"
+        raise OptionError(sentence, named=options.hf_path)
     return sources
 
 
