@@ -210,7 +210,7 @@ class OptionValues(TypedDict, total=False):
     num_assistant_tokens: int | None
     stop: str | Iterable[str] | None
     skip_special_tokens: bool
-    logits_processors: Sequence[LogitsProcessor] | None
+    logits_processors: Iterable[LogitsProcessor] | None
     compile: bool | None
     prefill_step_size: int
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +16,7 @@ from ..backend import dtype_of
 from ..checkpoints.hub import resolve
 from ..checkpoints.loading import load_assistant, load_model
 from ..checkpoints.pairing import assistant_for
-from ..errors import InputError, OptionError
+from ..errors import InputError, OptionError, described
 from ..files import read_json
 from ..media.config import AS_PUBLISHED, MediaOptions
 from ..media.prepared import PreparedPrompt
@@ -31,10 +32,18 @@ from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..models.network import named_parameters
 from ..text.messages import NO_MEDIA, Conversation, Media
-from ..text.processor import Processor, Prompt
+from ..text.processor import Processor, Prompt, TextProcessor
 from .request import check_tokens
 
 PathOrRepo = str | os.PathLike[str]
+
+
+@runtime_checkable
+class _Configured(Protocol):
+    """A network with its configuration."""
+
+    config: object
+
 
 MATCHING, NONE = "matching", "none"
 SAMPLED = 8  # places of each axis of a tensor that a fingerprint looks at
@@ -70,7 +79,7 @@ class Pair:
         source: where the target came from, for its towers; None if nobody asks for these.
 
     Raises:
-        InputError: the assistant was made for another target.
+        InputError: the assistant was made for another target; one of them is something else.
     """
 
     target: Gemma4ForCausalLM
@@ -79,8 +88,15 @@ class Pair:
     source: Source | None = None
 
     def __post_init__(self) -> None:
-        if self.assistant is not None:
-            check_pair(self.target.config, self.assistant.config)
+        if not isinstance(self.target, Gemma4ForCausalLM):
+            raise InputError(f"the target is {described(self.target)}, expected a model from load")
+        if self.processor is not None and not isinstance(self.processor, TextProcessor):
+            raise InputError(f"the processor is {described(self.processor)}, expected one from load")
+        if self.assistant is None:
+            return
+        if not isinstance(self.assistant, _Configured) or not isinstance(self.assistant.config, Gemma4AssistantConfig):
+            raise InputError(f"the assistant is {described(self.assistant)}, expected a model from load_assistant")
+        check_pair(self.target.config, self.assistant.config)
 
     @classmethod
     def load(

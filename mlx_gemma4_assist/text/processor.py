@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 from ..errors import InputError, OptionError, first_line
 from ..files import read_json, read_json_if_there, read_part
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Prompt = str | Sequence[int] | Sequence[Message] | Array | Mapping[str, Any]
+
+
+@runtime_checkable
+class TextProcessor(Protocol):
+    """What generating text takes of a processor: :class:`Processor`, or a stand-in."""
+
+    eos_token_ids: frozenset[int]
+    suppress_tokens: tuple[int, ...]
+
+    def encode(self, prompt: Prompt, *, chat: bool = True) -> list[int]: ...
+    def stop_ids(self, stop: Iterable[str]) -> frozenset[int]: ...
+    def turn(self, prompt: Sequence[int], stop: StopStrings, *, skip_special_tokens: bool = True) -> ChannelText: ...
 
 
 class Processor:
