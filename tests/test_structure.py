@@ -20,7 +20,7 @@ import mlx_gemma4_assist
 # From the ground up. A room imports from itself, and from rooms on lower floors.
 FLOORS = (
     ("errors",),
-    ("files", "backend", "options"),
+    ("files", "backend", "options", "environment"),
     ("models",),
     ("checkpoints", "cache"),
     ("text", "media", "drafts", "rounds"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is httpx's, imported there
     GatedRepoError,
     HfHubHTTPError,
@@ -87,6 +87,12 @@ def cached_repo(folder: Path) -> str | None:
     if folder.parent.name != "snapshots" or not folder.parent.parent.name.startswith("models--"):
         return None
     return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+
+
+def folder_in_cache(repo: Repo) -> Path | None:
+    """The folder of a repo in the Hub's cache, whole or not; None if its config.json is not there. Asks no network."""
+    found = try_to_load_from_cache(repo.name, "config.json", revision=repo.revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def public_name(path_or_repo: str | os.PathLike[str]) -> str:

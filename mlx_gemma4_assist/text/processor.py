@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
+from ..environment import check_endpoint
 from ..errors import InputError, OptionError, first_line
 from ..files import read_json, read_json_if_there, read_part
 from .channels import OPEN, ChannelText, Markers, without_channels
@@ -219,6 +220,7 @@ def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     # Silences the advice to install PyTorch, which is not needed here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Imported late, for it takes a second. AutoTokenizer, other than this class, would import PyTorch if it is there.
+    check_endpoint()
     with one_at_a_time:
         from transformers import PreTrainedTokenizerFast
 
