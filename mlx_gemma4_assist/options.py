@@ -93,7 +93,7 @@ class GenerationOptions:
         prefill_step_size: tokens of the prompt computed at once, which bounds memory.
 
     Raises:
-        OptionError: a value of another kind or out of its range.
+        OptionError: a value of another kind or out of its range; how drafts are drawn where none are.
     """
 
     max_tokens: int = _option(

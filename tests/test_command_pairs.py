@@ -243,7 +243,7 @@ PARITY = Command(
     refused={
         **NO_MODEL,
         "assistant_model": NO_MODEL["assistant_model"] | {"--assistant-model none": COMPARED},
-        "max_tokens": NOT_DRAWN["max_tokens"],
+        "max_tokens": NOT_DRAWN["max_tokens"] | {"-m 1": "--max-tokens is 1, but the first token never has drafts"},
         "num_prompts": {"-n 0": "--num-prompts is 0"},
         "num_samples": {"--num-samples -1": "--num-samples is -1"},
         "prompt_file": {"--prompt-file nowhere": "cannot read nowhere", "--prompt-file EMPTY": "EMPTY has no prompts"},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..options import MAX_DRAFTS, GenerationOptions
 from .loading import check_choice, load_pair, note, open_checkpoint
 from .options import EMBEDDED, ModelChoice, Only, grouped
@@ -67,6 +67,8 @@ def parity(
     and float16 they may part where the two best logits are close: forwards over one and over several tokens round
     differently there. In float32 they may not. Sampling is tested on the frequencies of first tokens too.
     """
+    if options.max_tokens < 2:
+        raise OptionError("{max_tokens} is {value}, but the first token never has drafts", value=options.max_tokens)
     options = replace(options, num_assistant_tokens=trial.num_assistant_tokens)
     texts, chat = _prompts(choice.model, trial)
     check_choice(choice, options, compares=True)

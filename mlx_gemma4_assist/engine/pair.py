@@ -162,7 +162,7 @@ class Checkpoint:
         folder: of the target.
         config: of the target's text network.
         processor: of the target.
-        assistant: what names the assistant; None goes without.
+        assistant: where the assistant is; None goes without.
     """
 
     source: Source
@@ -199,8 +199,7 @@ class Checkpoint:
         found = assistant_for(path_or_repo) if assistant_model == MATCHING else assistant_model
         assistant = None
         if found is not None and found != NONE:
-            assistant = _Assistant(found, was_named=assistant_model != MATCHING)
-            check_pair(config, assistant.config())
+            assistant = _Assistant.find(found, assistant_model != MATCHING, config)
         return cls(Source(path_or_repo, dtype, revision), folder, config, processor, assistant)
 
     def prepare(
@@ -239,36 +238,47 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class _Assistant:
-    """What names an assistant.
+    """An assistant before its weights are read.
 
     Attributes:
         path_or_repo: a folder, a repo on the Hub, or an alias.
         was_named: whether the caller named it, or it was found as the one that belongs to the target.
+        folder: where it is.
     """
 
     path_or_repo: PathOrRepo
     was_named: bool
+    folder: Path
 
-    def config(self) -> Gemma4AssistantConfig:
-        """Its config.json; it is downloaded first where that is needed."""
-        with self._explained():
-            return read_assistant_config(read_json(resolve(self.path_or_repo) / "config.json"))
+    @classmethod
+    def find(cls, path_or_repo: PathOrRepo, was_named: bool, target: Gemma4TextConfig) -> "_Assistant":
+        """Look for it, downloaded if need be, and read its config.json.
+
+        Raises:
+            InputError: it is not there, is no assistant, or is another target's.
+        """
+        with _explained(path_or_repo, was_named):
+            folder = resolve(path_or_repo)
+            config = read_assistant_config(read_json(folder / "config.json"))
+        check_pair(target, config)
+        return cls(path_or_repo, was_named, folder)
 
     def load(self, dtype: str | mx.Dtype | None) -> Gemma4AssistantForCausalLM:
-        """Its network."""
-        with self._explained():
-            return load_assistant(self.path_or_repo, dtype=dtype)
+        """Its network. Errors as for ``checkpoints.loading.load_assistant``."""
+        with _explained(self.path_or_repo, self.was_named):
+            return load_assistant(self.folder, dtype=dtype)
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """An error of an assistant that nobody has named says where it came from."""
-        try:
-            yield
-        except InputError as error:
-            if self.was_named:
-                raise
-            sentence = "the assistant {named} of this model: {error} ({assistant_model} none goes without)"
-            raise OptionError(sentence, named=self.path_or_repo, error=error) from None
+
+@contextmanager
+def _explained(assistant: PathOrRepo, was_named: bool) -> Iterator[None]:
+    """An error of an assistant that nobody has named says where it came from."""
+    try:
+        yield
+    except InputError as error:
+        if was_named:
+            raise
+        sentence = "the assistant {named} of this model: {error} ({assistant_model} none goes without)"
+        raise OptionError(sentence, named=assistant, error=error) from None
 
 
 def fingerprint(target: Gemma4ForCausalLM) -> str:
