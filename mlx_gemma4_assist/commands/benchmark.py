@@ -14,6 +14,7 @@ from ..errors import InputError, OptionError, first_line
 from ..options import GenerationOptions
 from .loading import check_choice, draft_memory, load_pair, open_checkpoint
 from .options import DRAWN, Learned, ModelChoice, Only, grouped
+from .streams import ending_at_once
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +55,8 @@ def benchmark(
     learned: Learned = True,
 ) -> None:
     """Compare plain decoding with each draft length on this machine, taking turns on the same prompts."""
-    from ..evaluation.benchmark import measure, parse_settings
+    with ending_at_once():
+        from ..evaluation.benchmark import measure, parse_settings
 
     settings = parse_settings(comparison.draft_lengths)
     if comparison.repeats < 1:

@@ -17,7 +17,7 @@ from .media import Content, MediaChoice, encoded, find_media, prepare
 from .options import DRAFTED, DRAWN, EMBEDDED, EnableThinking, Learned, ModelChoice, Only, ShowThinking, grouped
 from .run import INTERRUPTED
 from .screen import Screen
-from .streams import STANDARD_INPUT, moves_cursor, read_input
+from .streams import STANDARD_INPUT, ending_at_once, moves_cursor, read_input
 
 if TYPE_CHECKING:
     from ..engine.responses import GenerationResponse
@@ -67,9 +67,10 @@ def generate(
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
     introduce(pair, choice, options)
-    from ..api import stream
-    from ..backend import compiles_in_process
-    from ..engine.engine import compiles
+    with ending_at_once():
+        from ..api import stream
+        from ..backend import compiles_in_process
+        from ..engine.engine import compiles
 
     if compiles(options.compile) and not compiles_in_process():
         note("Compiling with g++: the first time on a machine takes half a minute before the first token.")

@@ -38,9 +38,10 @@ def check_choice(choice: ModelChoice, options: GenerationOptions, *, compares: b
     Raises:
         InputError: in the words that were typed.
     """
-    from ..backend import DTYPES
-    from ..engine.pair import NONE
-    from ..rounds.compiled import check_compiler
+    with ending_at_once():
+        from ..backend import DTYPES
+        from ..engine.pair import NONE
+        from ..rounds.compiled import check_compiler
 
     if choice.dtype is not None and choice.dtype not in DTYPES:
         raise OptionError("{dtype} is {value!r}, expected " + ", ".join(DTYPES), value=choice.dtype)

@@ -10,6 +10,7 @@ from ..media.config import MediaOptions
 from ..media.fetch import check_sources
 from ..text.messages import Conversation, Media, split_media
 from .loading import note
+from .streams import ending_at_once
 
 if TYPE_CHECKING:
     from ..cache.soft_tokens import MediaPrompt
@@ -82,7 +83,8 @@ def prepare(
             a prompt that is longer than the context.
     """
     shown = Media() if isinstance(found, Conversation) else choice.media
-    prepared = checkpoint.prepare(found, shown, chat=chat, enable_thinking=enable_thinking, options=choice.options)
+    with ending_at_once():  # features of pictures and sound take libraries that are imported for them
+        prepared = checkpoint.prepare(found, shown, chat=chat, enable_thinking=enable_thinking, options=choice.options)
     for line in prepared.notes:
         note(line)
     return prepared

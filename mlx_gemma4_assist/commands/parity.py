@@ -15,7 +15,7 @@ from ..errors import InputError, OptionError
 from ..options import MAX_DRAFTS, GenerationOptions
 from .loading import check_choice, load_pair, note, open_checkpoint
 from .options import EMBEDDED, ModelChoice, Only, grouped
-from .streams import moves_cursor, read_input
+from .streams import ending_at_once, moves_cursor, read_input
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -95,7 +95,8 @@ def _prompts(model: str, trial: Trial) -> tuple[list[str], bool]:
     elif model == EMBEDDED:
         return _passages(), False
     else:
-        from ..evaluation.parity import PROMPTS
+        with ending_at_once():
+            from ..evaluation.parity import PROMPTS
 
         return list(PROMPTS), True
     texts = [part.strip() for part in text.split("\n\n") if part.strip()]
