@@ -53,6 +53,12 @@ _PUBLIC = {
 }
 __all__ = ["__version__", *_PUBLIC]
 
+# Doors that have a function's name. Importing a module puts it into its package, but the first time only: so that it
+# is not in the function's place later, that has happened before. They are folders, for runpy warns of files.
+for _door in ("convert", "generate"):
+    import_module(f".{_door}", __name__)
+    del globals()[_door]
+
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:

@@ -1,8 +1,9 @@
 """Text from a target, with or without its assistant: ``stream_generate``, ``generate``."""
 
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any, TypeVar, Unpack
 
 from .cache.rows import KVCache
@@ -13,6 +14,7 @@ from .engine.pair import Pair
 from .engine.prefill import Progress, no_progress
 from .engine.request import Request
 from .engine.responses import GenerationResponse, responses
+from .errors import InputError, described
 from .models.gemma4_assistant import Gemma4AssistantForCausalLM
 from .models.gemma4_text import Gemma4ForCausalLM
 from .options import GenerationOptions, OptionValues
@@ -48,6 +50,8 @@ def stream(
     draft_memory: Memory | None = None,
 ) -> Generator[GenerationResponse, None, None]:
     """``stream_generate`` for a pair and options that were made before. Arguments and errors as there."""
+    if not isinstance(chat, bool):
+        raise InputError(f"chat is {described(chat)}, expected True or False")
     processor = pair.text()
     options = GenerationOptions() if options is None else options
     stop = StopStrings(options.stop)
@@ -64,11 +68,26 @@ def with_options_spelled_out(function: Function) -> Function:
     kept = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
     kind = inspect.Parameter.KEYWORD_ONLY
     spelled = [
-        inspect.Parameter(each.name, kind, default=each.default, annotation=each.type)
+        inspect.Parameter(each.name, kind, default=each.default, annotation=OptionValues.__annotations__[each.name])
         for each in fields(GenerationOptions)
     ]
     function.__signature__ = signature.replace(parameters=[*kept, *spelled])  # type: ignore[attr-defined]
     return function
+
+
+def _check_names(function: str, options: Mapping[str, object]) -> None:
+    """Refuse keywords that a function does not have, as Python would if it spelled its options out.
+
+    Raises:
+        TypeError: with the function, and the keyword that may have been meant.
+    """
+    unknown = next((name for name in options if name not in OptionValues.__annotations__), None)
+    if unknown is None:
+        return
+    known = [*OptionValues.__annotations__, *inspect.signature(stream_generate).parameters]
+    close = get_close_matches(unknown, known, n=1, cutoff=0.5)
+    meant = f". Did you mean {close[0]!r}?" if close else ""
+    raise TypeError(f"{function}() got an unexpected keyword argument {unknown!r}{meant}")
 
 
 @with_options_spelled_out
@@ -104,8 +123,10 @@ def stream_generate(
 
     Raises:
         InputError: before any work is done: an option out of range, an empty prompt, one longer than the context, an
-            assistant of another target.
+            assistant of another target, an argument of another kind.
+        TypeError: a keyword that is none of these.
     """
+    _check_names("stream_generate", options)
     return stream(
         Pair(model, assistant_model, processor),
         prompt,
@@ -134,6 +155,7 @@ def generate(
 
     Arguments and errors as for :func:`stream_generate`.
     """
+    _check_names("generate", options)
     parts = stream_generate(
         model,
         processor,

@@ -1,5 +1,6 @@
 """The exceptions for bad input, and how they quote others."""
 
+import os
 from collections.abc import Mapping
 
 
@@ -37,6 +38,13 @@ class _Words(dict[str, object]):
             return self._names[name]
         except KeyError:
             return name
+
+
+def described(value: object) -> str:
+    """A value of a wrong type, fit to be quoted in one sentence: short ones as they are, of others the type."""
+    if isinstance(value, str | int | float | os.PathLike) or value is None:
+        return f"{value!r:.100}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
 
 
 def first_line(error: BaseException) -> str:

@@ -101,7 +101,7 @@ class GenerationOptions:
         prefill_step_size: tokens of the prompt computed at once, which bounds memory.
 
     Raises:
-        OptionError: a value of another kind or out of its range.
+        OptionError: a value of another kind or out of its range; how drafts are drawn where none are.
     """
 
     max_tokens: int = _option(
@@ -181,6 +181,8 @@ class GenerationOptions:
                 object.__setattr__(self, each.name, _read(each.name, each.metadata, value))
         if self.temperature == 0 and self.draft_temperature:
             raise OptionError("{draft_temperature} needs a {temperature} above 0: greedy decoding drafts greedily")
+        if self.num_assistant_tokens == 0 and self.draft_temperature:
+            raise OptionError("{draft_temperature} is for drafts, but {num_assistant_tokens} is 0, which makes none")
 
     @property
     def greedy(self) -> bool:
@@ -216,7 +218,7 @@ class OptionValues(TypedDict, total=False):
     num_assistant_tokens: int | None
     stop: str | Iterable[str] | None
     skip_special_tokens: bool
-    logits_processors: Sequence[LogitsProcessor] | None
+    logits_processors: Iterable[LogitsProcessor] | None
     compile: bool | None
     prefill_step_size: int
 

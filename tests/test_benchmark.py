@@ -219,10 +219,10 @@ class Loaded(Exception):
 def test_the_embedded_pair_is_measured_in_a_format_that_gains(monkeypatch, capsys, options, backend, dtype):
     """Where nobody asks, and in one line that says so."""
 
-    def load_pair(choice):
+    def open_checkpoint(choice, *_, **__):
         raise Loaded(choice)
 
-    monkeypatch.setattr("mlx_gemma4_assist.commands.benchmark.load_pair", load_pair)
+    monkeypatch.setattr("mlx_gemma4_assist.commands.benchmark.open_checkpoint", open_checkpoint)
     with branches(backend), pytest.raises(Loaded) as loaded:
         benchmark(**options)
     (choice,) = loaded.value.args

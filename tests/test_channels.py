@@ -9,9 +9,19 @@ import pytest
 from support import checkpoints as helpers
 from support.paths import ASSETS
 
-from mlx_gemma4_assist import InputError, Processor, generate, load, load_assistant, stream_generate
-from mlx_gemma4_assist.commands.generate import Screen
+from mlx_gemma4_assist import (
+    GenerationOptions,
+    InputError,
+    Pair,
+    Processor,
+    generate,
+    load,
+    load_assistant,
+    stream_generate,
+)
+from mlx_gemma4_assist.commands import repl
 from mlx_gemma4_assist.commands.generate import generate as command
+from mlx_gemma4_assist.commands.screen import Screen
 from mlx_gemma4_assist.engine.session import Conversation
 from mlx_gemma4_assist.text.stops import StopStrings
 
@@ -197,14 +207,15 @@ def test_without_channel_tokens_all_is_answer(tiny):
 # History
 
 
-def test_thoughts_do_not_stay(processor):
+@pytest.mark.parametrize("thinks", [False, True])
+def test_thoughts_do_not_stay(processor, thinks):
     """Neither the model's nor the empty one of the template; a chat goes on from what the template would render."""
-    talk = Conversation(processor, "be brief")
+    talk = Conversation(processor, "be brief", enable_thinking=thinks)
     messages = [{"role": "system", "content": "be brief"}]
     for message, written in (("hello", f"{THOUGHT}it is"), ("who", "no"), ("and", "<|channel>thought\nhm"), ("so", "")):
         messages.append({"role": "user", "content": message})
         prompt = talk.prompt(message)
-        assert prompt == processor.encode(messages)
+        assert prompt == processor.encode(messages, enable_thinking=thinks)
         talk.record(prompt, processor.tokenize(f"{written}<turn|>"))
         messages.append({"role": "assistant", "content": written})
     assert talk.undo()
@@ -255,3 +266,19 @@ def test_what_the_command_prints(scripted, capsys, everything, printed):
     for response in scripted(WHOLE):
         screen.show(response)
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(("shown", "printed"), [(False, "It is 4.\n"), (True, f"hm, 2 + 2\n\nIt is 4.\n{CALL}\n")])
+def test_what_a_chat_prints(scripted, tiny, processor, monkeypatch, capsys, shown, printed):
+    """Thoughts only where they are asked for; they never stay."""
+    made = list(scripted(WHOLE))
+    monkeypatch.setattr(repl, "stream", lambda *_, **__: (each for each in made))
+    talk = repl.Chat(
+        Pair(tiny[0], None, processor),
+        GenerationOptions(),
+        Conversation(processor, enable_thinking=True),
+        show_thinking=shown,
+    )
+    talk.answer("hello")
+    assert capsys.readouterr().out == printed
+    assert "hm" not in processor.decode(talk.conversation.tokens)

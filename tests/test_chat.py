@@ -14,6 +14,7 @@ from support.interrupts import hear_ctrl_c
 
 from mlx_gemma4_assist import GenerationOptions, InputError, Pair, Processor, load, load_assistant, stream_generate
 from mlx_gemma4_assist.commands import repl as chat_module
+from mlx_gemma4_assist.commands import screen
 from mlx_gemma4_assist.commands.chat import chat as command
 from mlx_gemma4_assist.commands.repl import Chat
 from mlx_gemma4_assist.commands.run import run_one
@@ -113,7 +114,7 @@ def talk(tiny, monkeypatch, capsys):
             return line
 
         options = {"max_tokens": 24} | options
-        chat = Chat(Pair(tiny[0], tiny[2], tiny[1]), GenerationOptions(**options), read=read)
+        chat = Chat(Pair(tiny[0], tiny[2], tiny[1]), GenerationOptions(**options), Conversation(tiny[1]), read=read)
         chat.run()
         return chat, *capsys.readouterr()
 
@@ -191,7 +192,7 @@ class PressingCtrlC:
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(tiny, talk, monkeypatch, times):
-    monkeypatch.setattr(chat_module, "print", PressingCtrlC(after=5, times=times), raising=False)
+    monkeypatch.setattr(screen, "print", PressingCtrlC(after=5, times=times), raising=False)
     before = signal.getsignal(signal.SIGINT)
     chat, _, err = talk(["It was a fine morning, and", "What did she say?"])
     assert signal.getsignal(signal.SIGINT) is before

@@ -177,6 +177,17 @@ def test_public_names():
     assert [name for name in mlx_gemma4_assist.__all__ if not hasattr(mlx_gemma4_assist, name)] == []
 
 
+@pytest.mark.parametrize("place", [1, -1])
+def test_a_door_that_is_imported_does_not_hide_its_function(place):
+    """Whichever is asked for first."""
+    code = "import mlx_gemma4_assist as m\n"
+    for name in ("generate", "convert"):
+        code += "\n".join([f"import mlx_gemma4_assist.{name}", f"m.{name}"][::place])
+        code += f"\nprint(m.{name}.__module__)\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["mlx_gemma4_assist.api", "mlx_gemma4_assist.conversion.convert"], done.stderr
+
+
 def test_every_command_has_a_door():
     """By itself, and among all of them; its help names the way it was called by."""
     for name in COMMANDS:

@@ -86,9 +86,9 @@ def test_a_folder_for_an_assistant_that_is_not_converted(tmp_path, pair, monkeyp
         with pytest.raises(InputError):
             convert(itself, tmp_path / "out", assistant_model=named, **where)
     monkeypatch.setattr(pairs, "assistant_for", lambda _: itself)
-    with pytest.raises(InputError, match="is an assistant itself: it is written to mlx_path") as caught:
+    with pytest.raises(InputError, match="mlx_path is where it goes, not assistant_path") as caught:
         convert(itself, tmp_path / "out", assistant_model=None, **where)
-    assert "written to --mlx-path" in caught.value.spelled({"mlx_path": "--mlx-path"})
+    assert "--mlx-path is where it goes" in caught.value.spelled({"mlx_path": "--mlx-path"})
     monkeypatch.setattr(pairs, "assistant_for", lambda _: None)
     monkeypatch.setattr(pairs, "resolve", lambda *_, **__: pytest.fail("downloads"))
     with pytest.raises(InputError, match="assistant_path was given, but no assistant is known for ") as caught:

@@ -1,5 +1,10 @@
 """generate and stream_generate: stops, budgets, the cache that is left, options that are refused."""
 
+import inspect
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
 import mlx.core as mx
 import pytest
 from support.decoding import random_pair, run
@@ -7,7 +12,19 @@ from support.generation import BUDGET, PROMPT, SEED, sampled
 from support.oracles import OracleAssistant
 from support.stand_ins import LetterProcessor
 
-from mlx_gemma4_assist import InputError, Processor, generate, load, make_prompt_cache, stream_generate
+from mlx_gemma4_assist import (
+    DraftMemory,
+    InputError,
+    Pair,
+    Processor,
+    generate,
+    load,
+    make_prompt_cache,
+    stream_generate,
+)
+from mlx_gemma4_assist.drafts.memory import DraftKey
+from mlx_gemma4_assist.engine.engine import Engine
+from mlx_gemma4_assist.options import OptionValues
 from mlx_gemma4_assist.rounds.sampling import Sampling
 
 
@@ -233,3 +250,74 @@ def test_a_stop_string_that_is_a_special_token_stops_by_its_id():
     assert (made[-1].finish_reason, made[-1].text) == ("stop", usual[-1].text)
     assert [r.token for r in made] == [r.token for r in usual]
     assert processor.stop_ids(["<turn|>", "turn", "<eos>"]) == {5, 1}
+
+
+# Arguments of another kind
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "tiny"}, "the target is 'tiny', expected a model from load"),
+        ({"model": None}, "the target is None, expected"),
+        ({"processor": "tiny"}, "the processor is 'tiny', expected one from load"),
+        ({"processor": object()}, "the processor is of type object, expected"),
+        (
+            {"assistant_model": "tiny-assistant"},
+            "the assistant is 'tiny-assistant', expected a model from load_assistant",
+        ),
+        ({"assistant_model": True}, "the assistant is True, expected"),
+        ({"prompt_cache": [1]}, "prompt_cache is of type list, expected what make_prompt_cache returns"),
+        ({"prompt_progress_callback": 3}, "prompt_progress_callback is 3, expected a function"),
+        ({"draft_memory": "/tmp/x"}, "draft_memory is '/tmp/x', expected None or DraftMemory(folder)"),
+        ({"draft_memory": DraftMemory}, "draft_memory is the class DraftMemory, expected None or DraftMemory(folder)"),
+        ({"chat": "no"}, "chat is 'no', expected True or False"),
+    ],
+)
+@pytest.mark.parametrize("function", [generate, stream_generate])
+def test_arguments_of_another_kind(pair, function, arguments, message):
+    given = {"model": pair[0], "processor": LetterProcessor(), "prompt": PROMPT, "assistant_model": pair[1]}
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        function(**given | arguments)
+
+
+def test_networks_in_the_wrong_place(pair):
+    target, assistant = pair
+    with pytest.raises(InputError, match="the target is of type Gemma4AssistantForCausalLM"):
+        Pair(assistant)
+    with pytest.raises(InputError, match="the assistant is of type Gemma4ForCausalLM"):
+        Pair(target, target)
+    with pytest.raises(InputError, match="the target is 'tiny'"):
+        make_prompt_cache("tiny")
+    with pytest.raises(InputError, match="the pair is of type Gemma4ForCausalLM, expected a Pair"):
+        Engine(target)
+
+
+@pytest.mark.parametrize("function", [generate, stream_generate])
+@pytest.mark.parametrize(
+    ("keyword", "meant"),
+    [
+        ("tempature", ". Did you mean 'temperature'?"),
+        ("temp", ". Did you mean 'temperature'?"),
+        ("max_new_tokens", ". Did you mean 'max_tokens'?"),
+        ("draft_memories", ". Did you mean 'draft_memory'?"),
+        ("xyzzy", ""),
+    ],
+)
+def test_a_keyword_that_is_none(pair, function, keyword, meant):
+    said = f"{function.__name__}() got an unexpected keyword argument {keyword!r}{meant}"
+    with pytest.raises(TypeError, match=f"^{re.escape(said)}$"):
+        function(pair[0], LetterProcessor(), PROMPT, **{keyword: 0})
+
+
+def test_signatures_say_what_is_taken():
+    for function in (generate, stream_generate):
+        shown = inspect.signature(function).parameters
+        assert shown["stop"].annotation == str | Iterable[str] | None
+        assert {name: shown[name].annotation for name in OptionValues.__annotations__} == OptionValues.__annotations__
+
+
+def test_a_memory_by_the_name_of_its_folder(tmp_path):
+    key = DraftKey("a", "b", "c", "d")
+    assert DraftMemory(str(tmp_path)).path(key) == DraftMemory(tmp_path).path(key)
+    assert DraftMemory("~/x").path(key).parent == Path.home() / "x"

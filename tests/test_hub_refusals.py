@@ -1,7 +1,12 @@
 """The Hub's own library against a Hub that refuses, fails, or is none: one sentence, or what the cache has."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from support.hub import REPO, WRONG_SETTINGS, answering_hub
+from support.paths import ASSETS
 
 from mlx_gemma4_assist.checkpoints.hub import resolve
 from mlx_gemma4_assist.errors import InputError
@@ -67,3 +72,36 @@ def test_a_cache_that_is_not_whole_does_not_serve(answers, cached, lacking):
     (cached / lacking).unlink()
     with pytest.raises(InputError, match="is not the Hub"):
         resolve(REPO)
+
+
+BRACKETS = os.environ | {"HF_ENDPOINT": "http://[::1"}
+NAMES = ("load", "convert", "assistant_for", "load_media", "huggingface")
+IN_PYTHON = f"""
+import mlx_gemma4_assist
+from mlx_gemma4_assist import InputError, Processor
+for name in {NAMES}:
+    try:
+        exec(f"from mlx_gemma4_assist import {{name}}")
+    except InputError as error:
+        print(name, error)
+try:
+    Processor.from_pretrained(FOLDER)
+except InputError as error:
+    print("Processor", error)
+"""
+
+
+def test_an_endpoint_at_which_the_library_fails():
+    """Its own import ends in a ValueError."""
+    command = [sys.executable, "-m", "mlx_gemma4_assist", "doctor"]
+    done = subprocess.run(command, env=BRACKETS, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "error: HF_ENDPOINT is 'http://[::1', which is no address: Invalid IPv6 URL\n"
+
+
+def test_such_an_endpoint_in_python():
+    code = IN_PYTHON.replace("FOLDER", repr(str(ASSETS / "tiny")))
+    done = subprocess.run([sys.executable, "-c", code], env=BRACKETS, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    said = " HF_ENDPOINT is 'http://[::1', which is no address: Invalid IPv6 URL"
+    assert done.stdout.splitlines() == [name + said for name in (*NAMES, "Processor")]

@@ -14,7 +14,8 @@ import pytest
 from mlx_gemma4_assist import GenerationOptions, InputError, Pair
 from mlx_gemma4_assist.commands import chat, loading, repl, streams
 from mlx_gemma4_assist.commands.options import ModelChoice
-from mlx_gemma4_assist.engine.pair import Pair as LoadedPair
+from mlx_gemma4_assist.engine.pair import Checkpoint
+from mlx_gemma4_assist.engine.session import Conversation
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,8 @@ def options_of_chat(monkeypatch):
             def run(self):
                 pass
 
-        monkeypatch.setattr(chat, "load_pair", lambda *_: None)
+        for name in ("open_checkpoint", "_conversation", "load_pair"):
+            monkeypatch.setattr(chat, name, lambda *_: None)
         monkeypatch.setattr(repl, "Chat", Recorder)
         chat.chat(**arguments)
         return found[0]
@@ -104,7 +106,9 @@ def test_why_a_text_ended():
 
 
 def test_a_full_context_is_called_so(tiny, capsys):
-    talk = repl.Chat(tiny, GenerationOptions(max_tokens=chat.UNLIMITED), read=lambda _: "q")
+    talk = repl.Chat(
+        tiny, GenerationOptions(max_tokens=chat.UNLIMITED), Conversation(tiny.processor), read=lambda _: "q"
+    )
     talk.answer("the " * 4000)
     assert "the context is full" in capsys.readouterr().err
 
@@ -136,8 +140,9 @@ def test_slow_loading_is_spoken_of(tiny, monkeypatch, patience, said, stream):
     assert loading.PATIENCE < loading.PATIENCE_OF_LOGS
     monkeypatch.setattr(sys, "stderr", stream())
     monkeypatch.setattr(loading, "PATIENCE" if stream is Terminal else "PATIENCE_OF_LOGS", patience)
-    monkeypatch.setattr(LoadedPair, "load", lambda *_, **__: time.sleep(0.5) or tiny)
-    assert loading.load_pair(ModelChoice()) is tiny
+    checkpoint = Checkpoint.open("tiny")
+    monkeypatch.setattr(Checkpoint, "load", lambda *_, **__: time.sleep(0.5) or tiny)
+    assert loading.load_pair(checkpoint) is tiny
     assert sys.stderr.getvalue() == said
 
 
@@ -158,7 +163,7 @@ def test_terminals_get_what_they_want(tiny, monkeypatch, environment, moves, sty
     assert (streams.moves_cursor(Terminal()), streams.has_styles(Terminal())) == (moves, styles)
     assert not streams.moves_cursor(io.StringIO())
     monkeypatch.setattr(sys, "stderr", Terminal())
-    repl.Chat(tiny, GenerationOptions(), read=lambda _: "q").run()
+    repl.Chat(tiny, GenerationOptions(), Conversation(tiny.processor), read=lambda _: "q").run()
     assert ("\033" in sys.stderr.getvalue()) == styles
 
 
@@ -169,7 +174,7 @@ def test_mlx_looks_for_its_compiler_while_loading(tmp_path):
     (tmp_path / "g++").chmod(0o755)
     code = (
         "from mlx_gemma4_assist.commands.loading import load_pair; "
-        "from mlx_gemma4_assist.commands.options import ModelChoice; load_pair(ModelChoice())"
+        "from mlx_gemma4_assist.engine.pair import Checkpoint; load_pair(Checkpoint.open('tiny'))"
     )
     environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)

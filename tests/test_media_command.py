@@ -11,7 +11,8 @@ from support.multimodal import write_pair
 
 from mlx_gemma4_assist import InputError, Pair, load, load_assistant, load_media, stream_generate
 from mlx_gemma4_assist.commands.generate import generate
-from mlx_gemma4_assist.commands.media import MediaChoice, find_media, read_media
+from mlx_gemma4_assist.commands.media import MediaChoice, encoded, find_media, prepare
+from mlx_gemma4_assist.engine.pair import Checkpoint
 from mlx_gemma4_assist.media.processor import MediaProcessor
 from mlx_gemma4_assist.text.messages import Media
 
@@ -130,9 +131,10 @@ def test_a_placeholder_typed_into_the_prompt_is_text(checkpoint, sources, capsys
 
 def test_a_text_asks_for_no_towers():
     """The pair has no checkpoint that towers could be read from: asking for them would fail."""
-    pair, nothing = Pair(*random_pair()), MediaChoice()
+    pair, checkpoint, nothing = Pair(*random_pair()), Checkpoint.open("tiny"), MediaChoice()
     for content in (QUESTION, [{"role": "user", "content": QUESTION}]):
-        assert read_media(pair, find_media(content, nothing), nothing, chat=True) == content
+        prompt = prepare(checkpoint, find_media(content, nothing), nothing, chat=True)
+        assert encoded(pair, prompt) == checkpoint.processor.encode(QUESTION)
 
 
 @pytest.mark.parametrize(

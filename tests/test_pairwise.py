@@ -9,6 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from support.covering import Covering
 from support.decoding import random_pair
 from support.stand_ins import LetterProcessor
 
@@ -42,31 +43,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
 }
 
 
-Value = tuple[str, int]
-"""An option, and which of its values."""
-
-
-def pairs_of(chosen: dict[str, int]) -> set[tuple[Value, Value]]:
-    """What a combination tries, options in the order of ``VALUES``."""
-    return set(itertools.combinations([(name, chosen[name]) for name in VALUES if name in chosen], 2))
-
-
-def all_pairs() -> list[dict[str, Any]]:
-    """Combinations in which every value of an option meets every value of every other (greedily chosen)."""
-    every = [(name, value) for name, values in VALUES.items() for value in range(len(values))]
-    left = {pair for pair in itertools.combinations(every, 2) if pair[0][0] != pair[1][0]}
-    rows = []
-    while left:
-        chosen = dict(min(left))
-        for name in [name for name in VALUES if name not in chosen]:
-            gains = {value: len(pairs_of(chosen | {name: value}) & left) for value in range(len(VALUES[name]))}
-            chosen[name] = max(gains, key=gains.__getitem__)
-        left -= pairs_of(chosen)
-        rows.append({name: VALUES[name][chosen[name]] for name in VALUES})
-    return rows
-
-
-ROWS = all_pairs()
+COVERING = Covering({name: len(values) for name, values in VALUES.items()})
+ROWS = [{name: VALUES[name][value] for name, value in row.items()} for row in COVERING.rows]
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +64,12 @@ def refused(row: dict[str, Any]) -> str | None:
     """Why a combination makes no sense; None if it does."""
     if row["temperature"] == 0 and row["draft_temperature"]:
         return "draft_temperature needs a temperature above 0"
+    if row["num_assistant_tokens"] == 0 and row["draft_temperature"]:
+        return "num_assistant_tokens is 0, which makes none"
     if not row["assistant"] and row["num_assistant_tokens"]:
         return "there is no assistant model"
+    if not row["assistant"] and row["draft_temperature"]:
+        return "draft_temperature is for drafts, but there is no assistant model"
     return None
 
 

@@ -2,12 +2,15 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from support.decoding import GREEDY, filled, layout_for, random_pair, run
+from support.paths import ASSETS
 from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import GenerationOptions, InputError, Pair, SpeculationStats
@@ -16,6 +19,7 @@ from mlx_gemma4_assist.engine.loop import start
 from mlx_gemma4_assist.evaluation import frequencies, parity
 from mlx_gemma4_assist.evaluation.frequencies import Frequencies, chi_square_p, count_p, evenness_p, first_tokens
 from mlx_gemma4_assist.evaluation.parity import Divergence, TextComparison, Verdict, compare_texts, tie_tolerance
+from mlx_gemma4_assist.media.prepared import PreparedPrompt
 from mlx_gemma4_assist.rounds import accept as acceptance
 from mlx_gemma4_assist.rounds import round as speculative
 from mlx_gemma4_assist.rounds.accept import accept, accept_matching
@@ -242,6 +246,8 @@ def tell(pair, monkeypatch, tmp_path, capsys):
     """Runs the command on the pair; returns its exit code and standard output."""
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("31415926\n\n2718281828\n\n\n")
+    opened = SimpleNamespace(prepare=lambda text, chat: PreparedPrompt(pair.encode(text, chat=chat)))
+    monkeypatch.setattr(command, "open_checkpoint", lambda *_, **__: opened)
     monkeypatch.setattr(command, "load_pair", lambda *_: pair)
 
     def run(**options):
@@ -331,7 +337,8 @@ def test_command_prompt_files(tell, tmp_path):
         tell(prompt_file=tmp_path / "empty.txt")
 
 
-def test_command_needs_an_assistant(tell, pair, monkeypatch):
-    monkeypatch.setattr(command, "load_pair", lambda *_: replace(pair, assistant=None))
-    with pytest.raises(InputError, match="no assistant to compare with"):
-        tell()
+def test_command_needs_an_assistant(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "load_pair", lambda *_: pytest.fail("reads weights"))
+    alone = shutil.copytree(ASSETS / "tiny", tmp_path / "alone")
+    with pytest.raises(InputError, match="none is known for .*alone, and assistant_model names one, so there is"):
+        command.parity(model=str(alone))

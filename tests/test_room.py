@@ -1,20 +1,22 @@
 """The warning before weights are read that they and the conversation do not fit in this machine's memory."""
 
+import json
 import re
+import shutil
 import sys
 
 import mlx.core as mx
 import pytest
 from support import checkpoints as small
-from support.paths import GOLDENS
+from support.paths import ASSETS, GOLDENS
 
-from mlx_gemma4_assist import InputError, Pair
-from mlx_gemma4_assist.checkpoints import hub
+from mlx_gemma4_assist import InputError, Pair, Processor
 from mlx_gemma4_assist.checkpoints.loading import held
 from mlx_gemma4_assist.commands import benchmark, chat, generate, loading, parity
 from mlx_gemma4_assist.commands.run import run_one
 from mlx_gemma4_assist.conversion.convert import convert
 from mlx_gemma4_assist.engine import pair as pairs
+from mlx_gemma4_assist.engine.pair import Checkpoint
 from mlx_gemma4_assist.machine import doctor
 from mlx_gemma4_assist.machine.memory import context_bytes
 from mlx_gemma4_assist.machine.room import memory_warning
@@ -107,7 +109,7 @@ def said_before_loading(monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", LOADING)
 def test_every_command_warns_in_one_line(said_before_loading, name):
-    arguments = ("--prompt", "hello") if name == "generate" else ()
+    arguments = ("--dtype", "float32", *(("--prompt", "hello") if name == "generate" else ()))
     said = said_before_loading(name, *arguments)
     assert said.startswith("Warning: the weights take ")
     assert "more than the 0.1 MB that MLX may use on this machine" in said
@@ -115,52 +117,51 @@ def test_every_command_warns_in_one_line(said_before_loading, name):
     assert said_before_loading(name, *arguments, usable=1e12) == ""
 
 
+SHORT, LONG = "the sea " * 20, "the sea " * 60
+
+
 @pytest.mark.parametrize(
-    ("name", "arguments", "tokens"),
+    ("name", "arguments", "messages", "made"),
     [
-        ("generate", ("--prompt", "x" * 400, "--max-tokens", "50"), 150),
-        ("generate", ("--prompt", "x" * 400, "--max-tokens", "50", "--system-prompt", "y" * 4000), 1_167),
-        ("parity", ("--max-tokens", "30", "--prompt-file", "PROMPTS", "--num-prompts", "1"), 130),
-        ("parity", ("--max-tokens", "30", "--prompt-file", "PROMPTS"), 530),
-        ("benchmark", ("--max-tokens", "30", "--prompt-file", "PROMPTS"), 630),
-        ("chat", ("--max-tokens", "7"), CONTEXT),
+        ("generate", ("--prompt", SHORT), [[SHORT]], 50),
+        ("generate", ("--prompt", SHORT, "--system-prompt", LONG), [[SHORT, LONG]], 50),
+        ("parity", ("--prompt-file", "PROMPTS", "--num-prompts", "1"), [[SHORT]], 50),
+        ("parity", ("--prompt-file", "PROMPTS"), [[SHORT], [LONG]], 50),
+        ("benchmark", ("--prompt-file", "PROMPTS"), [[f"{SHORT}\n\n{LONG}"]], 50),
     ],
 )
-def test_the_context_is_the_one_asked_for(said_before_loading, tmp_path, name, arguments, tokens):
-    (tmp_path / "prompts.txt").write_text("x" * 400 + "\n\n" + "x" * 2000)
+def test_the_context_is_what_prompt_and_text_take(said_before_loading, tmp_path, name, arguments, messages, made):
+    (tmp_path / "prompts.txt").write_text(f"{SHORT}\n\n{LONG}")
+    processor = Processor.from_pretrained(ASSETS / "tiny")
+    lengths = [len(processor.encode(conversation(*texts))) for texts in messages]
     arguments = [str(tmp_path / "prompts.txt") if each == "PROMPTS" else each for each in arguments]
-    model = ("--model", str(E2B / "target"), "--assistant-model", str(E2B / "assistant"))
-    said = said_before_loading(name, *model, *arguments, usable=limits(None, 0)[0])
-    assert f"for {tokens:,} tokens are more than" in said
+    said = said_before_loading(
+        name, *arguments, "--max-tokens", str(made), "--dtype", "float32", usable=weights_of_the_embedded_pair()
+    )
+    assert f"for {max(lengths) + made:,} tokens are more than" in said
 
 
-def test_letters_of_any_script_are_counted():
-    assert loading.about_tokens("abcd" * 10) == 10
-    assert loading.about_tokens("語" * 40) == 30
-    assert loading.about_tokens("\udce9" * 40) == 10
+def conversation(text, system=None):
+    beginning = [] if system is None else [{"role": "system", "content": system.strip()}]
+    return [*beginning, {"role": "user", "content": text.strip()}]
+
+
+def weights_of_the_embedded_pair() -> int:
+    pair = Pair.load("tiny")
+    return in_memory(pair.target) + in_memory(pair.assistant)
+
+
+def test_a_chats_context_is_all_that_the_model_has(said_before_loading):
+    context = json.loads((ASSETS / "tiny" / "config.json").read_text())["max_position_embeddings"]
+    said = said_before_loading("chat", "--max-tokens", "7", usable=weights_of_the_embedded_pair())
+    assert f"for {context:,} tokens are more than" in said
 
 
 def test_what_is_damaged_is_said_by_who_loads_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(doctor, "this_machine", lambda: machine(1))
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="has no tokenizer"):
-        loading.load_pair(loading.ModelChoice(str(tmp_path)))
+    shutil.copytree(ASSETS / "tiny", tmp_path / "damaged")
+    checkpoint = Checkpoint.open(tmp_path / "damaged", "none")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"{")
+    with pytest.raises(InputError, match="damaged"):
+        loading.load_pair(checkpoint)
     assert capsys.readouterr().err == ""
-
-
-def test_what_is_here_and_what_is_not(tmp_path, monkeypatch):
-    """Of a repo only what is whole in the cache is here, and the network is not asked."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "_download", lambda *_: pytest.fail("goes to the network"))
-    assert hub.here(E2B / "target") == E2B / "target"
-    assert hub.here("tiny").name == "tiny"
-    assert hub.here("someone/gemma-4-E2B-it") is None
-    snapshot = tmp_path / "models--someone--gemma-4-E2B-it" / "snapshots" / "c0ffee"
-    snapshot.mkdir(parents=True)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text("c0ffee")
-    (snapshot / "config.json").write_text("{}")
-    assert hub.here("someone/gemma-4-E2B-it") is None
-    (snapshot / "model.safetensors").write_text("")
-    assert hub.here("someone/gemma-4-E2B-it") == snapshot
-    assert hub.here("nowhere") is None

@@ -20,7 +20,7 @@ import mlx_gemma4_assist
 # From the ground up. A room imports from itself, and from rooms on lower floors.
 FLOORS = (
     ("errors",),
-    ("files", "extras", "backend", "options"),
+    ("files", "extras", "backend", "options", "environment"),
     ("models",),
     ("checkpoints", "cache"),
     ("text", "media", "drafts", "rounds"),
@@ -212,8 +212,10 @@ def test_doors_are_imported_by_nobody(house):
 
 @pytest.mark.parametrize("door", DOORS)
 def test_doors_are_short(house, door):
-    lines = (PACKAGE / f"{door}.py").read_text().splitlines()
-    assert len(lines) <= MOST_LINES_OF_A_DOOR
+    file = PACKAGE / f"{door}.py"
+    files = [file] if file.exists() else (PACKAGE / door).glob("*.py")
+    lines = [line for path in files for line in path.read_text().splitlines()]
+    assert 1 < len(lines) <= MOST_LINES_OF_A_DOOR
 
 
 @pytest.mark.parametrize("module", [f"mlx_gemma4_assist.{door}" for door in DOORS] + ["mlx_gemma4_assist"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -83,6 +83,12 @@ def cached_repo(folder: Path) -> str | None:
     return folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
 
 
+def folder_in_cache(repo: Repo) -> Path | None:
+    """The folder of a repo in the Hub's cache, whole or not; None if its config.json is not there. Asks no network."""
+    found = try_to_load_from_cache(repo.name, "config.json", revision=repo.revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def public_name(path_or_repo: str | os.PathLike[str]) -> str:
     """What others may call a checkpoint: its alias or repo; of a folder only the last name, not where it lies."""
     name = os.fspath(path_or_repo)
@@ -131,18 +137,6 @@ def resolve(path_or_repo: str | os.PathLike[str], *, revision: str | None = None
     if revision is not None:
         raise InputError(f"revision {revision!r} was given, but {name} is a folder, not a repo on the Hub")
     return local
-
-
-def here(path_or_repo: str | os.PathLike[str]) -> Path | None:
-    """The folder that ``resolve`` would find without the network; None for what has to be downloaded, or its rest.
-
-    Raises:
-        InputError: nothing can be called by that name.
-    """
-    name = name_of(path_or_repo)
-    repo = repo_of(name)
-    local = _local_folder(name)
-    return _whole_in_cache(repo.name, repo.revision) if local is None and repo is not None else local
 
 
 def _local_folder(name: str) -> Path | None:

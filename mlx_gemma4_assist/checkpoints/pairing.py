@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard, try_to_load_from_cache
+from huggingface_hub import ModelCard
 
 from ..files import read_json, read_json_if_there, read_part
 from ..models.families import families
-from .hub import EMBEDDED, cached_repo, name_of, repo_of
+from .hub import EMBEDDED, cached_repo, folder_in_cache, name_of, repo_of
 
 SIZES = {name: (family.target.hidden_size, family.target.num_hidden_layers) for name, family in families().items()}
 """The text network's ``hidden_size`` and ``num_hidden_layers`` of each size, by Google's name for it."""
@@ -48,8 +48,8 @@ def assistant_for(path_or_repo: str | os.PathLike[str]) -> str | None:
     repo = repo_of(name)
     found = _assistant_by_name(name if repo is None else repo.name)
     if found is None and repo is not None:
-        cached = try_to_load_from_cache(repo.name, "config.json", revision=repo.revision)
-        return _assistant_for_folder(Path(cached).parent) if isinstance(cached, str) else None
+        cached = folder_in_cache(repo)
+        return None if cached is None else _assistant_for_folder(cached)
     return found
 
 

@@ -13,8 +13,9 @@ import typer
 from ..errors import InputError, OptionError, first_line
 from ..extras import library
 from ..options import GenerationOptions
-from .loading import about_tokens, check_choice, draft_memory, load_pair, note
+from .loading import check_choice, draft_memory, load_pair, note, open_checkpoint
 from .options import DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
+from .streams import ending_at_once
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,7 +57,8 @@ def benchmark(
     learned: Learned = True,
 ) -> None:
     """Compare plain decoding with each draft length on this machine, taking turns on the same prompts."""
-    from ..evaluation.benchmark import measure, parse_settings
+    with ending_at_once():
+        from ..evaluation.benchmark import measure, parse_settings
 
     settings = parse_settings(comparison.draft_lengths)
     if comparison.repeats < 1:
@@ -67,11 +69,9 @@ def benchmark(
         _check_plot(comparison.plot)
     prompts = _prompts(comparison.prompt_file or [])
     check_choice(choice, options, compares=True)
-    context = max(map(about_tokens, prompts.values())) + options.max_tokens
-    pair = load_pair(_in_a_format_that_gains(choice), context)
-    if pair.assistant is None:
-        raise InputError("there is nothing to compare plain decoding with: --assistant-model names an assistant")
-    encoded = {name: pair.encode(prompt) for name, prompt in prompts.items()}
+    checkpoint = open_checkpoint(_in_a_format_that_gains(choice), options, compares=True)
+    encoded = {name: checkpoint.prepare(prompt).tokens for name, prompt in prompts.items()}
+    pair = load_pair(checkpoint, max(map(len, encoded.values())) + options.max_tokens)
     with _Progress(len(encoded) * len(settings) * (comparison.repeats + 1)) as progress:
         runs = measure(
             pair,

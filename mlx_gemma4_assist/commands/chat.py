@@ -3,13 +3,29 @@
 import io
 import sys
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, note
-from .options import DRAFTED, DRAWN, EMBEDDED, FILTERS, Learned, ModelChoice, Only, Said, grouped
+from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, note, open_checkpoint
+from .options import (
+    DRAFTED,
+    DRAWN,
+    EMBEDDED,
+    FILTERS,
+    EnableThinking,
+    Learned,
+    ModelChoice,
+    Only,
+    Said,
+    ShowThinking,
+    grouped,
+)
 from .streams import check_standard_input
+
+if TYPE_CHECKING:
+    from ..engine.pair import Checkpoint
+    from ..engine.session import Conversation
 
 UNLIMITED = 1 << 30
 OF_CHECKPOINT = "Without it as in the checkpoint's generation_config.json."
@@ -22,6 +38,8 @@ def chat(
     said: Annotated[Said, Only(*DRAWN, *DRAFTED, "prefill_step_size", **UNSAID)],
     system_prompt: Annotated[str | None, typer.Option("--system-prompt", help="Goes before the first message.")] = None,
     learned: Learned = True,
+    enable_thinking: EnableThinking = False,
+    show_thinking: ShowThinking = False,
 ) -> int:
     """Chat with a model in the terminal.
 
@@ -30,18 +48,30 @@ def chat(
     input is a message.
     """
     check_standard_input()
-    said.over({"temperature": 1.0})  # what no checkpoint can mend
+    check_choice(choice, said.over({"temperature": 1.0}))  # what no checkpoint can mend
     options = said.over({"max_tokens": UNLIMITED, **checkpoint_sampling(choice.model)})
-    check_choice(choice, options)
-    pair = load_pair(choice)
+    check_choice(choice, said.over({"temperature": options.temperature}))
+    checkpoint = open_checkpoint(choice, options)
+    conversation = _conversation(checkpoint, system_prompt, enable_thinking)
+    pair = load_pair(checkpoint)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers, from Jane Austen's novels; --model google/gemma-4-E2B-it is a real one.")
     introduce(pair, choice, options)
     from .repl import Chat
 
     _prepare_input()
-    Chat(pair, options, system_prompt, memory=draft_memory(learned)).run()
+    Chat(pair, options, conversation, show_thinking=show_thinking, memory=draft_memory(learned)).run()
     return 0
+
+
+def _conversation(checkpoint: "Checkpoint", system_prompt: str | None, enable_thinking: bool) -> "Conversation":
+    """A conversation that leaves room in the context for a message."""
+    from ..engine.request import check_tokens
+    from ..engine.session import Conversation
+
+    conversation = Conversation(checkpoint.processor, system_prompt, enable_thinking=enable_thinking)
+    check_tokens(conversation.prompt("?"), checkpoint.config)
+    return conversation
 
 
 def _prepare_input() -> None:

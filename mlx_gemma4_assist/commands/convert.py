@@ -9,6 +9,7 @@ import typer
 
 from .loading import note
 from .options import AssistantModel, Dtype, grouped
+from .streams import ending_at_once
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
@@ -71,8 +72,9 @@ def convert(
 
     What is written loads here, in mlx-lm and in mlx-vlm. Until both are finished nothing is there.
     """
-    from ..conversion.convert import run
-    from ..conversion.options import ConversionOptions
+    with ending_at_once():
+        from ..conversion.convert import run
+        from ..conversion.options import ConversionOptions
 
     options = ConversionOptions(**vars(choice))
     with _Shown() as shown:

@@ -8,6 +8,7 @@ import typer
 
 from ..errors import InputError
 from . import options
+from .streams import ending_at_once
 
 if TYPE_CHECKING:
     from ..machine.doctor import Checkpoint, FamilyNeeds, Machine, Report
@@ -32,7 +33,8 @@ def doctor(
         raise InputError(f"--context is {context}, expected a positive integer")
     if assistant_model is not None and model is None:
         raise InputError("--assistant-model belongs to a --model")
-    from ..machine.doctor import report
+    with ending_at_once():
+        from ..machine.doctor import report
 
     found = report(model, assistant_model, context)
     print(json.dumps(_summary(found)) if as_json else _text(found))

@@ -11,12 +11,13 @@ import typer
 from ..errors import InputError
 from ..files import parse_json
 from ..options import GenerationOptions
-from ..text.messages import Conversation, Media, user_message
-from .loading import about_tokens, check_choice, cut_off, draft_memory, introduce, load_pair, note
-from .media import Content, MediaChoice, find_media, read_media
-from .options import DRAFTED, DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
+from ..text.messages import Media, user_message
+from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, note, open_checkpoint
+from .media import Content, MediaChoice, encoded, find_media, prepare
+from .options import DRAFTED, DRAWN, EMBEDDED, EnableThinking, Learned, ModelChoice, Only, ShowThinking, grouped
 from .run import INTERRUPTED
-from .streams import STANDARD_INPUT, moves_cursor, read_input
+from .screen import Screen
+from .streams import STANDARD_INPUT, ending_at_once, moves_cursor, read_input
 
 if TYPE_CHECKING:
     from ..engine.responses import GenerationResponse
@@ -37,30 +38,7 @@ class Question:
     ignore_chat_template: Annotated[
         bool, typer.Option("--ignore-chat-template", help="The prompt is raw text to continue, not a message.")
     ] = False
-    enable_thinking: Annotated[
-        bool, typer.Option("--enable-thinking", help="Let the model think before it answers.")
-    ] = False
-
-
-class Screen:
-    """Prints text as it is made.
-
-    Args:
-        everything: whether thoughts and calls of tools are printed, too.
-    """
-
-    def __init__(self, everything: bool):
-        self._everything = everything
-        self._last: str | None = None
-
-    def show(self, response: "GenerationResponse") -> None:
-        """Print a response's text; what is thought and what is answered begin on lines of their own."""
-        if not response.text or not (self._everything or response.channel == "answer"):
-            return
-        if self._last not in (None, response.channel):
-            print()
-        self._last = response.channel
-        print(response.text, end="", flush=True)
+    enable_thinking: EnableThinking = False
 
 
 @grouped
@@ -72,9 +50,7 @@ def generate(
     ],
     media: MediaChoice,
     learned: Learned = True,
-    show_thinking: Annotated[
-        bool, typer.Option("--show-thinking", help="Print thoughts and calls of tools, too, not the answer alone.")
-    ] = False,
+    show_thinking: ShowThinking = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
 ) -> int:
     """Answer a prompt, with drafts from the assistant.
@@ -83,24 +59,25 @@ def generate(
     """
     found = find_media(_content(question, media.media), media)
     check_choice(choice, options)
-    text = found.messages if isinstance(found, Conversation) else found
-    pair = load_pair(choice, about_tokens(text) + options.max_tokens)
+    _check_shown(show_thinking, options)
+    checkpoint = open_checkpoint(choice, options)
+    chat = not question.ignore_chat_template
+    prompt = prepare(checkpoint, found, media, chat=chat, enable_thinking=question.enable_thinking)
+    pair = load_pair(checkpoint, len(prompt.tokens) + options.max_tokens)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
     introduce(pair, choice, options)
-    chat = not question.ignore_chat_template
-    whole = read_media(pair, found, media, chat=chat, enable_thinking=question.enable_thinking)
-    from ..api import stream
-    from ..backend import compiles_in_process
-    from ..engine.engine import compiles
+    with ending_at_once():
+        from ..api import stream
+        from ..backend import compiles_in_process
+        from ..engine.engine import compiles
 
     if compiles(options.compile) and not compiles_in_process():
         note("Compiling with g++: the first time on a machine takes half a minute before the first token.")
     responses = stream(
         pair,
-        whole,
+        encoded(pair, prompt),
         options,
-        chat=chat,
         prompt_progress_callback=_progress,
         draft_memory=draft_memory(learned),
     )
@@ -123,6 +100,13 @@ def generate(
         if why := cut_off(made[-1], pair.target.config.max_position_embeddings):
             note(f"The text ends here: {why}")
     return INTERRUPTED if interrupted else 0
+
+
+def _check_shown(show_thinking: bool, options: GenerationOptions) -> None:
+    if show_thinking and not options.skip_special_tokens:
+        raise InputError(
+            "--show-thinking tells thoughts from the answer, which --no-skip-special-tokens leaves as one text"
+        )
 
 
 def _content(question: Question, media: Media) -> Content:

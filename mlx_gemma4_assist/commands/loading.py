@@ -2,26 +2,24 @@
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, OptionError
 from ..files import read_json_if_there
 from ..options import GenerationOptions
-from ..text.messages import Message
 from .options import FILTERS, ModelChoice
 from .streams import ending_at_once
 
 if TYPE_CHECKING:
     from ..drafts.memory import DraftMemory
-    from ..engine.pair import Pair
+    from ..engine.pair import Checkpoint, Pair
     from ..engine.responses import GenerationResponse
 
 PATIENCE = 2.0  # seconds before a person is told that loading goes on
 PATIENCE_OF_LOGS = 15.0  # and whoever reads standard error elsewhere
 GENERATION_CONFIG = "generation_config.json"
-BYTES_OF_A_TOKEN = 4  # of text, about
 
 
 def note(message: str) -> None:
@@ -34,27 +32,56 @@ def check_choice(choice: ModelChoice, options: GenerationOptions, *, compares: b
 
     Args:
         choice: the networks.
-        options: what they are wanted for.
+        options: what they are wanted for, as far as it was typed.
         compares: whether assisted decoding is to be compared with plain decoding.
 
     Raises:
         InputError: in the words that were typed.
     """
-    from ..backend import DTYPES
-    from ..engine.pair import NONE
-    from ..rounds.compiled import check_compiler
+    with ending_at_once():
+        from ..backend import DTYPES
+        from ..engine.pair import NONE
+        from ..rounds.compiled import check_compiler
 
     if choice.dtype is not None and choice.dtype not in DTYPES:
         raise OptionError("{dtype} is {value!r}, expected " + ", ".join(DTYPES), value=choice.dtype)
     if options.compile:
         check_compiler()
-    if choice.assistant_model != NONE:
-        return
+    if options.greedy:
+        _check_filters(options)
+    if choice.assistant_model == NONE:
+        _check_without_assistant(choice, options, compares)
+
+
+def _check_filters(options: GenerationOptions) -> None:
+    """Refuse a filter that was typed where the likeliest token is taken: whoever types one wants to draw.
+
+    Raises:
+        OptionError: with the filter.
+    """
+    for name in FILTERS[1:]:
+        value = vars(options)[name]
+        if value not in (0, 1):  # which keep all tokens, or the likeliest alone
+            sentence = f"{{{name}}} is {{value:g}}, but {{temperature}} is 0, which takes the likeliest token"
+            raise OptionError(sentence, value=value)
+
+
+def _check_without_assistant(choice: ModelChoice, options: GenerationOptions, compares: bool) -> None:
+    """Refuse what only an assistant could heed, where there is none. Arguments as for :func:`check_choice`.
+
+    Raises:
+        OptionError: with what was asked for.
+    """
+    why = "none is known for {named}, and {assistant_model} names one"
+    if choice.assistant_model is not None:
+        why = "{assistant_model} is none"
+    said = {"named": choice.model, "value": options.num_assistant_tokens}
     if compares:
-        raise OptionError("{assistant_model} is none, so there is nothing to compare plain decoding with")
-    if drafts := options.num_assistant_tokens:
-        sentence = "{num_assistant_tokens} is {value}, but there is no assistant model: {assistant_model} is none"
-        raise OptionError(sentence, value=drafts)
+        raise OptionError(f"{why}, so there is nothing to compare plain decoding with", **said)
+    if options.num_assistant_tokens:
+        raise OptionError(f"{{num_assistant_tokens}} is {{value}}, but there is no assistant model: {why}", **said)
+    if options.draft_temperature is not None:
+        raise OptionError(f"{{draft_temperature}} is for drafts, but there is no assistant model: {why}", **said)
 
 
 def checkpoint_sampling(model: str) -> dict[str, Any]:
@@ -125,49 +152,51 @@ def _wake_compiler() -> None:
     mx.eval(mx.compile(mx.negative)(mx.zeros(1)))
 
 
-def about_tokens(prompt: str | Sequence[Message]) -> int:
-    """How many tokens a text or a conversation has, about: there is no tokenizer yet that could count them."""
-    return len(str(prompt).encode(errors="replace")) // BYTES_OF_A_TOKEN
-
-
-def _warn_of_memory(choice: ModelChoice, tokens: int | None) -> None:
-    """Say so if the machine has too little memory. What is not here yet is downloaded, an assistant is left out."""
-    from ..checkpoints.hub import here, resolve
-    from ..checkpoints.pairing import assistant_for
-    from ..engine.pair import NONE
+def _warn_of_memory(checkpoint: "Checkpoint", tokens: int | None) -> None:
+    """Say so if the machine has too little memory."""
     from ..machine.doctor import this_machine
     from ..machine.room import memory_warning
 
-    folder = here(choice.model) or resolve(choice.model)
     with suppress(InputError):  # whoever loads it says so
-        named = assistant_for(choice.model) if choice.assistant_model is None else choice.assistant_model
-        assistant = None if named in (None, NONE) else here(named)
-        warning = memory_warning(this_machine(), folder, assistant, choice.dtype, tokens)
+        assistant = None if checkpoint.assistant is None else checkpoint.assistant.folder
+        warning = memory_warning(this_machine(), checkpoint.folder, assistant, checkpoint.source.dtype, tokens)
         if warning is not None:
             note(f"Warning: {warning}.")
 
 
-def load_pair(choice: ModelChoice, tokens: int | None = None) -> "Pair":
-    """Load a target, its processor and its assistant; the matching one where none is named.
+def open_checkpoint(choice: ModelChoice, options: GenerationOptions, *, compares: bool = False) -> "Checkpoint":
+    """Find a target and its assistant, and read all but their weights; the matching assistant where none is named.
 
-    Before their weights are read, the user is warned if these and the conversation do not fit in memory.
-
-    Args:
-        choice: the networks.
-        tokens: of the conversation; None is all that the model has.
+    Arguments as for :func:`check_choice`, which has passed them.
 
     Raises:
-        InputError: one sentence on what could not be loaded, or does not belong together.
+        InputError: one sentence on what is not there, does not belong together, or was asked for in vain.
     """
     named = choice.assistant_model
     with ending_at_once(), _said_if_slow(f"Loading {choice.model} ..."):
-        from ..engine.pair import MATCHING, Pair
+        from ..engine.pair import MATCHING, Checkpoint
 
-        _warn_of_memory(choice, tokens)
-        pair = Pair.load(choice.model, MATCHING if named is None else named, dtype=choice.dtype)
-        _wake_compiler()
-    if pair.assistant is None and named is None:
+        checkpoint = Checkpoint.open(choice.model, MATCHING if named is None else named, dtype=choice.dtype)
+    if checkpoint.assistant is None and named is None:
+        _check_without_assistant(choice, options, compares)
         note(f"No assistant is known for {choice.model}: decoding plainly. --assistant-model names one.")
+    return checkpoint
+
+
+def load_pair(checkpoint: "Checkpoint", tokens: int | None = None) -> "Pair":
+    """Read the weights, after a warning where these and the conversation do not fit in memory.
+
+    Args:
+        checkpoint: the networks.
+        tokens: of the conversation; None is all that the model has.
+
+    Raises:
+        InputError: they are damaged, or do not fit.
+    """
+    with ending_at_once(), _said_if_slow(f"Loading {checkpoint.source.path_or_repo} ..."):
+        _warn_of_memory(checkpoint, tokens)
+        pair = checkpoint.load()
+        _wake_compiler()
     return pair
 
 

@@ -10,10 +10,12 @@ from ..media.config import MediaOptions
 from ..media.fetch import check_sources
 from ..text.messages import Conversation, Media, split_media
 from .loading import note
+from .streams import ending_at_once
 
 if TYPE_CHECKING:
     from ..cache.soft_tokens import MediaPrompt
-    from ..engine.pair import Pair
+    from ..engine.pair import Checkpoint, Pair
+    from ..media.prepared import PreparedPrompt
 
 Content = str | list[dict[str, Any]]
 
@@ -52,39 +54,50 @@ def find_media(content: Content, choice: MediaChoice) -> str | Conversation:
     """
     found = split_media(content) if isinstance(content, list) else content
     media = found.media if isinstance(found, Conversation) else choice.media
-    if choice.max_soft_tokens is not None and not media:
+    if choice.max_soft_tokens is not None and not media.pictures:
         raise InputError("--max-soft-tokens is for pictures, and there are none")
     _ = choice.options
     check_sources(media)
     return found
 
 
-def read_media(
-    pair: "Pair", found: str | Conversation, choice: MediaChoice, *, chat: bool, enable_thinking: bool = False
-) -> "Content | MediaPrompt | list[int]":
-    """A prompt with media as ``stream_generate`` takes it; text and messages without media come back,
-    or their token ids where the model is to think.
+def prepare(
+    checkpoint: "Checkpoint",
+    found: str | Conversation,
+    choice: MediaChoice,
+    *,
+    chat: bool,
+    enable_thinking: bool = False,
+) -> "PreparedPrompt":
+    """A prompt as the model reads it, before its weights are; what users should know of it is noted.
 
     Args:
-        pair: loaded from a checkpoint, whose towers are read if they are needed.
+        checkpoint: whose prompt it is.
         found: from ``find_media``.
         choice: what text shows.
         chat: whether text is a user's message.
         enable_thinking: handed to the chat template.
 
     Raises:
-        InputError: media that cannot be read, or that the model does not take; a template that knows of no thinking.
+        InputError: media that cannot be read, or that the model does not take; a template that knows of no thinking;
+            a prompt that is longer than the context.
     """
-    if isinstance(found, Conversation):
-        if not found.media:
-            messages = [dict(message) for message in found.messages]
-            return pair.text().encode(messages, enable_thinking=True) if enable_thinking else messages
-        shown = Media()
-    else:
-        shown = choice.media
-        if not shown:
-            return pair.text().encode(found, chat=chat, enable_thinking=True) if enable_thinking else found
-    read = pair.media.read(found, shown, chat=chat, enable_thinking=enable_thinking, options=choice.options)
-    for line in read.notes:
+    shown = Media() if isinstance(found, Conversation) else choice.media
+    with ending_at_once():  # features of pictures and sound take libraries that are imported for them
+        prepared = checkpoint.prepare(found, shown, chat=chat, enable_thinking=enable_thinking, options=choice.options)
+    for line in prepared.notes:
         note(line)
-    return read
+    return prepared
+
+
+def encoded(pair: "Pair", prompt: "PreparedPrompt") -> "MediaPrompt | list[int]":
+    """A prompt as ``stream`` takes it: what it shows goes through the target's towers, which are read for this only.
+
+    Raises:
+        InputError: damaged towers; a picture of more patches than the tower has places for.
+    """
+    if not prompt.media:
+        return prompt.tokens
+    from ..media.reader import encode_media
+
+    return encode_media(pair.media.towers, prompt, pair.target.config)

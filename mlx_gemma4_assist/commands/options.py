@@ -24,8 +24,10 @@ Learned = Annotated[
         help="Begin with what was learned of draft lengths here, and keep what this run learns, in the cache folder.",
     ),
 ]
-
-
+EnableThinking = Annotated[bool, typer.Option("--enable-thinking", help="Let the model think before it answers.")]
+ShowThinking = Annotated[
+    bool, typer.Option("--show-thinking", help="Print thoughts and calls of tools, too, not the answer alone.")
+]
 AssistantModel = Annotated[
     str | None,
     typer.Option("--assistant-model", help="The drafter; the matching one unless told, none to go without."),

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..options import MAX_DRAFTS, GenerationOptions
-from .loading import about_tokens, check_choice, load_pair, note
+from .loading import check_choice, load_pair, note, open_checkpoint
 from .options import EMBEDDED, ModelChoice, Only, grouped
-from .streams import moves_cursor, read_input
+from .streams import ending_at_once, moves_cursor, read_input
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -70,14 +70,14 @@ def parity(
     and float16 they may part where the two best logits are close: forwards over one and over several tokens round
     differently there. In float32 they may not. Sampling is tested on the frequencies of first tokens too.
     """
+    if options.max_tokens < 2:
+        raise OptionError("{max_tokens} is {value}, but the first token never has drafts", value=options.max_tokens)
     options = replace(options, num_assistant_tokens=trial.num_assistant_tokens)
     texts, chat = _prompts(choice.model, trial)
     check_choice(choice, options, compares=True)
-    texts = texts[: trial.num_prompts]
-    pair = load_pair(choice, max(map(about_tokens, texts)) + options.max_tokens)
-    if pair.assistant is None:
-        raise InputError("there is no assistant to compare with; --assistant-model names one")
-    prompts = [pair.encode(text, chat=chat) for text in texts]
+    checkpoint = open_checkpoint(choice, options, compares=True)
+    prompts = [checkpoint.prepare(text, chat=chat).tokens for text in texts[: trial.num_prompts]]
+    pair = load_pair(checkpoint, max(map(len, prompts)) + options.max_tokens)
     compared = _compare(pair, prompts, options)
     frequencies = _frequencies(pair, prompts, trial.num_samples, options)
     problems = _problems(pair, prompts)
@@ -100,7 +100,8 @@ def _prompts(model: str, trial: Trial) -> tuple[list[str], bool]:
     elif model == EMBEDDED:
         return _passages(), False
     else:
-        from ..evaluation.parity import PROMPTS
+        with ending_at_once():
+            from ..evaluation.parity import PROMPTS
 
         return list(PROMPTS), True
     texts = [part.strip() for part in text.split("\n\n") if part.strip()]

@@ -16,6 +16,7 @@ from ..engine.session import Conversation
 from ..errors import InputError
 from ..options import GenerationOptions
 from .loading import cut_off
+from .screen import Screen
 from .streams import has_styles
 
 HELP = """\
@@ -72,28 +73,32 @@ class Chat:
     Args:
         pair: who answers.
         options: how answers are generated.
-        system_prompt: goes before the first message.
+        conversation: what has been said, mostly nothing yet.
+        show_thinking: whether thoughts and calls of tools are printed, too.
         read: asks for a line, as ``input`` does.
         memory: where learned draft lengths are kept.
 
     Raises:
-        InputError: the model does not chat, or the options do not fit it.
+        InputError: the options do not fit the pair.
     """
 
     def __init__(
         self,
         pair: Pair,
         options: GenerationOptions,
-        system_prompt: str | None = None,
+        conversation: Conversation,
+        *,
+        show_thinking: bool = False,
         read: Callable[[str], str] = input,
         memory: Memory | None = None,
     ):
-        self.conversation = Conversation(pair.text(), system_prompt)
+        self.conversation = conversation
         self.totals = Totals()
         self._pair = pair
         self._options = options
         self._read = read
         self._memory = memory
+        self._show_thinking = show_thinking
         self._terminal = sys.stdin.isatty() and sys.stdout.isatty()
         self._new_cache()
 
@@ -128,6 +133,7 @@ class Chat:
     def _generate(self, prompt: list[int]) -> tuple[list[GenerationResponse], int]:
         """What was made, perhaps cut off by Ctrl-C, and how many tokens of the prompt had to be computed for it."""
         made: list[GenerationResponse] = []
+        screen = Screen(self._show_thinking)
         computed = 0
 
         def progress(done: int, total: int) -> None:
@@ -148,7 +154,7 @@ class Chat:
             try:
                 for response in responses:
                     made.append(response)
-                    print(response.text if response.channel == "answer" else "", end="", flush=True)
+                    screen.show(response)
                     if ctrl_c.pressed:
                         break
                 responses.close()

@@ -96,7 +96,8 @@ def _sources(options: ConversionOptions) -> list[tuple[str, Path, Path]]:
         if options.assistant_model not in (None, NONE):
             raise InputError(f"{options.hf_path} is an assistant itself: it is converted without another one")
         if options.assistant_path is not None:
-            raise OptionError("{named} is an assistant itself: it is written to {mlx_path}", named=options.hf_path)
+            sentence = "{hf_path} {named} is an assistant itself: {mlx_path} is where it goes, not {assistant_path}"
+            raise OptionError(sentence, named=options.hf_path)
     elif assistant is not None:
         sources.append((os.fspath(assistant), resolve(assistant), options.assistant_folder))
         _check_pair(source, sources[1][1])

@@ -42,8 +42,8 @@ class DraftMemory:
         folder: None is the user's cache folder.
     """
 
-    def __init__(self, folder: Path | None = None):
-        self._folder = folder
+    def __init__(self, folder: str | os.PathLike[str] | None = None):
+        self._folder = None if folder is None else Path(folder).expanduser()
 
     def load(self, key: DraftKey) -> tuple[Learned | None, str | None]:
         """What is known, None if nothing is; and a note if there is a file that is no good."""

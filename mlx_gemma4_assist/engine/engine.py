@@ -12,7 +12,7 @@ from ..cache.rows import KVCache
 from ..drafts.fixed import DEFAULT_DRAFTS, FixedDraftLength
 from ..drafts.learned import AUTO_LONGEST
 from ..drafts.protocol import DraftLength
-from ..errors import InputError, OptionError
+from ..errors import InputError, OptionError, described
 from ..options import GenerationOptions
 from ..rounds.accept import accept
 from ..rounds.compiled import CompiledSteps, check_compiler
@@ -38,9 +38,16 @@ class Engine:
         pair: the networks.
         memory: where draft lengths that were learned are kept for later processes; None keeps them for as long as the
             target lives.
+
+    Raises:
+        InputError: one of them is something else.
     """
 
     def __init__(self, pair: Pair, memory: Memory | None = None):
+        if not isinstance(pair, Pair):
+            raise InputError(f"the pair is {described(pair)}, expected a Pair")
+        if memory is not None and (isinstance(memory, type) or not isinstance(memory, Memory)):
+            raise InputError(f"draft_memory is {described(memory)}, expected None or DraftMemory(folder)")
         self.pair = pair
         self._memory = memory
 
@@ -62,11 +69,17 @@ class Engine:
         Raises:
             InputError: the prompt or an option does not fit the pair, or the cache does not belong to it.
         """
+        if not callable(progress):
+            raise InputError(f"prompt_progress_callback is {described(progress)}, expected a function")
         options = request.options
         longest = longest_draft(self.pair, options.num_assistant_tokens)
+        if self.pair.assistant is None and options.draft_temperature:
+            raise OptionError("{draft_temperature} is for drafts, but there is no assistant model")
         request.check(self.pair.target.config)
         if cache is None:
             cache = self.new_cache(options.num_assistant_tokens)
+        elif not isinstance(cache, KVCache):
+            raise InputError(f"prompt_cache is {described(cache)}, expected what make_prompt_cache returns")
         elif cache.fingerprint != self.pair.fingerprint or cache.layout.slack < _needed_slack(longest):
             raise InputError("prompt_cache was made for another model, or for fewer num_assistant_tokens")
         return Run(self, request, cache, progress)

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,6 +18,7 @@ LEAST_ROUNDS = 16  # a shorter run teaches too little to be kept
 _log = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Memory(Protocol):
     """Where what was learned is kept: ``drafts.memory.DraftMemory`` on disk."""
 

@@ -2,8 +2,12 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
@@ -12,16 +16,34 @@ from ..backend import dtype_of
 from ..checkpoints.hub import resolve
 from ..checkpoints.loading import load_assistant, load_model
 from ..checkpoints.pairing import assistant_for
-from ..errors import InputError, OptionError
+from ..errors import InputError, OptionError, described
 from ..files import read_json
-from ..media.reader import MediaReader, load_media
-from ..models.config import check_pair, read_target_config
+from ..media.config import AS_PUBLISHED, MediaOptions
+from ..media.prepared import PreparedPrompt
+from ..media.reader import MediaReader, load_media, media_processor
+from ..models.config import (
+    Gemma4AssistantConfig,
+    Gemma4TextConfig,
+    check_pair,
+    read_assistant_config,
+    read_target_config,
+)
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..models.network import named_parameters
-from ..text.processor import Processor, Prompt
+from ..text.messages import NO_MEDIA, Conversation, Media
+from ..text.processor import Processor, Prompt, TextProcessor
+from .request import check_tokens
 
 PathOrRepo = str | os.PathLike[str]
+
+
+@runtime_checkable
+class _Configured(Protocol):
+    """A network with its configuration."""
+
+    config: object
+
 
 MATCHING, NONE = "matching", "none"
 SAMPLED = 8  # places of each axis of a tensor that a fingerprint looks at
@@ -57,7 +79,7 @@ class Pair:
         source: where the target came from, for its towers; None if nobody asks for these.
 
     Raises:
-        InputError: the assistant was made for another target.
+        InputError: the assistant was made for another target; one of them is something else.
     """
 
     target: Gemma4ForCausalLM
@@ -66,8 +88,15 @@ class Pair:
     source: Source | None = None
 
     def __post_init__(self) -> None:
-        if self.assistant is not None:
-            check_pair(self.target.config, self.assistant.config)
+        if not isinstance(self.target, Gemma4ForCausalLM):
+            raise InputError(f"the target is {described(self.target)}, expected a model from load")
+        if self.processor is not None and not isinstance(self.processor, TextProcessor):
+            raise InputError(f"the processor is {described(self.processor)}, expected one from load")
+        if self.assistant is None:
+            return
+        if not isinstance(self.assistant, _Configured) or not isinstance(self.assistant.config, Gemma4AssistantConfig):
+            raise InputError(f"the assistant is {described(self.assistant)}, expected a model from load_assistant")
+        check_pair(self.target.config, self.assistant.config)
 
     @classmethod
     def load(
@@ -78,25 +107,9 @@ class Pair:
         dtype: str | mx.Dtype | None = None,
         revision: str | None = None,
     ) -> "Pair":
-        """Read a target, its processor and its assistant.
-
-        Args:
-            path_or_repo: a folder, a repo on the Hub, or ``tiny`` for the pair that comes with the package.
-            assistant_model: the same of an assistant; "matching" looks for the one that belongs to the target and goes
-                without if none is known, "none" goes without.
-            dtype: float32, bfloat16 or float16 instead of what the checkpoints say, for both networks.
-            revision: a branch, tag or commit of the target's repo.
-
-        Raises:
-            InputError: one sentence on what could not be loaded, or does not belong together.
-        """
-        _check_dtype(dtype)
-        folder = resolve(path_or_repo, revision=revision)
-        processor = Processor.from_pretrained(folder)
-        assistant = _assistant(path_or_repo, assistant_model, dtype)
-        if assistant is not None:  # what is small comes first, so that a mistake costs no large weights
-            check_pair(read_target_config(read_json(folder / "config.json")), assistant.config)
-        return cls(load_model(folder, dtype=dtype), assistant, processor, Source(path_or_repo, dtype, revision))
+        """Read a target, its processor and its assistant. Arguments and errors as for :meth:`Checkpoint.open`; what is
+        wrong with the weights is an error too."""
+        return Checkpoint.open(path_or_repo, assistant_model, dtype=dtype, revision=revision).load()
 
     def encode(self, prompt: Prompt, *, chat: bool = True) -> list[int]:
         """A prompt's token ids. Arguments and errors as for ``Processor.encode``.
@@ -140,20 +153,132 @@ class Pair:
         return load_media(source.path_or_repo, self.processor, dtype=source.dtype, revision=source.revision)
 
 
-def _assistant(
-    target: PathOrRepo, named: PathOrRepo, dtype: str | mx.Dtype | None
-) -> Gemma4AssistantForCausalLM | None:
-    """The assistant that ``Pair.load`` is to load, if any."""
-    found = assistant_for(target) if named == MATCHING else named
-    if found is None or found == NONE:
-        return None
+@dataclass(frozen=True)
+class Checkpoint:
+    """A target and its assistant before their weights are read: what can be wrong is found out here, at no cost.
+
+    Attributes:
+        source: what was named.
+        folder: of the target.
+        config: of the target's text network.
+        processor: of the target.
+        assistant: where the assistant is; None goes without.
+    """
+
+    source: Source
+    folder: Path
+    config: Gemma4TextConfig
+    processor: Processor
+    assistant: "_Assistant | None" = None
+
+    @classmethod
+    def open(
+        cls,
+        path_or_repo: PathOrRepo,
+        assistant_model: PathOrRepo = MATCHING,
+        *,
+        dtype: str | mx.Dtype | None = None,
+        revision: str | None = None,
+    ) -> "Checkpoint":
+        """Find both, downloaded if need be, and read their small files.
+
+        Args:
+            path_or_repo: a folder, a repo on the Hub, or ``tiny`` for the pair that comes with the package.
+            assistant_model: the same of an assistant; "matching" looks for the one that belongs to the target and goes
+                without if none is known, "none" goes without.
+            dtype: float32, bfloat16 or float16 instead of what the checkpoints say, for both networks.
+            revision: a branch, tag or commit of the target's repo.
+
+        Raises:
+            InputError: one sentence on what is not there, is damaged, or does not belong together.
+        """
+        _check_dtype(dtype)
+        folder = resolve(path_or_repo, revision=revision)
+        processor = Processor.from_pretrained(folder)
+        config = read_target_config(read_json(folder / "config.json"))
+        found = assistant_for(path_or_repo) if assistant_model == MATCHING else assistant_model
+        assistant = None
+        if found is not None and found != NONE:
+            assistant = _Assistant.find(found, assistant_model != MATCHING, config)
+        return cls(Source(path_or_repo, dtype, revision), folder, config, processor, assistant)
+
+    def prepare(
+        self,
+        prompt: Prompt | Conversation,
+        media: Media = NO_MEDIA,
+        *,
+        chat: bool = True,
+        enable_thinking: bool = False,
+        options: MediaOptions = AS_PUBLISHED,
+    ) -> PreparedPrompt:
+        """A prompt as the target reads it. Arguments as for ``MediaProcessor.encode``.
+
+        Raises:
+            InputError: see there; a prompt that is longer than the context; pictures, sound or video for a text model.
+        """
+        shows = media or (isinstance(prompt, Conversation) and prompt.media)
+        if shows:
+            reader = media_processor(self.source.path_or_repo, self.folder, self.processor)
+            prepared = reader.encode(prompt, media, chat=chat, enable_thinking=enable_thinking, options=options)
+        else:
+            text = prompt.messages if isinstance(prompt, Conversation) else prompt
+            prepared = PreparedPrompt(self.processor.encode(text, chat=chat, enable_thinking=enable_thinking))
+        check_tokens(prepared.tokens, self.config)
+        return prepared
+
+    def load(self) -> Pair:
+        """Read the weights, the assistant's first: it is small, so that a damaged one costs little.
+
+        Raises:
+            InputError: damaged or misfitting weights, see ``checkpoints.loading.load_model``.
+        """
+        assistant = None if self.assistant is None else self.assistant.load(self.source.dtype)
+        return Pair(load_model(self.folder, dtype=self.source.dtype), assistant, self.processor, self.source)
+
+
+@dataclass(frozen=True)
+class _Assistant:
+    """An assistant before its weights are read.
+
+    Attributes:
+        path_or_repo: a folder, a repo on the Hub, or an alias.
+        was_named: whether the caller named it, or it was found as the one that belongs to the target.
+        folder: where it is.
+    """
+
+    path_or_repo: PathOrRepo
+    was_named: bool
+    folder: Path
+
+    @classmethod
+    def find(cls, path_or_repo: PathOrRepo, was_named: bool, target: Gemma4TextConfig) -> "_Assistant":
+        """Look for it, downloaded if need be, and read its config.json.
+
+        Raises:
+            InputError: it is not there, is no assistant, or is another target's.
+        """
+        with _explained(path_or_repo, was_named):
+            folder = resolve(path_or_repo)
+            config = read_assistant_config(read_json(folder / "config.json"))
+        check_pair(target, config)
+        return cls(path_or_repo, was_named, folder)
+
+    def load(self, dtype: str | mx.Dtype | None) -> Gemma4AssistantForCausalLM:
+        """Its network. Errors as for ``checkpoints.loading.load_assistant``."""
+        with _explained(self.path_or_repo, self.was_named):
+            return load_assistant(self.folder, dtype=dtype)
+
+
+@contextmanager
+def _explained(assistant: PathOrRepo, was_named: bool) -> Iterator[None]:
+    """An error of an assistant that nobody has named says where it came from."""
     try:
-        return load_assistant(found, dtype=dtype)
+        yield
     except InputError as error:
-        if named != MATCHING:
+        if was_named:
             raise
         sentence = "the assistant {named} of this model: {error} ({assistant_model} none goes without)"
-        raise OptionError(sentence, named=found, error=error) from None
+        raise OptionError(sentence, named=assistant, error=error) from None
 
 
 def fingerprint(target: Gemma4ForCausalLM) -> str:

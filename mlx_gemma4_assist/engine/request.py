@@ -1,5 +1,6 @@
 """What an engine is asked for, and what it tells of it: token ids in, token ids out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,24 +33,38 @@ class Request:
             InputError: an empty prompt, one longer than the context, ids beyond the vocabulary, soft tokens that do
                 not fit.
         """
-        tokens, last = self.prompt.tokens, config.vocab_size - 1
-        if not tokens:
-            raise InputError("the prompt is empty")
-        outside = next((token for token in tokens if not 0 <= token <= last), None)
-        if outside is not None:
-            raise InputError(f"the prompt has the token id {outside}, but the model's vocabulary ends at {last}")
+        check_tokens(self.prompt.tokens, config)
+        last = config.vocab_size - 1
         outside = next((token for token in self.suppress_tokens if not 0 <= token <= last), None)
         if outside is not None:
             raise InputError(f"suppress_tokens has the id {outside}, but the model's vocabulary ends at {last}")
-        if len(tokens) >= config.max_position_embeddings:
-            raise InputError(
-                f"the prompt has {len(tokens)} tokens, but the model's context is {config.max_position_embeddings}"
-            )
         self.prompt.check()
 
     def budget(self, config: Gemma4TextConfig) -> int:
         """How many tokens may follow: what was asked for, as far as the context reaches."""
         return min(self.options.max_tokens, config.max_position_embeddings - len(self.prompt.tokens))
+
+
+def check_tokens(tokens: Sequence[int], config: Gemma4TextConfig) -> None:
+    """Refuse a prompt that the network could not read.
+
+    Args:
+        tokens: ids, those of placeholders included.
+        config: of the target.
+
+    Raises:
+        InputError: no tokens, more than the context has, ids beyond the vocabulary.
+    """
+    last = config.vocab_size - 1
+    if not tokens:
+        raise InputError("the prompt is empty")
+    outside = next((token for token in tokens if not 0 <= token <= last), None)
+    if outside is not None:
+        raise InputError(f"the prompt has the token id {outside}, but the model's vocabulary ends at {last}")
+    if len(tokens) >= config.max_position_embeddings:
+        raise InputError(
+            f"the prompt has {len(tokens)} tokens, but the model's context is {config.max_position_embeddings}"
+        )
 
 
 class TokenEvent(NamedTuple):

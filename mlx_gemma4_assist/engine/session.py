@@ -8,6 +8,7 @@ template leaves out of earlier turns is left out here: thoughts, and the empty t
 from collections.abc import Sequence
 
 from ..errors import InputError
+from ..text.messages import Message
 from ..text.processor import Processor
 
 
@@ -17,15 +18,22 @@ class Conversation:
     Attributes:
         tokens: ids of all turns so far; the last one ends as the model made it, mostly with the token that ends turns.
 
+    Args:
+        processor: of the target.
+        system_prompt: goes before the first message.
+        enable_thinking: handed to the chat template with every message.
+
     Raises:
-        InputError: the checkpoint has no chat template, or it refuses the system prompt.
+        InputError: the checkpoint has no chat template, it refuses the system prompt, or it knows no
+            ``enable_thinking``.
     """
 
-    def __init__(self, processor: Processor, system_prompt: str | None = None):
+    def __init__(self, processor: Processor, system_prompt: str | None = None, *, enable_thinking: bool = False):
         if not processor.has_chat_template:
             raise InputError("the checkpoint has no chat template: it continues text, but does not chat")
         self.tokens: list[int] = []
         self._processor = processor
+        self._enable_thinking = enable_thinking
         self._system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
         self._beginnings: list[list[int]] = []
         self._first("?")
@@ -69,7 +77,10 @@ class Conversation:
         self._beginnings = []
 
     def _first(self, message: str) -> list[int]:
-        return self._processor.encode([*self._system, {"role": "user", "content": message}])
+        return self._encode([*self._system, {"role": "user", "content": message}])
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        return self._processor.encode(messages, enable_thinking=self._enable_thinking)
 
     def _following(self, message: str) -> list[int]:
         """The ids that the template puts after an answer when a message follows it, the end of the turn included.
@@ -79,7 +90,7 @@ class Conversation:
 
         def rendered(answer: str) -> list[int]:
             turns = (("user", "?"), ("assistant", answer), ("user", message))
-            return self._processor.encode([{"role": role, "content": content} for role, content in turns])
+            return self._encode([{"role": role, "content": content} for role, content in turns])
 
         one, other = rendered("0"), rendered("a")
         same = 0

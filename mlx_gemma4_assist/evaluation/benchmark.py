@@ -210,7 +210,10 @@ def _generate(
 ) -> tuple[list[float], list[GenerationResponse]]:
     """All responses, and when each came: seconds from the beginning."""
     if setting == PLAIN:
-        pair, options = replace(pair, assistant=None), replace(options, num_assistant_tokens=None)
+        pair, options = (
+            replace(pair, assistant=None),
+            replace(options, num_assistant_tokens=None, draft_temperature=None),
+        )
     else:
         options = replace(options, num_assistant_tokens=setting if isinstance(setting, int) else None)
     mx.reset_peak_memory()

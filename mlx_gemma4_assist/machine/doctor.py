@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-from huggingface_hub import try_to_load_from_cache
 
 from .. import __version__
 from ..backend import wired_limit_bytes
-from ..checkpoints.hub import EMBEDDED, repo_of, resolve
+from ..checkpoints.hub import EMBEDDED, folder_in_cache, repo_of, resolve
 from ..checkpoints.loading import config_dtype
 from ..checkpoints.pairing import assistant_for
 from ..checkpoints.quantized import Quantization, read_quantization
@@ -176,8 +175,7 @@ def local_folder(name: str) -> Path | None:
     repo = repo_of(name)
     if name in EMBEDDED or Path(name).expanduser().exists() or repo is None:
         return resolve(name)
-    cached = try_to_load_from_cache(repo.name, "config.json", revision=repo.revision)
-    return Path(cached).parent if isinstance(cached, str) else None
+    return folder_in_cache(repo)
 
 
 def examine(machine: Machine, name: str, assistant_name: str | None = None, context: int | None = None) -> Checkpoint:

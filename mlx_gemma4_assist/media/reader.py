@@ -3,6 +3,7 @@
 import os
 import warnings
 from hashlib import blake2b
+from pathlib import Path
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -14,12 +15,14 @@ from ..checkpoints.loading import load_towers
 from ..errors import InputError
 from ..files import read_json
 from ..models.config import Gemma4TextConfig, read_target_config
-from ..models.towers import Towers
+from ..models.towers import Towers, towers_of
 from ..text.messages import NO_MEDIA, Conversation, Media
 from ..text.processor import Processor, Prompt
 from .config import AS_PUBLISHED, MediaOptions
 from .prepared import NOUNS, Picture, Placed, PreparedPrompt, Sound
 from .processor import MediaProcessor
+
+_TEXT_ONLY = "{} is a text model: it takes no pictures, sound or video"
 
 
 class MediaReader(NamedTuple):
@@ -88,9 +91,27 @@ def load_media(
     folder = resolve(path_or_repo, revision=revision)
     towers = load_towers(folder, dtype=dtype)
     if towers is None:
-        raise InputError(f"{path_or_repo} is a text model: it takes no pictures, sound or video")
+        raise InputError(_TEXT_ONLY.format(path_or_repo))
     config = read_target_config(read_json(folder / "config.json"))
     return MediaReader(MediaProcessor.from_pretrained(folder, processor), towers, config)
+
+
+def media_processor(
+    path_or_repo: str | os.PathLike[str], folder: Path, processor: Processor | None = None
+) -> MediaProcessor:
+    """What prepares media for a target, whose weights are not read.
+
+    Args:
+        path_or_repo: what the caller calls it.
+        folder: where it is.
+        processor: its own, if it has been read already.
+
+    Raises:
+        InputError: a text-only model, or files that are missing or damaged.
+    """
+    if towers_of(read_json(folder / "config.json")) is None:
+        raise InputError(_TEXT_ONLY.format(path_or_repo))
+    return MediaProcessor.from_pretrained(folder, processor)
 
 
 def encode_media(towers: Towers, prompt: PreparedPrompt, config: Gemma4TextConfig) -> MediaPrompt:

@@ -4,9 +4,10 @@ import os
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
-from ..errors import InputError, first_line
+from ..environment import check_endpoint
+from ..errors import InputError, OptionError, first_line
 from ..extras import library
 from ..files import read_json, read_json_if_there, read_part
 from .channels import OPEN, ChannelText, Markers, without_channels
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Prompt = str | Sequence[int] | Sequence[Message] | Array | Mapping[str, Any]
+
+
+@runtime_checkable
+class TextProcessor(Protocol):
+    """What generating text takes of a processor: :class:`Processor`, or a stand-in."""
+
+    eos_token_ids: frozenset[int]
+    suppress_tokens: tuple[int, ...]
+
+    def encode(self, prompt: Prompt, *, chat: bool = True) -> list[int]: ...
+    def stop_ids(self, stop: Iterable[str]) -> frozenset[int]: ...
+    def turn(self, prompt: Sequence[int], stop: StopStrings, *, skip_special_tokens: bool = True) -> ChannelText: ...
 
 
 class Processor:
@@ -127,7 +140,7 @@ class Processor:
             InputError: there is no chat template, it refuses the conversation, or it knows no ``enable_thinking``.
         """
         if enable_thinking and self.has_chat_template and "enable_thinking" not in str(self.tokenizer.chat_template):
-            raise InputError("the checkpoint's chat template knows no enable_thinking")
+            raise OptionError("the checkpoint's chat template knows no {enable_thinking}")
         values = {"add_generation_prompt": True, "enable_thinking": enable_thinking}
         if OPEN in str(self.tokenizer.chat_template):
             messages = [_without_thoughts(message) for message in messages]
@@ -210,6 +223,7 @@ def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     # Silences the advice to install PyTorch, which is not needed here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Imported late, for it takes a second. AutoTokenizer, other than this class, would import PyTorch if it is there.
+    check_endpoint()
     with one_at_a_time:
         from transformers import PreTrainedTokenizerFast
 
@@ -267,7 +281,7 @@ def refuse_thinking(enable_thinking: bool) -> None:
         InputError: thinking is asked for.
     """
     if enable_thinking:
-        raise InputError("enable_thinking needs a conversation and a chat template")
+        raise OptionError("{enable_thinking} needs a conversation and a chat template")
 
 
 def _without_nulls(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """``python -m mlx_gemma4_assist.generate``."""
 
-from .commands.doors import run_command
+from ..commands.doors import run_command
 
 if __name__ == "__main__":
     run_command("generate")
