@@ -153,18 +153,25 @@ PLACES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def talked(pair):
+    """A cache that holds a text, for whoever takes a copy of it."""
+    cache = make_prompt_cache(pair[0], pair[1], 3)
+    tokens_of(pair, OTHER, cache)
+    return cache
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "after"), PLACES, ids=[f"{'after' if after else 'before'}-{name}" for _, name, after in PLACES]
 )
-def test_an_interrupt_anywhere_leaves_a_cache_that_can_be_used(pair, alone, owner, name, after):
+def test_an_interrupt_anywhere_leaves_a_cache_that_can_be_used(pair, alone, talked, owner, name, after):
     """A conversation is interrupted at a call, the first, the second, ...; what comes then is as with a fresh cache.
 
     The prompts are longer than a ring, so that an interrupted chunk has overwritten what the row still remembers.
     """
     strikes = 0
     for at, text in zip((1, 2, 3, 6), itertools.cycle((OTHER, PROMPT, PROMPT[:12] + OTHER)), strict=False):
-        cache = make_prompt_cache(pair[0], pair[1], 3)
-        tokens_of(pair, OTHER, cache)
+        cache = talked.take(0)
         with pytest.MonkeyPatch.context() as patch:
             interrupter = Interrupter(patch, at)
             interrupter.watch(owner, name, after=after)
