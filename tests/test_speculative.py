@@ -110,7 +110,7 @@ def test_assistants_that_are_right(pair, plain, name, wrong, drafts):
 
 
 def test_look_ahead_changes_nothing(pair, plain):
-    for ahead in (0, 1, 2):
+    for ahead in (0, 2):  # the other runs look ahead by one
         tokens, _ = run(*pair, prompt_of(17), BUDGET, 3, sampling=SAMPLED, ahead=ahead)
         assert tokens == plain(17)
 
@@ -235,24 +235,24 @@ def test_the_next_round_is_submitted_before_one_is_read(pair, monkeypatch):
         assert event != "read" or place < 3 or place > last_made or in_flight == 1
 
 
-def test_memory_stays_flat_over_two_thousand_tokens():
-    """After the buffers have their size, 2,000 tokens add nothing to what is allocated at rest, and to the peak what
+def test_memory_stays_flat_over_a_thousand_tokens():
+    """After the buffers have their size, 1,000 tokens add nothing to what is allocated at rest, and to the peak what
     one layer's attention takes to see them."""
     folder = GOLDENS / "e2b"
     target, assistant = load_model(folder / "target"), load_assistant(folder / "assistant")
     layout = layout_for(target, 3)
     cache = filled(target, layout, prompt_of(20))
-    cache.reserve(2100)
+    cache.reserve(1100)
     decoder = Decoder(target, assistant, layout, GREEDY, accept)
     at_rest, peaks, made = [], [], 0
-    for emitted in rounds(decoder, cache, [1], Plan(2000, FixedDraftLength(3), 1, 0)):
+    for emitted in rounds(decoder, cache, [1], Plan(1000, FixedDraftLength(3), 1, 0)):
         made += len(emitted.tokens[0])
-        if made // 250 > len(at_rest):
+        if made // 125 > len(at_rest):
             at_rest.append(mx.get_active_memory())
             peaks.append(mx.get_peak_memory())
             mx.reset_peak_memory()
     assert len(at_rest) == 8
-    assert max(at_rest[1:]) - min(at_rest[1:]) < 100_000, at_rest
+    assert max(at_rest[1:]) - min(at_rest[1:]) < 50_000, at_rest
     scores = 4 * target.config.num_attention_heads * mx.float32.size  # of a block and one position more
     # Products, masked, their softmax, and less than one more for the mask; of one layer and one round at a time.
-    assert peaks[-1] - peaks[1] < 4 * scores * 250 * 6, peaks
+    assert peaks[-1] - peaks[1] < 4 * scores * 125 * 6, peaks

@@ -19,7 +19,7 @@ class Done(NamedTuple):
 
 
 def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """A function that runs ``python -m mlx_gemma4_assist`` with its arguments; ``stdin`` is what standard input holds."""
+    """A function that runs ``python -m mlx_gemma4_assist`` with arguments, and ``stdin`` as standard input."""
 
     def run(*arguments: str, stdin: bytes = b"") -> Done:
         monkeypatch.setattr(sys, "argv", ["mlx-gemma4-assist", *arguments])
