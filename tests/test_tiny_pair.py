@@ -11,13 +11,14 @@ import pytest
 from accepted import accepted_by, prompts_of
 from mlx.utils import tree_flatten
 from support.decoding import GREEDY, filled, layout_for
-from support.paths import ASSETS
+from support.paths import ASSETS, TOOLS
 from support.statistics import CHI_SQUARE_P, chi_square_p
 
-from mlx_gemma4_assist import generate, load, load_assistant, stream_generate
+from mlx_gemma4_assist import Pair, generate, load, load_assistant, stream_generate
 from mlx_gemma4_assist.cache.rows import join
 from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
 from mlx_gemma4_assist.engine.loop import Plan, rounds, start
+from mlx_gemma4_assist.evaluation.acceptance import Passage, accepted_from_each
 from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.round import propose
 from mlx_gemma4_assist.rounds.sampling import Sampling, log_probabilities
@@ -73,6 +74,20 @@ def test_the_first_draft_is_accepted_half_the_time(tiny, passages):
     found = accepted_by((target, assistant), prompts_of(processor, passages[:8]), 32, DRAFTS, GREEDY)
     assert found.accepted[0] / found.drafted[0] >= 0.5
     assert all(len(row) >= 32 for row in found.tokens)
+
+
+def test_agreement_of_first_drafts_is_what_a_round_accepts(tiny, passages, monkeypatch):
+    """The model card's figure, computed in one forward over a text; here by rounds from each of its tokens."""
+    monkeypatch.syspath_prepend(TOOLS / "tiny_pair")
+    from agreement import agreement
+
+    target, processor, assistant = tiny
+    text = processor.encode(passages[0], chat=False)[:40]
+    counted, agreed = agreement(target, assistant, text, DRAFTS)
+    (accepted,) = accepted_from_each(Pair(target, assistant), [Passage(text, 1)], DRAFTS)
+    assert counted[0] == len(text) - 1 - DRAFTS
+    assert agreed[0] == sum(drafts > 0 for drafts in accepted[: counted[0]])
+    assert 0 < counted[2] < counted[1] < counted[0]
 
 
 def quantized_copy(source: Path, folder: Path, model: nn.Module) -> Path:
