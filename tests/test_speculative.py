@@ -28,7 +28,7 @@ from mlx_gemma4_assist.rounds.state import Decoder
 from mlx_gemma4_assist.rounds.steps import EagerSteps
 
 SAMPLED = Sampling(temperature=1.0, top_k=40)
-BUDGET = 48  # past the wrap of a window of 16 in a ring of 16 + slack
+BUDGET = 32  # past the wrap of a window of 16 in a ring of 16 + slack
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_processors_do_not_change_what_they_leave_alone(pair, draft_temperature,
     # On the host drafts are decided one by one: the same draws as on the device only without block verification.
     sampling = Sampling(temperature=1.0, draft_temperature=draft_temperature, block_verification=False)
     prompt = prompt_of(17)
-    device, _ = run(*pair, prompt, BUDGET, drafts, sampling=sampling)
+    device, _ = run(*pair, prompt, BUDGET, drafts, sampling=sampling, ahead=0)  # else the last round has fewer drafts
     host = HostAcceptor([lambda tokens, logits: logits], prompt)
     assert run(*pair, prompt, BUDGET, drafts, sampling=sampling, ahead=0, acceptor=host)[0] == device
 
