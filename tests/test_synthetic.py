@@ -100,7 +100,7 @@ def test_a_copied_pair_is_the_same_pair(written, tmp_path):
     assert texts[0] == texts[1]
 
 
-PROMPT, BUDGET = [3, 1, 4, 1, 5, 9, 2, 6], 60
+PROMPT, BUDGET = [3, 1, 4, 1, 5, 9, 2, 6], 36
 
 
 @pytest.fixture(scope="module")
