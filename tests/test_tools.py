@@ -46,6 +46,7 @@ def test_help_is_the_scripts_own_description(name):
         ("compare_commits.py", ["--base", "HEAD", "--pairs", "other"], "other"),
         ("compare_peers.py", ["--model", "/nowhere"], "/nowhere"),
         ("compare_peers.py", ["--max-tokens", "1"], "--max-tokens"),
+        ("compare_peers.py", ["--synthetic", "e2b", "--engines", "ours,nothing"], "no engine is named 'nothing'"),
         ("gpu_table.py", ["/nowhere/gpu.json"], "/nowhere/gpu.json"),
         ("gpu_table.py", [__file__], "was not written by measure_gpu.py"),
         ("measure_buckets.py", ["--model", "/nowhere"], "/nowhere"),
