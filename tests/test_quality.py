@@ -223,10 +223,10 @@ def test_rounds_are_those_of_decoding(tiny, tokens):
 
 def test_both_pairs_draft_in_the_original_text(tiny, two_bits, tokens):
     prompts = [tokens[:20]]
-    found = measure_quality(tiny[0], two_bits, tokens[:40], 2, prompts=prompts, options=QualityOptions(new_tokens=30))
-    passages = continuations(Pair(tiny[0].target), prompts, 30)
+    found = measure_quality(tiny[0], two_bits, tokens[:40], 2, prompts=prompts, options=QualityOptions(new_tokens=20))
+    passages = continuations(Pair(tiny[0].target), prompts, 20)
     assert found.acceptance == tuple(measure_acceptance(pair, passages, 2) for pair in (tiny[0], two_bits))
-    assert [one.rounds for one in found.acceptance] == [30, 30]
+    assert [one.rounds for one in found.acceptance] == [20, 20]
     assert found.acceptance[0].accepted_at[0] > found.acceptance[1].accepted_at[0]
 
 
