@@ -197,7 +197,7 @@ def test_an_interrupted_text_goes_on(pair, alone, texts):
             with pytest.raises(KeyboardInterrupt):
                 tokens_of(pair, PROMPT, cache)
         (text,) = texts
-        assert tokens_of(pair, text, cache) == alone(text)
+        assert tokens_of(pair, text, cache, max_tokens=8) == alone(text)[:8]
 
 
 def test_a_failure_of_the_device_leaves_an_empty_cache(pair, monkeypatch):
