@@ -50,7 +50,7 @@ def test_what_is_learned_is_kept_unless_told(tmp_path, monkeypatch, flags, files
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("XDG_CACHE_HOME", "MLX_GEMMA4_ASSIST_CACHE"):
         monkeypatch.delenv(name, raising=False)
-    done = process("--prompt", PROMPT, "--ignore-chat-template", "--max-tokens", "80", *flags)
+    done = process("--prompt", PROMPT, "--ignore-chat-template", "--max-tokens", "40", *flags)
     assert done.returncode == 0, done.stderr
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path.parent for path in kept] == [tmp_path / ".cache" / "mlx_gemma4_assist"] * files
