@@ -1,12 +1,9 @@
-"""Whose computations the tests run, and tables that they measure, printed at the end of the run."""
+"""Whose computations the tests run, and what they leave where."""
 
 import os
 import shutil
 import tempfile
 
-import pytest
-
-TABLE = "measured"
 # What runs learn about draft lengths is not left in the user's folder, nor read from it; commands inherit this.
 os.environ["MLX_GEMMA4_ASSIST_CACHE"] = tempfile.mkdtemp(prefix="mlx-gemma4-assist-tests-")
 # MLX's CPU backend writes kernels to the temporary folder and loads what it finds there: two processes that build the
@@ -33,18 +30,3 @@ def pytest_configure(config):
 
 def pytest_unconfigure():
     shutil.rmtree(os.environ["MLX_GEMMA4_ASSIST_CACHE"], ignore_errors=True)
-
-
-@pytest.fixture
-def report(request):
-    """Call it with a table's text; it appears in the summary of every run, whichever process ran the test."""
-    return lambda text: request.node.user_properties.append((TABLE, text))
-
-
-def pytest_terminal_summary(terminalreporter):
-    for outcome in ("passed", "failed"):
-        for test in terminalreporter.getreports(outcome):
-            for name, text in test.user_properties:
-                if name == TABLE and test.when == "call":
-                    terminalreporter.write_sep("-", TABLE)
-                    terminalreporter.write_line(text)

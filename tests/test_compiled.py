@@ -37,7 +37,7 @@ def only_even(tokens: mx.array, logits: mx.array) -> mx.array:
         {"num_assistant_tokens": 0},
         {"draft_temperature": 0.7},
         {"logits_processors": [only_even]},
-        {"max_tokens": 280, "num_assistant_tokens": 2},  # past the first bucket
+        {"prompt": PROMPT * 8, "max_tokens": 80, "num_assistant_tokens": 2},  # past the first bucket
         {"prompt": PROMPT * 5, "prefill_step_size": 40},
     ],
     ids=lambda options: "-".join(options) or "default",

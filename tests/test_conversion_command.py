@@ -9,12 +9,12 @@ from inspect import Parameter, signature
 from pathlib import Path
 
 import pytest
+from support.commands import runner
 from support.conversion import config_of, small_assistant, small_checkpoint
 from support.paths import ROOT
 
 import mlx_gemma4_assist
 from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
-from mlx_gemma4_assist.__main__ import main
 from mlx_gemma4_assist.commands.convert import ConversionChoice
 from mlx_gemma4_assist.conversion import convert as module
 from mlx_gemma4_assist.conversion.convert import run
@@ -23,25 +23,24 @@ from mlx_gemma4_assist.conversion.upload import Upload
 from mlx_gemma4_assist.evaluation.quality import bundled_text
 
 SCRIPT = (sys.executable, str(ROOT / "convert.py"))
-COMMAND = (sys.executable, "-m", "mlx_gemma4_assist", "convert")
 
 
-def command(*arguments: str, program: tuple[str, ...] = COMMAND) -> subprocess.CompletedProcess:
+def script(*arguments: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    return subprocess.run([*program, *arguments], capture_output=True, text=True, timeout=120, env=environment)
+    return subprocess.run([*SCRIPT, *arguments], capture_output=True, text=True, timeout=120, env=environment)
 
 
 @pytest.fixture
 def text(tmp_path):
     file = tmp_path / "text.txt"
-    file.write_text(bundled_text()[:400])
+    file.write_text(bundled_text()[:150])
     return file
 
 
 def test_the_embedded_pair(tmp_path, text):
     """One line makes both folders, says what it cost, and writes it down; and what it writes answers."""
     folder = tmp_path / "out"
-    done = command("--hf-path", "tiny", "-q", "--mlx-path", str(folder), "--text", str(text), program=SCRIPT)
+    done = script("--hf-path", "tiny", "-q", "--mlx-path", str(folder), "--text", str(text))
     assert done.returncode == 0, done.stderr
     assert "Format: affine, 4 bits in groups of 64" in done.stderr
     assert f"{folder}: 5.6 MB -> 1.8 MB, 5.06 bits per weight" in done.stdout
@@ -54,7 +53,7 @@ def test_the_embedded_pair(tmp_path, text):
     load_assistant(assistant_for(folder))
 
 
-def test_json(tmp_path):
+def test_json(tmp_path, monkeypatch, capsys):
     arguments = (
         "--hf-path",
         "tiny",
@@ -66,7 +65,7 @@ def test_json(tmp_path):
         "--no-check",
         "--json",
     )
-    done = json.loads(command(*arguments).stdout)
+    done = json.loads(runner(monkeypatch, capsys)("convert", *arguments).stdout)
     assert [Path(one["folder"]).name for one in done["written"]] == ["out", "out-assistant"]
     assert done["format"]["mode"] in ("affine", "nvfp4")
     assert done["quality"] is None
@@ -95,13 +94,11 @@ def test_json(tmp_path):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(sys, "argv", ["mlx-gemma4-assist", "convert", *arguments, "--mlx-path", str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match="2"):
-        main()
-    complaint = capsys.readouterr().err
-    assert complaint.startswith("error: ")
-    assert message in complaint
-    assert complaint.count("\n") == 1
+    done = runner(monkeypatch, capsys)("convert", *arguments, "--mlx-path", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,7 +119,6 @@ def test_the_function_has_mlx_lm_s_arguments(tmp_path):
 
 def test_large_models_are_compared_on_request(tmp_path, text, monkeypatch):
     monkeypatch.setattr(module, "SMALL", 1e6)
-    text.write_text(text.read_text()[:150])
     compared = []
 
     def converted(name: str, **options):

@@ -1,6 +1,7 @@
 """The examples as a newcomer runs them: their help, and one line for what is missing."""
 
 import os
+import runpy
 import subprocess
 import sys
 
@@ -10,10 +11,17 @@ from support.paths import EXAMPLES
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
 
 
-def run(name, *arguments):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """An example in this process: its exit code, what it prints, and what it complains of."""
+
+    def of(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return of
 
 
 def test_there_are_examples():
@@ -21,25 +29,30 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_help_is_help(name):
-    done = run(name, "--help")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: {name}")
-    assert "--help" in done.stdout
+def test_help_is_help(run, name):
+    code, out, errors = run(name, "--help")
+    assert code == 0, errors
+    assert out.startswith(f"usage: {name}")
+    assert "--help" in out
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["no/such/folder", "tiny-assistant"], "no folder 'no/such/folder'"),
-        (["nobody/such-a-model"], "nobody/such-a-model is not complete in the local cache, and HF_HUB_OFFLINE is set"),
-    ],
-)
-def test_what_is_missing_is_one_line(name, arguments, message):
-    done = run(name, *arguments)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+def test_a_folder_that_is_missing_is_one_line(run, name):
+    assert_one_line(*run(name, "no/such/folder", "tiny-assistant"), "no folder 'no/such/folder'")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_model_that_is_missing_is_one_line(name):
+    """Where the Hub may not be asked, which its library wants to know when it is imported."""
+    command = [sys.executable, str(EXAMPLES / name), "nobody/such-a-model"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    message = "nobody/such-a-model is not complete in the local cache, and HF_HUB_OFFLINE is set"
+    assert_one_line(done.returncode, done.stdout, done.stderr, message)
+
+
+def assert_one_line(code, out, errors, message):
+    assert (code, out) == (2, ""), errors
+    (line,) = errors.splitlines()
     assert line.startswith("error: ")
     assert message in line

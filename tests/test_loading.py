@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -105,11 +105,12 @@ def test_why_a_text_ended():
     assert loading.cut_off(Last("stop", 95, 5), 100) == ""
 
 
-def test_a_full_context_is_called_so(tiny, capsys):
+def test_a_full_context_is_called_so(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(tiny.target, "config", replace(tiny.target.config, max_position_embeddings=128))
     talk = repl.Chat(
         tiny, GenerationOptions(max_tokens=chat.UNLIMITED), Conversation(tiny.processor), read=lambda _: "q"
     )
-    talk.answer("the " * 4000)
+    talk.answer("the " * 100)
     assert "the context is full" in capsys.readouterr().err
 
 
@@ -141,7 +142,7 @@ def test_slow_loading_is_spoken_of(tiny, monkeypatch, patience, said, stream):
     monkeypatch.setattr(sys, "stderr", stream())
     monkeypatch.setattr(loading, "PATIENCE" if stream is Terminal else "PATIENCE_OF_LOGS", patience)
     checkpoint = Checkpoint.open("tiny")
-    monkeypatch.setattr(Checkpoint, "load", lambda *_, **__: time.sleep(0.5) or tiny)
+    monkeypatch.setattr(Checkpoint, "load", lambda *_, **__: time.sleep(0.5 if said else 0.1) or tiny)
     assert loading.load_pair(checkpoint) is tiny
     assert sys.stderr.getvalue() == said
 

@@ -29,21 +29,21 @@ def sources(tmp_path_factory):
     return media_helpers.write_sources(tmp_path_factory.mktemp("sources"))
 
 
-def answer(checkpoint, media, drafts, max_tokens=24, temperature=1.0):
+@pytest.fixture(scope="module")
+def answer(checkpoint):
+    """Reads media; tells the prompt, and what is answered to it, with a number of drafts."""
     target, processor = load(checkpoint)
-    assistant = load_assistant(f"{checkpoint}-assistant") if drafts else None
-    prompt = load_media(checkpoint, processor)(QUESTION, media)
-    responses = stream_generate(
-        target,
-        processor,
-        prompt,
-        assistant,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        seed=3,
-        num_assistant_tokens=drafts or None,
-    )
-    return [response.token for response in responses], prompt
+    assistant, read = load_assistant(f"{checkpoint}-assistant"), load_media(checkpoint, processor)
+
+    def of(media, drafts=(0,)):
+        prompt, texts = read(QUESTION, media), []
+        for count in drafts:
+            options = {"max_tokens": 24, "temperature": 1.0, "seed": 3, "num_assistant_tokens": count}
+            made = stream_generate(target, processor, prompt, assistant if count else None, **options)
+            texts.append([response.token for response in made])
+        return prompt, *texts
+
+    return of
 
 
 def photograph_of_the_reference(checkpoint) -> int:
@@ -54,25 +54,25 @@ def photograph_of_the_reference(checkpoint) -> int:
     return golden["photo"]["input_ids"][1] - len(tokenize("Who is this?")) + len(tokenize(QUESTION))
 
 
-def test_a_photograph_is_answered(checkpoint, sources):
+def test_a_photograph_is_answered(checkpoint, answer, sources):
     """Soft tokens as many as the reference's processor has for it, see tests/goldens/media."""
-    plain, prompt = answer(checkpoint, Media(pictures=(sources["photo"],)), 0)
+    prompt, plain, assisted = answer(Media(pictures=(sources["photo"],)), (0, 3))
     (photo,) = prompt.media
     assert len(prompt.tokens) == photograph_of_the_reference(checkpoint)
     assert photo.end - photo.start == 270
     assert mx.abs(photo.embeddings).max().item() > 0
-    assert answer(checkpoint, Media(pictures=(sources["photo"],)), 3)[0] == plain
-    other, _ = answer(checkpoint, Media(pictures=(sources["wide"],)), 0)
+    assert assisted == plain
+    _, other = answer(Media(pictures=(sources["wide"],)))
     assert other != plain
 
 
-def test_everything_at_once(checkpoint, sources):
+def test_everything_at_once(answer, sources):
     media = Media(
         (sources["wide"], sources["tall"]), (sources["stereo"],), ({"frames": sources["short_video"], "fps": 8},)
     )
-    plain, prompt = answer(checkpoint, media, 0)
+    prompt, plain, assisted = answer(media, (0, 3))
     assert len(prompt.media) >= 5
-    assert answer(checkpoint, media, 3)[0] == plain
+    assert assisted == plain
 
 
 def generated(capsys, checkpoint, **options):
@@ -121,8 +121,9 @@ def test_messages_name_their_own(checkpoint, sources, capsys, tmp_path):
 
 
 def test_a_placeholder_typed_into_the_prompt_is_text(checkpoint, sources, capsys):
-    typed = generated(capsys, checkpoint, prompt="<|image|> and what else?", image=[sources["photo"]])
-    plain = generated(capsys, checkpoint, prompt="and what else?", image=[sources["photo"]])
+    small = {"image": [sources["photo"]], "max_soft_tokens": 70, "max_tokens": 2}
+    typed = generated(capsys, checkpoint, prompt="<|image|> and what else?", **small)
+    plain = generated(capsys, checkpoint, prompt="and what else?", **small)
     assert plain["prompt_tokens"] < typed["prompt_tokens"] < plain["prompt_tokens"] + 20
     images = [sources["photo"], sources["wide"]]
     with pytest.raises(InputError, match=r"says <\|image\|> 1 time, but has 2 pictures"):

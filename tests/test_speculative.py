@@ -28,7 +28,7 @@ from mlx_gemma4_assist.rounds.state import Decoder
 from mlx_gemma4_assist.rounds.steps import EagerSteps
 
 SAMPLED = Sampling(temperature=1.0, top_k=40)
-BUDGET = 48  # past the wrap of a window of 16 in a ring of 16 + slack
+BUDGET = 32  # past the wrap of a window of 16 in a ring of 16 + slack
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_assistants_that_are_right(pair, plain, name, wrong, drafts):
 
 
 def test_look_ahead_changes_nothing(pair, plain):
-    for ahead in (0, 1, 2):
+    for ahead in (0, 2):  # the other runs look ahead by one
         tokens, _ = run(*pair, prompt_of(17), BUDGET, 3, sampling=SAMPLED, ahead=ahead)
         assert tokens == plain(17)
 
@@ -149,7 +149,7 @@ def test_processors_do_not_change_what_they_leave_alone(pair, draft_temperature,
     # On the host drafts are decided one by one: the same draws as on the device only without block verification.
     sampling = Sampling(temperature=1.0, draft_temperature=draft_temperature, block_verification=False)
     prompt = prompt_of(17)
-    device, _ = run(*pair, prompt, BUDGET, drafts, sampling=sampling)
+    device, _ = run(*pair, prompt, BUDGET, drafts, sampling=sampling, ahead=0)  # else the last round has fewer drafts
     host = HostAcceptor([lambda tokens, logits: logits], prompt)
     assert run(*pair, prompt, BUDGET, drafts, sampling=sampling, ahead=0, acceptor=host)[0] == device
 
@@ -235,27 +235,27 @@ def test_the_next_round_is_submitted_before_one_is_read(pair, monkeypatch):
         assert event != "read" or place < 3 or place > last_made or in_flight == 1
 
 
-def test_memory_stays_flat_over_two_thousand_tokens():
-    """After the buffers have their size, 2,000 tokens add nothing to what is allocated at rest, and to the peak what
+def test_memory_stays_flat_over_a_thousand_tokens():
+    """After the buffers have their size, 1,000 tokens add nothing to what is allocated at rest, and to the peak what
     one layer's attention takes to see them."""
     folder = GOLDENS / "e2b"
     target, assistant = load_model(folder / "target"), load_assistant(folder / "assistant")
     layout = layout_for(target, 3)
     cache = filled(target, layout, prompt_of(20))
-    cache.reserve(2100)
+    cache.reserve(1100)
     decoder = Decoder(target, assistant, layout, GREEDY, accept)
     at_rest, peaks, made = [], [], 0
-    for emitted in rounds(decoder, cache, [1], Plan(2000, FixedDraftLength(3), 1, 0)):
+    for emitted in rounds(decoder, cache, [1], Plan(1000, FixedDraftLength(3), 1, 0)):
         made += len(emitted.tokens[0])
-        if made // 250 > len(at_rest):
+        if made // 125 > len(at_rest):
             at_rest.append(mx.get_active_memory())
             peaks.append(mx.get_peak_memory())
             mx.reset_peak_memory()
     assert len(at_rest) == 8
-    assert max(at_rest[1:]) - min(at_rest[1:]) < 100_000, at_rest
+    assert max(at_rest[1:]) - min(at_rest[1:]) < 50_000, at_rest
     scores = 4 * target.config.num_attention_heads * mx.float32.size  # of a block and one position more
     # Products, masked, their softmax, and less than one more for the mask; of one layer and one round at a time.
-    assert peaks[-1] - peaks[1] < 4 * scores * 250 * 6, peaks
+    assert peaks[-1] - peaks[1] < 4 * scores * 125 * 6, peaks
 
 
 class Damaged:

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from support.commands import runner
 from support.paths import ASSETS
 
 from mlx_gemma4_assist.commands import streams
@@ -37,9 +38,13 @@ def run(*arguments, redirection="", stdin=b"", cwd=None):
 
 def one_line(done, code=2):
     """The only line of standard error."""
-    assert done.returncode == code, done.stderr.decode()
-    lines = [line for line in done.stderr.decode().splitlines() if not line.startswith("The embedded")]
-    assert len(lines) == 1, done.stderr.decode()
+    return only_line(done.stderr.decode(), done.returncode, code)
+
+
+def only_line(errors, found, code=2):
+    assert found == code, errors
+    lines = [line for line in errors.splitlines() if not line.startswith("The embedded")]
+    assert len(lines) == 1, errors
     return lines[0]
 
 
@@ -78,12 +83,14 @@ def test_prompts_of_a_benchmark(tmp_path):
         read_prompt(tmp_path / "a.txt")
 
 
-def test_standard_input_is_utf8_whatever_the_locale():
+def test_standard_input_is_utf8_whatever_the_locale(monkeypatch, capsys):
+    """Where text would be read as ASCII, and as a process finds it."""
+    here = runner(monkeypatch, capsys)
     prompt = "A naïve “prompt”"
-    plain = json.loads(run("generate", "--prompt", prompt, *SHORT).stdout)
+    plain = json.loads(here("generate", "--prompt", prompt, *SHORT).stdout)
     messages = json.dumps([{"role": "user", "content": prompt}]).encode()
-    for arguments, content in (("--prompt", prompt.encode()), ("--messages", messages)):
-        done = run("generate", arguments, "-", *SHORT, stdin=BOM + content)
+    for way, option, content in ((run, "--prompt", prompt.encode()), (here, "--messages", messages)):
+        done = way("generate", option, "-", *SHORT, stdin=BOM + content)
         assert json.loads(done.stdout)["tokens"] == plain["tokens"], done.stderr
 
 
@@ -97,8 +104,9 @@ def test_standard_input_is_utf8_whatever_the_locale():
         (["--messages", "-"], b"[3]", "standard input holds no list of messages"),
     ],
 )
-def test_standard_input_that_is_no_text(arguments, stdin, message):
-    assert message in one_line(run("generate", *arguments, stdin=stdin))
+def test_standard_input_that_is_no_text(monkeypatch, capsys, arguments, stdin, message):
+    done = runner(monkeypatch, capsys)("generate", *arguments, stdin=stdin)
+    assert message in only_line(done.stderr, done.returncode)
 
 
 # Streams

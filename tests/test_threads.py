@@ -50,12 +50,17 @@ def elsewhere(call: Callable[[], Any]) -> Any:
     return found[0]
 
 
+@pytest.fixture(scope="module")
+def expected(pair):
+    """The text in one piece."""
+    return tokens(started(pair))
+
+
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("before", [0, 1, 7])
-def test_a_text_begun_here_goes_on_there(pair, compile, before):
+def test_a_text_begun_here_goes_on_there(pair, expected, compile, before):
     if compile and not can_compile():
         pytest.skip("the CPU backend compiles with g++")
-    expected = tokens(started(pair))
     text = started(pair, compile=compile)
     first = [next(text).token for _ in range(before)]
     assert first + elsewhere(lambda: tokens(text)) == expected

@@ -46,6 +46,7 @@ def test_help_is_the_scripts_own_description(name):
         ("compare_commits.py", ["--base", "HEAD", "--pairs", "other"], "other"),
         ("compare_peers.py", ["--model", "/nowhere"], "/nowhere"),
         ("compare_peers.py", ["--max-tokens", "1"], "--max-tokens"),
+        ("compare_peers.py", ["--synthetic", "e2b", "--engines", "ours,nothing"], "no engine is named 'nothing'"),
         ("gpu_table.py", ["/nowhere/gpu.json"], "/nowhere/gpu.json"),
         ("gpu_table.py", [__file__], "was not written by measure_gpu.py"),
         ("measure_buckets.py", ["--model", "/nowhere"], "/nowhere"),
@@ -177,13 +178,13 @@ def test_two_commits_beside_each_other(tmp_path):
 
 def test_a_table_of_a_gpu_on_the_cpu(tmp_path):
     file = tmp_path / "gpu.json"
-    options = "--scale small --budget 100 --pairs bfloat16 --compile off --turns 1 --prompt-tokens 40 --tokens 8"
+    options = "--scale small --budget 100 --pairs bfloat16 --compile off --turns 1 --prompt-tokens 16 --tokens 5"
     done = run("measure_gpu.py", *options.split(), "--json", str(file))
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
     assert found["pairs"]["bfloat16"]["backend"] == "CPU"
     names = [case["case"] for case in found["cases"]]
-    assert names[:4] == ["plain, eager", "3 drafts, eager", "first of 40, eager", "auto drafts, eager"]
+    assert names[:4] == ["plain, eager", "3 drafts, eager", "first of 16, eager", "auto drafts, eager"]
     assert "look-ahead, 3 drafts, eager" in names or found["left_out"]
     assert all(answer["same_text"] for case in found["cases"] for turn in case["turns"] for answer in turn)
     assert done.stdout.count("tokens/s") + done.stdout.count(" ms ") == len(names)
@@ -202,10 +203,11 @@ def float32():
     return gpu_worker.Measure(gpu_worker.Settings("float32", 0.02, 10, 0.8))
 
 
-def test_texts_with_drafts_are_compared_with_the_plain_one(float32):
+def test_texts_with_drafts_are_compared_with_the_plain_one(float32, monkeypatch):
+    monkeypatch.setattr(gpu_worker, "EXACT_TOKENS", 24)
     found = float32.answer(gpu_worker.Request("exact", drafts=3))
     assert found["equal"]
-    assert [text["tokens"] for text in found["texts"]] == [64, 64]
+    assert [text["tokens"] for text in found["texts"]] == [24, 24]
     assert min(text["distinct"] for text in found["texts"]) > 10
 
 

@@ -14,7 +14,7 @@ from ..options import GenerationOptions
 # One stream of noise for each purpose; all are keyed by seed, row and position.
 CHOOSE, DRAFT, ACCEPT, RESIDUAL = range(4)
 
-DEFAULT_DRAFT_TEMPERATURE = 1.0  # accepted most on the embedded pair, by the table of tests/test_tiny_pair.py
+DEFAULT_DRAFT_TEMPERATURE = 1.0  # accepted most on the embedded pair, by the table of tools/tiny_pair/measure.py
 
 
 class Sampling(NamedTuple):

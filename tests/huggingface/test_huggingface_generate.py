@@ -82,7 +82,7 @@ def test_families(family):
     assert isinstance(target.network, TargetNetwork)
     assert isinstance(assistant, Gemma4AssistantForCausalLM)
     assert isinstance(assistant.network, AssistantNetwork)
-    prompt, tokens = record["prompt"], record["tokens"]
+    prompt, tokens = record["prompt"], record["tokens"][:24]
     for beside in ({}, {"assistant_model": assistant}):
         output = target.generate(mx.array([prompt]), max_new_tokens=len(tokens), do_sample=False, **beside)
         assert output.tolist() == [prompt + tokens]
@@ -111,9 +111,10 @@ def test_media_equal_the_reference(family, kind):
         elif kind == "bfloat16 once":  # read back as float32, but rounded: other tokens may follow
             arrays = arrays.to(target.device, dtype=mx.bfloat16)
         beside = {"assistant_model": assistant} if kind == "mlx" else {}
-        output = target.generate(**arrays, **beside, do_sample=False, max_new_tokens=len(record["generated"]))
+        count = 4 if kind == "bfloat16 once" else len(record["generated"])
+        output = target.generate(**arrays, **beside, do_sample=False, max_new_tokens=count)
         if kind == "bfloat16 once":
-            assert output.shape == (1, len(record["tokens"]) + len(record["generated"]))
+            assert output.shape == (1, len(record["tokens"]) + count)
         else:
             assert output.tolist() == [record["tokens"] + record["generated"]]
 
@@ -140,10 +141,10 @@ def drawn(model, seed, **options):
 )
 def test_sampling(model, assistant, arguments, expected):
     """The checkpoint's settings, and what the call says instead; the same text with the assistant."""
-    expected = {"top_p": 0.95 if "generation_config" in arguments else 1.0} | expected
+    text = drawn(model, 7, **{"top_p": 0.95 if "generation_config" in arguments else 1.0} | expected)
     for beside in ({}, {"assistant_model": assistant}):
         output = model.generate(PROMPT, max_new_tokens=40, seed=7, **arguments, **beside)
-        assert output.tolist() == [drawn(model, 7, **expected)]
+        assert output.tolist() == [text]
 
 
 def test_sampling_without_a_word_from_the_checkpoint(folder):

@@ -72,16 +72,16 @@ def random_pair(seed: int = 0) -> tuple[Gemma4ForCausalLM, Gemma4AssistantForCau
     target = Gemma4TextConfig.from_dict(
         _SMALL
         | {
-            "num_hidden_layers": 6,
-            "layer_types": [SLIDING, SLIDING, FULL] * 2,
-            "num_kv_shared_layers": 3,
+            "num_hidden_layers": 5,
+            "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL],
+            "num_kv_shared_layers": 2,
             "hidden_size_per_layer_input": 32,
             "vocab_size_per_layer_input": 64,
             "use_double_wide_mlp": True,
             "final_logit_softcapping": 30.0,
         }
     )
-    text = _SMALL | {"num_hidden_layers": 4, "layer_types": [SLIDING, SLIDING, SLIDING, FULL]}
+    text = _SMALL | {"num_hidden_layers": 2, "layer_types": [SLIDING, FULL]}
     assistant = Gemma4AssistantConfig.from_dict(
         {
             "backbone_hidden_size": 64,

@@ -6,7 +6,7 @@ from mlx_gemma4_assist import GenerationResponse, stream_generate
 from support.stand_ins import LetterProcessor
 
 PROMPT = [int(digit) for digit in "3141592653589793238"]
-BUDGET = 40
+BUDGET = 28
 SEED = 0
 
 

@@ -5,6 +5,7 @@ import mlx.core as mx
 from mlx_gemma4_assist import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
 from mlx_gemma4_assist.cache.block import Block
 from mlx_gemma4_assist.cache.layout import CacheLayout
+from mlx_gemma4_assist.cache.store import empty
 from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.round import draft
 from mlx_gemma4_assist.rounds.sampling import Sampling, row_keys
@@ -25,7 +26,7 @@ def agreement(
     length = len(tokens)
     # With a ring this long, the keys of the whole text stay, and the length alone decides what a round sees.
     layout = CacheLayout(target.config, slack=length, dtype=mx.float32)
-    block = Block(layout, layout.allocate(1, length), mx.array([0], mx.int32), length, 0, exact=True)
+    block = Block(layout, empty(layout, 1, length), mx.array([0], mx.int32), length, 0, exact=True)
     hidden = target(mx.array([tokens], mx.int32), block)
     choices = mx.argmax(target.logits(hidden), axis=-1)[0].tolist()
 
@@ -36,11 +37,13 @@ def agreement(
         token=mx.array(tokens, mx.int32)[1 : 1 + rows, None],
         hidden=hidden[0, :rows, None],
         keys=row_keys(0, rows),
-        buffers=tuple(
-            tuple(mx.broadcast_to(array, (rows, *array.shape[1:])) for array in pair) for pair in block.buffers
-        ),
     )
-    made = draft(Decoder(target, assistant, layout, Sampling(), accept), state, drafts, length).tokens.tolist()
+    buffers = tuple(
+        (mx.broadcast_to(keys, (rows, *keys.shape[1:])), mx.broadcast_to(values, (rows, *values.shape[1:])))
+        for keys, values in block.buffers
+    )
+    decoder = Decoder(target, assistant, layout, Sampling(), accept)
+    made = draft(decoder, state, buffers, drafts, length).tokens.tolist()
 
     counted, agreed = [0] * drafts, [0] * drafts
     for start, row in zip(starts, made, strict=True):
