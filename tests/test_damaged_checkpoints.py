@@ -1,6 +1,7 @@
 """Values of other types, sizes beyond all bounds and deep nesting in a checkpoint's files end in one sentence."""
 
 import json
+import shutil
 
 import fuzz_checkpoints
 import mlx.core as mx
@@ -14,6 +15,7 @@ from mlx_gemma4_assist.files import DEEPEST, read_json
 from mlx_gemma4_assist.models.audio_config import Gemma4AudioConfig
 from mlx_gemma4_assist.models.config import Gemma4TextConfig
 from mlx_gemma4_assist.models.vision_config import Gemma4UnifiedVisionConfig, Gemma4VisionConfig
+from mlx_gemma4_assist.text.processor import Processor
 
 HUGE = (2**31, 10**30)
 
@@ -39,6 +41,28 @@ def test_deep_nesting(tmp_path, depth, opening, closing):
 def test_nesting_that_is_not_deep(tmp_path):
     inside = "[" * (DEEPEST - 2) + "]" * (DEEPEST - 2)
     assert "a" in read_json(write(tmp_path, f'{{"a": {inside}}}') / "config.json")
+
+
+def test_byte_order_marks(tmp_path):
+    """As Windows' editors write them: they are no part of what a file says."""
+    whole = helpers.save_tokenizer(tmp_path / "whole")
+    write(whole, {"model_type": "gemma4"})
+    (whole / "generation_config.json").write_text('{"suppress_tokens": [7]}')
+    marked = shutil.copytree(whole, tmp_path / "marked")
+    for name in ("config.json", "generation_config.json", "chat_template.jinja"):
+        (marked / name).write_bytes(b"\xef\xbb\xbf" + (whole / name).read_bytes())
+    processor = Processor.from_pretrained(marked)
+    assert processor.encode("hello") == Processor.from_pretrained(whole).encode("hello")
+    assert processor.suppress_tokens == (7,)
+    assert read_json(marked / "config.json") == {"model_type": "gemma4"}
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_byte_order_marks_that_transformers_refuses(tmp_path, name):
+    folder = helpers.save_tokenizer(tmp_path)
+    (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    with pytest.raises(InputError, match="the tokenizer files of .* are damaged: Unexpected UTF-8 BOM"):
+        Processor.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(

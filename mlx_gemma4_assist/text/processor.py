@@ -216,6 +216,8 @@ def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
         raise InputError(f"the tokenizer files of {folder} are damaged: {first_line(error)}") from None
     if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
         tokenizer.chat_template = read_json(folder / "chat_template.json").get("chat_template")
+    if isinstance(tokenizer.chat_template, str):  # a byte order mark would stand at the beginning of every prompt
+        tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
     return tokenizer
 
 
