@@ -72,6 +72,14 @@ def test_what_is_transparent_is_laid_on_white(mode, tmp_path):
         assert out[0].tolist() == [[0] * 3] * 2 + [[255] * 3] * 2
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_what_is_laid_on_white_a_row_at_a_time(mode, monkeypatch):
+    image = Image.fromarray(helpers.picture(20, 31, 4)).convert(mode)
+    whole = open_picture(image)
+    monkeypatch.setattr(pictures, "_AT_ONCE", 70)
+    np.testing.assert_array_equal(open_picture(image), whole)
+
+
 def test_files_are_closed(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     path = tmp_path / "a.gif"
