@@ -5,6 +5,8 @@ import json
 import math
 import re
 
+import fuzz_media
+import fuzzing
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -132,3 +134,15 @@ def test_sounds_that_last_too_long(monkeypatch):
 
 def test_sampling_rates_of_numpy():
     np.testing.assert_array_equal(read_sound({"array": np.ones(9), "sampling_rate": np.int64(16_000)}, 16_000), 1)
+
+
+def test_random_media(tmp_path):
+    """A few of the fuzzer's cases."""
+    pytest.importorskip("av")
+    pytest.importorskip("soundfile")
+    cases = fuzz_media.OddMedia(tmp_path)
+    found = set()
+    for number in range(20):
+        fuzzing.made(cases, 0, number)
+        found.add(fuzzing.outcome(cases.attempt).kind)
+    assert found == {"worked", "refused"}
