@@ -1,4 +1,7 @@
-"""Pictures, sounds and videos as people have them, and as nobody should: files, arrays and objects."""
+"""Pictures, sounds and videos as people have them, and as nobody should: files, arrays and objects.
+
+The extra ``media`` is imported where it is needed, so that tests can be collected without it.
+"""
 
 import io
 import random
@@ -6,9 +9,7 @@ import zlib
 from fractions import Fraction
 from typing import Any
 
-import av
 import numpy as np
-import soundfile
 from damage import ODD, broken
 from PIL import Image
 from support import media
@@ -132,6 +133,8 @@ def _grey_pictures() -> dict[str, bytes]:
 
 def _sound_file(samples: np.ndarray, rate: int, format: str, subtype: str | None = None) -> bytes:
     """samples: (channels, n)."""
+    import soundfile
+
     file = io.BytesIO()
     soundfile.write(file, samples.T, rate, format=format, subtype=subtype)
     return file.getvalue()
@@ -158,6 +161,8 @@ def sound_files() -> dict[str, bytes]:
 
 
 def _encoded_sound(format: str, codec: str) -> bytes:
+    import av
+
     file = io.BytesIO()
     with av.open(file, "w", format=format) as container:
         stream = container.add_stream(codec, rate=48_000, layout="mono")
@@ -172,6 +177,8 @@ def _encoded_sound(format: str, codec: str) -> bytes:
 
 
 def _video_file(format: str, codec: str, pixels: str, rate: Any = 10) -> bytes:
+    import av
+
     file = io.BytesIO()
     with av.open(file, "w", format=format) as container:
         stream = container.add_stream(codec, rate=rate)
