@@ -56,13 +56,15 @@ def test_byte_order_marks(tmp_path):
     whole = helpers.save_tokenizer(tmp_path / "whole")
     write(whole, {"model_type": "gemma4"})
     (whole / "generation_config.json").write_text('{"suppress_tokens": [7]}')
+    (whole / "README.md").write_text("---\nbase_model: google/gemma-4-E2B-it\n---\n")
     marked = shutil.copytree(whole, tmp_path / "marked")
-    for name in ("config.json", "generation_config.json", "chat_template.jinja"):
+    for name in ("config.json", "generation_config.json", "chat_template.jinja", "README.md"):
         (marked / name).write_bytes(b"\xef\xbb\xbf" + (whole / name).read_bytes())
     processor = Processor.from_pretrained(marked)
     assert processor.encode("hello") == Processor.from_pretrained(whole).encode("hello")
     assert processor.suppress_tokens == (7,)
     assert read_json(marked / "config.json") == {"model_type": "gemma4"}
+    assert assistant_for(marked) == "google/gemma-4-E2B-it-assistant"
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])

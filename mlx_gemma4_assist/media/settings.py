@@ -157,5 +157,3 @@ class SampleSettings(SoundSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._expect_range("audio_samples_per_token", 1, 4096)
-        equal = self.audio_samples_per_token == self.feature_size
-        self._expect(equal, "audio_samples_per_token", f"the feature_size, {self.feature_size}")

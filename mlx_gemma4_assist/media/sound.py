@@ -35,8 +35,8 @@ def read_sound(source: Any, rate: int) -> np.ndarray:
         rate: samples per second to return.
 
     Raises:
-        InputError: it is no sound, is damaged, silent for want of samples, or longer than an hour; soundfile, soxr or
-            av are needed and not installed.
+        InputError: it is no sound, is damaged, silent for want of samples, longer than an hour or 200 million samples;
+            a rate is none; soundfile, soxr or av are needed and not installed.
     """
     if isinstance(source, str | os.PathLike | bytes):
         samples, own_rate = _decode(source)
