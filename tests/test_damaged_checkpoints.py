@@ -91,6 +91,8 @@ def test_byte_order_marks_that_transformers_refuses(tmp_path, name):
         ("layer_types", [{}], "layer_types is .*, expected a list"),
         ("rms_norm_eps", "x", "rms_norm_eps is 'x', expected a number"),
         ("rms_norm_eps", float("nan"), "rms_norm_eps is nan, expected a number"),
+        ("rms_norm_eps", 2**63, "rms_norm_eps is 9223372036854775808, expected a number"),
+        ("final_logit_softcapping", 10**30, "final_logit_softcapping is 10*, expected null or a number"),
         ("rms_norm_eps", -1.0, "rms_norm_eps is -1.0, expected 0 or more"),
         ("final_logit_softcapping", "x", "final_logit_softcapping is 'x', expected null or a number"),
         ("final_logit_softcapping", 0, "final_logit_softcapping is 0, expected null or a positive number"),

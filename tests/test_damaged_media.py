@@ -132,6 +132,51 @@ def test_sounds_that_last_too_long(monkeypatch):
         read_sound(file.getvalue(), 16_000)
 
 
+def test_sounds_of_no_channels():
+    with pytest.raises(InputError, match="the ndarray given holds no sound"):
+        read_sound(np.zeros((0, 4), np.int16), 16_000)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6, 8])
+def test_sounds_of_many_channels_that_av_decodes(channels, tmp_path):
+    """Of eight in planes, PyAV reads a ninth."""
+    av = pytest.importorskip("av")
+    layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[channels]
+    samples = np.linspace(0.1, 0.8, channels)[:, None] * np.sin(np.arange(2048) / 20)
+    with av.open(tmp_path / "a.mka", "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout=layout)
+        packed = np.round(samples.T * 32767).astype(np.int16).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+        frame.sample_rate = 16_000
+        container.mux([*stream.encode(frame), *stream.encode()])
+    heard = read_sound(tmp_path / "a.mka", 16_000)
+    np.testing.assert_allclose(heard, samples.mean(axis=0), atol=1e-4)
+
+
+@pytest.mark.parametrize("read", [lambda path: next(read_video(path, Sampling())), lambda path: read_sound(path, 8000)])
+def test_titles_that_are_no_unicode(tmp_path, read):
+    """As older programs wrote them, in the letters of a country."""
+    av = pytest.importorskip("av")
+    samples, frames = np.zeros((1, 800), np.int16), helpers.video(2)
+    with av.open(tmp_path / "a.mkv", "w") as container:
+        container.metadata["title"] = "caf?-caf?"
+        sound, video = (
+            container.add_stream("pcm_s16le", rate=8000, layout="mono"),
+            container.add_stream("ffv1", rate=10),
+        )
+        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "bgr0"
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = 8000
+        container.mux([*sound.encode(frame), *sound.encode()])
+        for each in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(each, format="rgb24")))
+        container.mux(video.encode())
+    content = (tmp_path / "a.mkv").read_bytes()
+    assert b"caf?-caf?" in content
+    (tmp_path / "a.mkv").write_bytes(content.replace(b"caf?-caf?", b"caf\xe9-caf\xe9"))
+    read(tmp_path / "a.mkv")
+
+
 def test_sampling_rates_of_numpy():
     np.testing.assert_array_equal(read_sound({"array": np.ones(9), "sampling_rate": np.int64(16_000)}, 16_000), 1)
 

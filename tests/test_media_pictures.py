@@ -151,6 +151,8 @@ def test_what_is_no_picture(tmp_path, monkeypatch):
         (np.zeros((2, 2, 2, 3)), r"an array of shape \(2, 2, 2, 3\) is no picture"),
         (np.zeros((0, 4, 3), np.uint8), "has no pixels"),
         (Image.new("RGB", (0, 4)), "the Image given has no pixels"),
+        (Image.new("1", (1, 1_000_001)), "is too long: 1 x 1,000,001 pixels, more than a million on a side"),
+        (huge_png(1_000_001, 1), "is too long: 1,000,001 x 1 pixels"),
         (array + 2, "only if they are all from 0 to 1"),
         (array * np.nan, "only if they are all from 0 to 1"),
         (array.astype(np.int64), "an array of int64 is no picture"),

@@ -11,6 +11,7 @@ from ..errors import InputError, first_line
 from .fetch import Bounds, open_source, shown
 
 MAX_PIXELS = 100_000_000
+MAX_SIDE = 1_000_000
 _AT_ONCE = 1 << 22  # pixels that are laid on white
 BOUNDS = Bounds(size=64 << 20)
 
@@ -28,7 +29,7 @@ def open_picture(source: Any) -> np.ndarray:
             1, with 1, 3 or 4 channels. Of an animation the first picture is taken.
 
     Raises:
-        InputError: it is none, is damaged, or has no pixels or more than 100 million.
+        InputError: it is none, is damaged, or has no pixels, more than 100 million, or more than a million on a side.
     """
     if isinstance(source, Image.Image):
         check_size(*source.size, source)
@@ -55,13 +56,15 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def check_size(width: int, height: int, source: Any) -> None:
-    """Refuse more pixels than any camera makes.
+    """Refuse more pixels than any camera makes, and lines that resizing would first make a thousand times as large.
 
     Raises:
-        InputError: there are none, or more than 100 million.
+        InputError: there are none, or more than 100 million, or more than a million on a side.
     """
     if width * height == 0:
         raise InputError(f"{shown(source)} has no pixels")
+    if max(width, height) > MAX_SIDE:
+        raise InputError(f"{shown(source)} is too long: {width:,} x {height:,} pixels, more than a million on a side")
     if width * height > MAX_PIXELS:
         raise InputError(
             f"{shown(source)} is too large: {width:,} x {height:,} pixels, more than {MAX_PIXELS // 1_000_000} million"

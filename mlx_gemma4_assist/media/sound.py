@@ -44,7 +44,7 @@ def read_sound(source: Any, rate: int) -> np.ndarray:
         samples, own_rate = _with_rate(source)
     else:
         samples, own_rate = _from_array(source), rate
-    if samples.shape[-1] == 0:
+    if samples.size == 0:
         raise InputError(f"{shown(source)} holds no sound")
     _check_length(samples.shape[-1], own_rate, source)
     samples = _mono(samples)
@@ -141,23 +141,24 @@ def _decode_with_av(file: Path | io.BytesIO, source: Any) -> tuple[list[np.ndarr
     if isinstance(file, io.BytesIO):
         file.seek(0)
     try:
-        with av.open(os.fspath(file) if isinstance(file, Path) else file) as container:
+        with av.open(os.fspath(file) if isinstance(file, Path) else file, metadata_errors="replace") as container:
             stream = next(iter(container.streams.audio), None)
             if stream is None or stream.codec_context is None or not stream.rate:
                 raise InputError(f"{shown(source)} has no sound in it")
             rate = _checked_rate(stream.rate, source)
-            planar = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-            pieces = list(_frames(container.decode(stream), planar, rate, source))
+            # Packed: of planar frames of eight channels PyAV reads a ninth, and crashes.
+            packed = av.AudioResampler(format="flt", layout=stream.layout, rate=rate)
+            pieces = list(_frames(container.decode(stream), packed, rate, source))
     except av.FFmpegError as error:
         raise InputError(f"{shown(source)} is no sound that can be read: {error.strerror}") from None
     return pieces, rate
 
 
-def _frames(decoded: Iterable[Any], planar: Any, rate: int, source: Any) -> Iterator[np.ndarray]:
+def _frames(decoded: Iterable[Any], packed: Any, rate: int, source: Any) -> Iterator[np.ndarray]:
     """Yield samples (n,) frame by frame."""
     length = 0
     for each in decoded:
-        for frame in planar.resample(each):
+        for frame in packed.resample(each):
             length += frame.samples
             _check_length(length, rate, source)
-            yield _mono(frame.to_ndarray())
+            yield _mono(frame.to_ndarray().reshape(frame.samples, -1).T)

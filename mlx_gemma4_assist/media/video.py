@@ -121,7 +121,7 @@ def _opened(av: ModuleType, file: Path | io.BytesIO, source: Any) -> Iterator[tu
     """A container and the stream of pictures in it."""
     if isinstance(file, io.BytesIO):
         file.seek(0)
-    with av.open(os.fspath(file) if isinstance(file, Path) else file) as container:
+    with av.open(os.fspath(file) if isinstance(file, Path) else file, metadata_errors="replace") as container:
         if not container.streams.video:
             raise InputError(f"{shown(source)} has no pictures in it")
         stream = container.streams.video[0]

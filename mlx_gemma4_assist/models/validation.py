@@ -40,8 +40,10 @@ def is_count(value: object, least: int = 1) -> bool:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    """Whether a value is a finite number; an integer has to be one that MLX can compute with."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, float) and abs(value) <= sys.float_info.max
 
 
 def expect_small(config: object, names: Iterable[str], most: int, *, of: str) -> None:
