@@ -251,7 +251,7 @@ class Cases:
         return f"case {{rng.number}}"
     def attempt(self):
         if self.number == 1: os.abort()
-        if self.number == 2: numpy.ones(fuzzing.MEMORY // 8 + 1)
+        if self.number == 2: numpy.ones(fuzzing.MEMORY // 4)
         while self.number == 3: pass
 class Numbered:
     def __init__(self, text): self.number = int(text.split("/")[1])

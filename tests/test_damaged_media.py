@@ -18,6 +18,7 @@ from mlx_gemma4_assist.media.config import read_media_config
 from mlx_gemma4_assist.media.sound import read_sound
 from mlx_gemma4_assist.media.video import Sampling, read_video
 from mlx_gemma4_assist.models.towers import towers_of
+from mlx_gemma4_assist.text.messages import split_media
 
 IMAGE, VIDEO, SOUND = "image_processor", "video_processor", "feature_extractor"
 
@@ -130,6 +131,14 @@ def test_sounds_that_last_too_long(monkeypatch):
     soundfile.write(file, np.zeros(1_000_001), 48_000, format="WAV")
     with pytest.raises(InputError, match="bytes given has more than 1 million samples"):
         read_sound(file.getvalue(), 16_000)
+
+
+@pytest.mark.parametrize("value", ["a" * 70_000, ["a"] * 70_000, {"a": "b" * 70_000}])
+def test_messages_quote_as_much_as_a_person_reads(value):
+    for read in (lambda: split_media([{"role": "user", "content": [value]}]), lambda: MediaOptions(fps=value)):
+        with pytest.raises(InputError, match="(message 1 has the part|fps is) .* expected (a dict|more)") as raised:
+            read()
+        assert len(str(raised.value)) < 1600
 
 
 def test_sounds_of_no_channels():
