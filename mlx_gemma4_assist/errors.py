@@ -3,9 +3,19 @@
 import os
 from collections.abc import Mapping
 
+LONGEST = 1500
+"""Characters of a message."""
+
 
 class InputError(ValueError):
-    """Bad input; ``str(error)`` is one clear sentence for the user. Commands print it and exit with code 2."""
+    """Bad input; ``str(error)`` is one clear sentence for the user. Commands print it and exit with code 2.
+
+    Args:
+        sentence: may quote what was given, however long that is: the middle of a long one is left out.
+    """
+
+    def __init__(self, sentence: str):
+        super().__init__(_shortened(sentence))
 
 
 class OptionError(InputError):
@@ -23,7 +33,7 @@ class OptionError(InputError):
 
     def spelled(self, names: Mapping[str, str]) -> str:
         """The sentence with options as ``names`` has them, such as ``--top-k``; what it lacks keeps its Python name."""
-        return self._template.format_map(_Words(names, self._words))
+        return _shortened(self._template.format_map(_Words(names, self._words)))
 
 
 class _Words(dict[str, object]):
@@ -45,6 +55,13 @@ def described(value: object) -> str:
     if isinstance(value, str | int | float | os.PathLike) or value is None:
         return f"{value!r:.100}"
     return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
+
+
+def _shortened(sentence: str) -> str:
+    if len(sentence) <= LONGEST:
+        return sentence
+    half = LONGEST // 2
+    return f"{sentence[:half]} ... {sentence[-half:]}"
 
 
 def first_line(error: BaseException) -> str:

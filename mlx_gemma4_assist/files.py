@@ -12,13 +12,13 @@ DEEPEST = 100
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """The object in a JSON file, which may begin with a byte order mark.
 
     Raises:
         InputError: the file is missing, unreadable, no JSON, nested too deep, or holds something else than an object.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path.parent} has no {path.name}") from None
     except OSError as error:

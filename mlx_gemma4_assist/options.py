@@ -24,7 +24,12 @@ COLDEST = 1e-30
 """The lowest temperature that is not 0."""
 
 
-def _integer(value: Any) -> int:
+def integer(value: Any) -> int:
+    """An integer of Python's or NumPy's, also as a whole float.
+
+    Raises:
+        TypeError: it is none.
+    """
     if isinstance(value, bool):
         raise TypeError
     if isinstance(value, float) and value.is_integer():
@@ -32,7 +37,12 @@ def _integer(value: Any) -> int:
     return index(value)
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
+    """A number of any kind.
+
+    Raises:
+        TypeError: it is none.
+    """
     if isinstance(value, bool | str | bytes):
         raise TypeError
     return float(value)
@@ -40,8 +50,8 @@ def _number(value: Any) -> float:
 
 def _temperature(value: Any) -> float:
     """What float32 cannot divide by is as cold as 0."""
-    number = _number(value)
-    return 0.0 if 0 < number < COLDEST else number
+    read = number(value)
+    return 0.0 if 0 < read < COLDEST else read
 
 
 def _switch(value: Any) -> bool:
@@ -64,7 +74,7 @@ def _functions(value: Any) -> tuple[LogitsProcessor, ...]:
     return functions
 
 
-def _option(
+def option(
     default: Any,
     read: Callable[[Any], Any],
     accepts: Callable[[Any], bool],
@@ -104,54 +114,54 @@ class GenerationOptions:
         OptionError: a value of another kind or out of its range; how drafts are drawn where none are.
     """
 
-    max_tokens: int = _option(
-        256, _integer, lambda x: x > 0, "a positive integer", "The most tokens to generate.", ("--max-tokens", "-m")
+    max_tokens: int = option(
+        256, integer, lambda x: x > 0, "a positive integer", "The most tokens to generate.", ("--max-tokens", "-m")
     )
-    temperature: float = _option(
+    temperature: float = option(
         0.0, _temperature, lambda x: 0 <= x < inf, "0 or more", "Sampling temperature; 0 is greedy.", ("--temp",)
     )
-    top_p: float = _option(
+    top_p: float = option(
         1.0,
-        _number,
+        number,
         lambda x: 0 <= x <= 1,
         "0 to 1",
         "Keep the likeliest tokens that together reach this; 1 keeps all.",
     )
-    top_k: int = _option(
+    top_k: int = option(
         0,
-        _integer,
+        integer,
         lambda x: x >= 0,
         "0 or a positive integer",
         "Keep this many of the likeliest tokens; 0 keeps all.",
     )
-    min_p: float = _option(
-        0.0, _number, lambda x: 0 <= x <= 1, "0 to 1", "Keep tokens this fraction as likely as the likeliest."
+    min_p: float = option(
+        0.0, number, lambda x: 0 <= x <= 1, "0 to 1", "Keep tokens this fraction as likely as the likeliest."
     )
-    draft_temperature: float | None = _option(
+    draft_temperature: float | None = option(
         None,
         _temperature,
         lambda x: 0 <= x < inf,
         "0 or more",
         "How drafts are drawn when sampling; 0 takes the likeliest. Default: 0 with a seed, else 1.",
     )
-    seed: int | None = _option(
-        None, _integer, lambda x: 0 <= x < 2**64, "an integer from 0 to 2 ** 64 - 1", "Makes sampling repeatable."
+    seed: int | None = option(
+        None, integer, lambda x: 0 <= x < 2**64, "an integer from 0 to 2 ** 64 - 1", "Makes sampling repeatable."
     )
-    num_assistant_tokens: int | None = _option(
+    num_assistant_tokens: int | None = option(
         None,
-        _integer,
+        integer,
         lambda x: 0 <= x <= MAX_DRAFTS,
         f"0 to {MAX_DRAFTS}",
         "Drafts per round; 0 decodes plainly. Learned unless told.",
     )
-    stop: Sequence[str] = _option(
+    stop: Sequence[str] = option(
         (),
         _texts,
         lambda x: "" not in x,
         "a string that is not empty, or several",
         "Text that ends the answer; may be repeated.",
     )
-    skip_special_tokens: bool = _option(
+    skip_special_tokens: bool = option(
         True,
         _switch,
         lambda x: True,
@@ -159,10 +169,10 @@ class GenerationOptions:
         "Tell answers from thoughts, and leave out special tokens.",
         ("--skip-special-tokens/--no-skip-special-tokens",),
     )
-    logits_processors: Sequence[LogitsProcessor] = _option(
+    logits_processors: Sequence[LogitsProcessor] = option(
         (), _functions, lambda x: True, "functions of (tokens, logits)", ""
     )
-    compile: bool | None = _option(
+    compile: bool | None = option(
         None,
         _switch,
         lambda x: True,
@@ -170,15 +180,12 @@ class GenerationOptions:
         "Run rounds under mx.compile; on a CPU that takes g++. Default: on a GPU.",
         ("--compile/--no-compile",),
     )
-    prefill_step_size: int = _option(
-        2048, _integer, lambda x: x > 0, "a positive integer", "Tokens of the prompt computed at once."
+    prefill_step_size: int = option(
+        2048, integer, lambda x: x > 0, "a positive integer", "Tokens of the prompt computed at once."
     )
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if value is not None or each.default is not None:
-                object.__setattr__(self, each.name, _read(each.name, each.metadata, value))
+        read_options(self)
         if self.temperature == 0 and self.draft_temperature:
             raise OptionError("{draft_temperature} needs a {temperature} above 0: greedy decoding drafts greedily")
         if self.num_assistant_tokens == 0 and self.draft_temperature:
@@ -187,6 +194,18 @@ class GenerationOptions:
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+
+def read_options(options: Any) -> None:
+    """Read the values of a frozen dataclass whose fields are made by ``option``; where None is the default, it stays.
+
+    Raises:
+        OptionError: a value of another kind or out of its range.
+    """
+    for each in fields(options):
+        value = vars(options)[each.name]
+        if value is not None or each.default is not None:
+            object.__setattr__(options, each.name, _read(each.name, each.metadata, value))
 
 
 def _read(name: str, metadata: Mapping[str, Any], value: Any) -> Any:

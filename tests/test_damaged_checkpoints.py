@@ -1,11 +1,15 @@
 """Values of other types, sizes beyond all bounds and deep nesting in a checkpoint's files end in one sentence."""
 
 import json
+import shutil
+import sys
 
 import fuzz_checkpoints
+import fuzzing
 import mlx.core as mx
 import pytest
 from support import checkpoints as helpers
+from support.paths import TOOLS
 
 from mlx_gemma4_assist import InputError, load_assistant
 from mlx_gemma4_assist.checkpoints.loading import load_model, load_towers
@@ -14,8 +18,14 @@ from mlx_gemma4_assist.files import DEEPEST, read_json
 from mlx_gemma4_assist.models.audio_config import Gemma4AudioConfig
 from mlx_gemma4_assist.models.config import Gemma4TextConfig, read_target_config
 from mlx_gemma4_assist.models.vision_config import Gemma4UnifiedVisionConfig, Gemma4VisionConfig
+from mlx_gemma4_assist.text.processor import Processor
 
 HUGE = (2**31, 10**30)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    return fuzz_checkpoints.Checkpoints(tmp_path_factory.mktemp("cases"))
 
 
 def rope(value):
@@ -41,6 +51,30 @@ def test_nesting_that_is_not_deep(tmp_path):
     assert "a" in read_json(write(tmp_path, f'{{"a": {inside}}}') / "config.json")
 
 
+def test_byte_order_marks(tmp_path):
+    """As Windows' editors write them: they are no part of what a file says."""
+    whole = helpers.save_tokenizer(tmp_path / "whole")
+    write(whole, {"model_type": "gemma4"})
+    (whole / "generation_config.json").write_text('{"suppress_tokens": [7]}')
+    (whole / "README.md").write_text("---\nbase_model: google/gemma-4-E2B-it\n---\n")
+    marked = shutil.copytree(whole, tmp_path / "marked")
+    for name in ("config.json", "generation_config.json", "chat_template.jinja", "README.md"):
+        (marked / name).write_bytes(b"\xef\xbb\xbf" + (whole / name).read_bytes())
+    processor = Processor.from_pretrained(marked)
+    assert processor.encode("hello") == Processor.from_pretrained(whole).encode("hello")
+    assert processor.suppress_tokens == (7,)
+    assert read_json(marked / "config.json") == {"model_type": "gemma4"}
+    assert assistant_for(marked) == "google/gemma-4-E2B-it-assistant"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_byte_order_marks_that_transformers_refuses(tmp_path, name):
+    folder = helpers.save_tokenizer(tmp_path)
+    (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    with pytest.raises(InputError, match="the tokenizer files of .* are damaged: Unexpected UTF-8 BOM"):
+        Processor.from_pretrained(folder)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -57,6 +91,8 @@ def test_nesting_that_is_not_deep(tmp_path):
         ("layer_types", [{}], "layer_types is .*, expected a list"),
         ("rms_norm_eps", "x", "rms_norm_eps is 'x', expected a number"),
         ("rms_norm_eps", float("nan"), "rms_norm_eps is nan, expected a number"),
+        ("rms_norm_eps", 2**63, "rms_norm_eps is 9223372036854775808, expected a number"),
+        ("final_logit_softcapping", 10**30, "final_logit_softcapping is 10*, expected null or a number"),
         ("rms_norm_eps", -1.0, "rms_norm_eps is -1.0, expected 0 or more"),
         ("final_logit_softcapping", "x", "final_logit_softcapping is 'x', expected null or a number"),
         ("final_logit_softcapping", 10**30, "final_logit_softcapping is 1000.*, expected null or a number"),
@@ -186,22 +222,113 @@ def test_stacked_experts_of_another_shape(tmp_path, shape):
         load_model(tmp_path)
 
 
-def test_random_damage(tmp_path):
-    """A few of the fuzzer's cases, and that its whole checkpoints load."""
-    made = fuzz_checkpoints.bases(tmp_path / "whole")
-    whole = fuzz_checkpoints.Pair.load(made["E2B"], "none")
-    for base in ("E2B", "26B-A4B", "assistant"):
-        assert fuzz_checkpoints.outcome(made[base], base, whole) == ("loaded", "")
-    counts = fuzz_checkpoints.run(0, range(100), made, tmp_path / "damaged", False)
-    assert set(counts) == {"loaded", "refused"}
+@pytest.mark.parametrize("name", fuzz_checkpoints.BASES)
+def test_whole_checkpoints_of_the_fuzzer(cases, name):
+    if name == "sentencepiece":
+        pytest.importorskip("sentencepiece")
+    cases.copy(name)
+    assert fuzzing.outcome(cases.attempt) == ("worked", "")
 
 
-def test_the_fuzzer_sees_failures(tmp_path, monkeypatch):
-    made = fuzz_checkpoints.bases(tmp_path / "whole")
-    for error, kind in ((KeyError("x"), "FAILED: KeyError in"), (InputError("a\nb"), "FAILED: no single line")):
+def test_random_damage(cases):
+    """A few of the fuzzer's cases."""
+    found = set()
+    for number in range(40):
+        fuzzing.made(cases, 0, number)
+        found.add(fuzzing.outcome(cases.attempt).kind)
+    assert found == {"worked", "refused"}
 
-        def fails(*_, error=error):
-            raise error
 
-        monkeypatch.setattr(fuzz_checkpoints, "load_and_write", fails)
-        assert fuzz_checkpoints.outcome(made["E2B"], "E2B", None)[0].startswith(kind)
+class Panic(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (KeyError("x"), "FAILED: KeyError in"),
+        (Panic("x"), "FAILED: Panic in"),
+        (InputError("a\nb"), "FAILED: no single line"),
+        (InputError("x does not fit into memory"), "FAILED: too much memory"),
+        (InputError("a"), "refused"),
+    ],
+)
+def test_the_fuzzers_see_failures(error, kind):
+    def fails():
+        raise error
+
+    assert fuzzing.outcome(fails).kind.startswith(kind)
+
+
+WORKER = """
+import os, sys
+sys.path.insert(0, {tools!r})
+import fuzzing, workers
+import numpy
+class Cases:
+    def make(self, rng):
+        self.number = rng.number
+        return f"case {{rng.number}}"
+    def attempt(self):
+        if self.number == 1: os.abort()
+        if self.number == 2: numpy.ones(fuzzing.MEMORY // 4)
+        while self.number == 3: pass
+class Numbered:
+    def __init__(self, text): self.number = int(text.split("/")[1])
+fuzzing.random.Random = Numbered
+fuzzing.SECONDS = 1
+workers.serve(lambda: ({{}}, fuzzing.answers(Cases(), 0)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux only")
+def test_a_case_may_cost_the_process(capsys):
+    """An abort, too much memory and a hang are findings, and those that follow run."""
+    found = fuzzing.through([sys.executable, "-c", WORKER.format(tools=str(TOOLS))], range(5))
+    assert found.pop("worked") == 2
+    assert sorted(kind.partition(" in ")[0] for kind in found) == [
+        "FAILED: MemoryError",
+        "FAILED: TooSlow",
+        "FAILED: the process has ended; --verbose shows what it said; exit code -6",
+    ]
+    assert capsys.readouterr().out.count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "message"),
+    [
+        (
+            "normalizer",
+            {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+            "the tokenizer files of .* are damaged",
+        ),
+        (
+            "pre_tokenizer",
+            {"type": "FixedLength", "length": 0},
+            "cannot encode the prompt: chunk size must be",
+        ),
+        (
+            "model",
+            {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "b"},
+            "cannot encode the prompt: WordLevel",
+        ),
+        ("decoder", {"type": "Strip", "content": "h", "start": 3, "stop": 3}, "cannot turn tokens into text: "),
+    ],
+)
+@pytest.mark.parametrize("in_a_stream", [False, True])
+def test_tokenizers_at_which_the_library_panics(tmp_path, name, part, message, in_a_stream):
+    """With what is no Exception, for some."""
+    file = helpers.save_tokenizer(tmp_path) / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: part}))
+    with pytest.raises(InputError, match=message):
+        write_with(Processor.from_pretrained(tmp_path), in_a_stream)
+
+
+def write_with(processor, in_a_stream):
+    processor.encode("hello the world")
+    stream = processor.detokenizer()
+    for token in range(len(helpers.SPECIAL) + 256, 300):
+        if in_a_stream:
+            stream.add(token)
+        else:
+            processor.decode([token])

@@ -89,6 +89,14 @@ def test_what_is_transparent_is_laid_on_white(mode, tmp_path):
         assert out[0].tolist() == [[0] * 3] * 2 + [[255] * 3] * 2
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_what_is_laid_on_white_a_row_at_a_time(mode, monkeypatch):
+    image = Image.fromarray(helpers.picture(20, 31, 4)).convert(mode)
+    whole = open_picture(image)
+    monkeypatch.setattr(pictures, "_AT_ONCE", 70)
+    np.testing.assert_array_equal(open_picture(image), whole)
+
+
 def test_heic_from_wherever_it_comes(tmp_path):
     """Without a word to Pillow, which goes on knowing no HEIC."""
     array = helpers.picture(64, 80)
@@ -217,6 +225,8 @@ def test_what_is_no_picture(tmp_path, monkeypatch):
         (np.zeros((2, 2, 2, 3)), r"an array of shape \(2, 2, 2, 3\) is no picture"),
         (np.zeros((0, 4, 3), np.uint8), "has no pixels"),
         (Image.new("RGB", (0, 4)), "the Image given has no pixels"),
+        (Image.new("1", (1, 1_000_001)), "is too long: 1 x 1,000,001 pixels, more than a million on a side"),
+        (huge_png(1_000_001, 1), "is too long: 1,000,001 x 1 pixels"),
         (array + 2, "only if they are all from 0 to 1"),
         (array * np.nan, "only if they are all from 0 to 1"),
         (array.astype(np.int64), "an array of int64 is no picture"),

@@ -12,8 +12,8 @@ from PIL import Image
 from support import media as helpers
 from support.media import encoded
 
+from mlx_gemma4_assist import extras
 from mlx_gemma4_assist.errors import InputError
-from mlx_gemma4_assist.media import extras
 from mlx_gemma4_assist.media.fetch import Bounds, check_sources, fetch, open_source
 from mlx_gemma4_assist.media.pictures import open_picture
 from mlx_gemma4_assist.media.sound import read_sound

@@ -173,28 +173,9 @@ def test_damaged_files(tmp_path):
 @pytest.fixture
 def only_sentencepiece(tmp_path):
     """A folder with a tokenizer.model, and no tokenizer.json."""
-    sentencepiece = pytest.importorskip("sentencepiece")
+    pytest.importorskip("sentencepiece")
     pytest.importorskip("google.protobuf")
-    pieces = {f"{name}_piece": f"<{name}>" for name in ("pad", "eos", "bos", "unk")}
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the llama and the wall", "hello to the llama"] * 10),
-        model_prefix=str(tmp_path / "tokenizer"),
-        model_type="bpe",
-        vocab_size=300,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        user_defined_symbols=["<|turn>", "<turn|>"],
-        minloglevel=9,
-        **{f"{name}_id": i for i, name in enumerate(("pad", "eos", "bos", "unk"))},
-        **pieces,
-    )
-    (tmp_path / "tokenizer.vocab").unlink()
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(helpers.OF_TEXT))
-    (tmp_path / "chat_template.jinja").write_text(helpers.TEMPLATE)
-    return tmp_path
+    return helpers.save_sentencepiece(tmp_path)
 
 
 def test_a_checkpoint_with_a_tokenizer_model_alone(only_sentencepiece):
@@ -241,10 +222,18 @@ def test_what_a_tokenizer_model_takes(only_sentencepiece, monkeypatch, library):
     assert any("sentencepiece" in Requirement(each).extras for each in extras["test"])
 
 
-@pytest.mark.parametrize("size", [0, 10, 3000])
-def test_a_damaged_tokenizer_model(only_sentencepiece, size):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:10],
+        lambda content: content[:3000],
+        lambda content: content.replace(b"<0x00>", b"<0x\xff0>"),  # an error that quotes it, which no text can
+    ],
+)
+def test_a_damaged_tokenizer_model(only_sentencepiece, damage):
     file = only_sentencepiece / "tokenizer.model"
-    file.write_bytes(file.read_bytes()[:size])
+    file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(InputError, match=r"are damaged: tokenizer.model is not SentencePiece's"):
         Processor.from_pretrained(only_sentencepiece)
 

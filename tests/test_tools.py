@@ -18,6 +18,7 @@ WITH_ARGUMENTS = (
     "compare_commits",
     "compare_peers",
     "fuzz_checkpoints",
+    "fuzz_media",
     "gpu_table",
     "measure_buckets",
     "measure_gpu",

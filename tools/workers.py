@@ -72,6 +72,11 @@ class Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """The negative number of the signal that it died of, if it did; None while it is alive."""
+        return self._process.poll()
+
     def close(self) -> None:
         """Let the process end, and wait until it has."""
         with contextlib.suppress(BrokenPipeError):  # it has ended, with a request unread

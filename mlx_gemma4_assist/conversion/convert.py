@@ -10,6 +10,7 @@ from ..checkpoints.loading import load_assistant, load_model
 from ..engine.pair import Pair
 from ..errors import InputError
 from ..evaluation.quality import Quality, bundled_text, measure_quality
+from ..files import read_text
 from ..machine.chip import chip_generation
 from ..text.processor import Processor
 from .card import BUNDLED_TEXT, CardFacts, read_source, write_card
@@ -134,12 +135,7 @@ def _generation() -> int | None:
 
 def _read(file: PathOrRepo) -> str:
     """The text to compare over that a user gave."""
-    try:
-        return Path(file).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file} is not UTF-8") from None
+    return read_text(Path(file).expanduser())
 
 
 def _tokens(conversion: Conversion, text: str) -> list[int] | None:

@@ -1,38 +1,36 @@
 """How a checkpoint wants pictures, sound and video prepared, from its JSON files."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, OptionError
 from ..files import read_json_if_there
+from ..models.validation import expect, is_count
+from ..options import integer, number, option, read_options
+from .settings import (
+    FILES,
+    SOFT_TOKENS,
+    FrameSettings,
+    MelSettings,
+    PictureSettings,
+    SampleSettings,
+    SoundSettings,
+)
 
 Settings = Mapping[str, Any]
-SOFT_TOKENS = (70, 140, 280, 560, 1120)
-_PICTURE_SETTINGS = (
-    "do_resize",
-    "resample",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-    "patch_size",
-    "max_soft_tokens",
-    "pooling_kernel_size",
-)
-# Of transformers' Gemma4VideoProcessor, where it differs from the image processor.
-_FRAME_DEFAULTS = {"do_normalize": True, "max_soft_tokens": 70}
+_IN_WORDS = f"one of {', '.join(map(str, SOFT_TOKENS))}"
 
 
 @dataclass(frozen=True)
 class MediaConfig:
-    """Settings as transformers' classes take them.
+    """Settings as transformers' classes take them, checked.
 
     Attributes:
         unified: whether the model is the 12B, which has no towers and reads larger patches and raw samples.
-        picture: for ``Gemma4ImageProcessorPil``.
+        picture: for pictures.
         frame: the same for frames of a video.
         num_frames: how many frames of a video are taken.
         sound: for the audio feature extractor.
@@ -40,10 +38,10 @@ class MediaConfig:
     """
 
     unified: bool
-    picture: Settings
-    frame: Settings
+    picture: PictureSettings
+    frame: PictureSettings
     num_frames: int
-    sound: Settings
+    sound: SoundSettings
     has_vision: bool = True
     has_audio: bool = True
 
@@ -59,26 +57,18 @@ class MediaOptions:
         fps: frames per second of video instead.
 
     Raises:
-        OptionError: another number.
+        OptionError: another number, or none.
     """
 
-    max_soft_tokens: int | None = None
-    frame_soft_tokens: int | None = None
-    num_frames: int | None = None
-    fps: float | None = None
+    max_soft_tokens: int | None = option(None, integer, SOFT_TOKENS.__contains__, _IN_WORDS, "")
+    frame_soft_tokens: int | None = option(None, integer, SOFT_TOKENS.__contains__, _IN_WORDS, "")
+    num_frames: int | None = option(None, integer, lambda x: x > 0, "a positive integer", "")
+    fps: float | None = option(None, number, lambda x: 0 < x < inf, "more than 0", "")
 
     def __post_init__(self) -> None:
-        for name in ("max_soft_tokens", "frame_soft_tokens"):
-            value = vars(self)[name]
-            if value is not None and value not in SOFT_TOKENS:
-                expected = ", ".join(map(str, SOFT_TOKENS))
-                raise OptionError(f"{{{name}}} is {{value!r}}, expected one of {expected}", value=value)
+        read_options(self)
         if self.num_frames is not None and self.fps is not None:
             raise OptionError("{num_frames} and {fps} exclude each other")
-        if self.num_frames is not None and self.num_frames < 1:
-            raise OptionError("{num_frames} is {value!r}, expected at least 1", value=self.num_frames)
-        if self.fps is not None and not self.fps > 0:
-            raise OptionError("{fps} is {value!r}, expected more than 0", value=self.fps)
 
 
 AS_PUBLISHED = MediaOptions()
@@ -104,12 +94,14 @@ def read_media_config(folder: Path) -> MediaConfig:
         )
     config = read_json_if_there(folder / "config.json")
     unified = _is_unified(nested.get("processor_class"), picture.get("image_processor_type"), config.get("model_type"))
+    num_frames = 32 if video.get("num_frames") is None else video["num_frames"]
+    expect(is_count(num_frames), "num_frames of the settings for video", num_frames, "a positive integer", file=FILES)
     return MediaConfig(
         unified=unified,
-        picture=_picture_settings(picture, unified),
-        frame=_picture_settings({**_FRAME_DEFAULTS, **_present(video)}, unified),
-        num_frames=video.get("num_frames") or 32,
-        sound=sound,
+        picture=_merged(PictureSettings.from_dict(picture), unified),
+        frame=_merged(FrameSettings.from_dict(video), unified),
+        num_frames=num_frames,
+        sound=(SampleSettings if unified else MelSettings).from_dict(sound),
         has_vision=not config or bool(config.get("vision_config")),
         has_audio=not config or bool(config.get("audio_config")),
     )
@@ -127,14 +119,8 @@ def _part(nested: Settings, name: str) -> dict[str, Any]:
     return part
 
 
-def _present(settings: Settings) -> dict[str, Any]:
-    return {name: settings[name] for name in _PICTURE_SETTINGS if settings.get(name) is not None}
-
-
-def _picture_settings(settings: Settings, unified: bool) -> dict[str, Any]:
+def _merged(settings: PictureSettings, unified: bool) -> PictureSettings:
     """The unified model merges square groups of patches into one each, which is the same as larger patches."""
-    kept = _present(settings)
-    if unified:
-        pooling = kept.get("pooling_kernel_size", 3)
-        kept |= {"patch_size": kept.get("patch_size", 16) * pooling, "pooling_kernel_size": 1}
-    return kept
+    if not unified:
+        return settings
+    return replace(settings, patch_size=settings.patch_size * settings.pooling_kernel_size, pooling_kernel_size=1)

@@ -12,10 +12,11 @@ import numpy as np
 
 from ..errors import InputError, first_line
 from ..text.importing import one_at_a_time
-from .config import MediaConfig, MediaOptions, Settings
+from .config import MediaConfig, MediaOptions
 from .fetch import shown
 from .pictures import open_picture
 from .prepared import Picture, Sound
+from .settings import PictureSettings
 from .sound import read_sound
 from .video import Sampling, read_video
 
@@ -102,17 +103,17 @@ class Features:
     def _sounds(self) -> SoundExtractor:
         extractor = _unified_extractor() if self.config.unified else _extractor()
         try:
-            return extractor(**self.config.sound)
+            return extractor(**self.config.sound.arguments())
         except (TypeError, ValueError) as error:
             raise InputError(f"the checkpoint's settings for sound are damaged: {first_line(error)}") from None
 
 
-def _image_processor(settings: Settings) -> "Gemma4ImageProcessorPil":
+def _image_processor(settings: PictureSettings) -> "Gemma4ImageProcessorPil":
     with one_at_a_time:
         from transformers.models.gemma4.image_processing_pil_gemma4 import Gemma4ImageProcessorPil
 
     try:
-        return Gemma4ImageProcessorPil(**settings)
+        return Gemma4ImageProcessorPil(**settings.arguments())
     except (TypeError, ValueError) as error:
         raise InputError(f"the checkpoint's settings for pictures are damaged: {first_line(error)}") from None
 

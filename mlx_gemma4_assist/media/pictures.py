@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError, first_line
 from ..extras import media_library
 from .fetch import Bounds, open_source, shown
 
 MAX_PIXELS = 100_000_000
+MAX_SIDE = 1_000_000
+_AT_ONCE = 1 << 22  # pixels that are laid on white
 BOUNDS = Bounds(size=64 << 20)
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 """How a file of the HEIF family begins, after its first box's length and name; as in pillow-heif's own plugin."""
@@ -33,8 +35,8 @@ def open_picture(source: Any) -> np.ndarray:
             1, with 1, 3 or 4 channels. Of an animation the first picture is taken.
 
     Raises:
-        InputError: it is none, is damaged, or has no pixels or more than 100 million; pillow-heif is needed and not
-            installed.
+        InputError: it is none, is damaged, or has no pixels, more than 100 million, or more than a million on a side;
+            pillow-heif is needed and not installed.
     """
     if isinstance(source, Image.Image):
         check_size(*source.size, source)
@@ -48,21 +50,28 @@ def _decode(image: Image.Image, source: Any) -> np.ndarray:
         warnings.simplefilter("ignore")  # Pillow's advice to those who write programs with it
         try:
             image.load()
-            return np.asarray(_rgb(ImageOps.exif_transpose(image)))
+            return np.asarray(_rgb(_upright(image)))
         except MemoryError:
             raise InputError(f"{shown(source)} does not fit into memory") from None
         except Exception as error:  # whatever Pillow's decoders stumble over in a broken file
             raise InputError(f"{shown(source)} is damaged: {first_line(error)}") from None
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say; the picture itself, uncopied, if they say nothing."""
+    return image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
+
+
 def check_size(width: int, height: int, source: Any) -> None:
-    """Refuse more pixels than any camera makes.
+    """Refuse more pixels than any camera makes, and lines that resizing would first make a thousand times as large.
 
     Raises:
-        InputError: there are none, or more than 100 million.
+        InputError: there are none, or more than 100 million, or more than a million on a side.
     """
     if width * height == 0:
         raise InputError(f"{shown(source)} has no pixels")
+    if max(width, height) > MAX_SIDE:
+        raise InputError(f"{shown(source)} is too long: {width:,} x {height:,} pixels, more than a million on a side")
     if width * height > MAX_PIXELS:
         raise InputError(
             f"{shown(source)} is too large: {width:,} x {height:,} pixels, more than {MAX_PIXELS // 1_000_000} million"
@@ -150,6 +159,15 @@ def _rgb(image: Image.Image) -> Image.Image:
         # Of "I" as Pillow reads it: 16 bits in 32. Converted to "RGB" all above 255 would be white.
         image = Image.fromarray(np.clip(grey >> 8 if grey.max() > 255 else grey, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        return _on_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """What is transparent laid on white, a few rows at a time: a large picture takes memory once."""
+    out = Image.new("RGB", image.size)
+    rows = max(1, _AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        out.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+    return out

@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,14 @@ import numpy as np
 
 from ..errors import InputError, first_line
 from ..extras import media_library
+from ..options import integer
 from .fetch import open_source, shown
 
 MAX_SECONDS = 3600
+MAX_SAMPLES = 200_000_000  # per channel; an hour at 48,000 per second has fewer
+FASTEST = 10_000_000
+RATES = f"expected samples per second, 1 to {FASTEST:,}"
+BLOCK = 1 << 16  # samples per channel that are decoded at once
 PURPOSE = "reading sound"
 
 
@@ -30,8 +35,8 @@ def read_sound(source: Any, rate: int) -> np.ndarray:
         rate: samples per second to return.
 
     Raises:
-        InputError: it is no sound, is damaged, silent for want of samples, or longer than an hour; soundfile, soxr or
-            av are needed and not installed.
+        InputError: it is no sound, is damaged, silent for want of samples, longer than an hour or 200 million samples;
+            a rate is none; soundfile, soxr or av are needed and not installed.
     """
     if isinstance(source, str | os.PathLike | bytes):
         samples, own_rate = _decode(source)
@@ -39,14 +44,27 @@ def read_sound(source: Any, rate: int) -> np.ndarray:
         samples, own_rate = _with_rate(source)
     else:
         samples, own_rate = _from_array(source), rate
-    if samples.shape[-1] == 0:
+    if samples.size == 0:
         raise InputError(f"{shown(source)} holds no sound")
-    samples = samples.mean(axis=0) if samples.shape[0] > 1 else samples[0]
+    _check_length(samples.shape[-1], own_rate, source)
+    samples = _mono(samples)
     if not np.isfinite(samples).all():
         raise InputError(f"{shown(source)} has samples that are not numbers")
     if own_rate != rate:
         samples = _resample(samples, own_rate, rate)
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def _check_length(count: int, rate: int, source: Any) -> None:
+    """Refuse so many samples per channel at a rate, if that is too long.
+
+    Raises:
+        InputError: it is longer than an hour, or has more samples than an hour of the usual rates.
+    """
+    if count > MAX_SECONDS * rate:
+        raise InputError(f"{shown(source)} is longer than an hour")
+    if count > MAX_SAMPLES:
+        raise InputError(f"{shown(source)} has more than {MAX_SAMPLES // 1_000_000} million samples")
 
 
 def _resample(samples: np.ndarray, own_rate: int, rate: int) -> np.ndarray:
@@ -59,8 +77,12 @@ def _with_rate(source: Mapping[str, Any]) -> tuple[np.ndarray, int]:
     if "array" not in source or "sampling_rate" not in source:
         raise InputError("a sound given as a mapping needs an array and a sampling_rate")
     rate = source["sampling_rate"]
-    if not isinstance(rate, int) or isinstance(rate, bool) or rate <= 0:
-        raise InputError(f"the sampling_rate of a sound is {rate!r}, expected samples per second")
+    try:
+        rate = integer(rate)
+    except (TypeError, ValueError):
+        rate = 0
+    if not 0 < rate <= FASTEST:
+        raise InputError(f"the sampling_rate of a sound is {source['sampling_rate']!r:.100}, {RATES}")
     return _from_array(source["array"]), rate
 
 
@@ -80,48 +102,63 @@ def _from_array(source: Any) -> np.ndarray:
 
 
 def _decode(source: str | os.PathLike[str] | bytes) -> tuple[np.ndarray, int]:
-    """Samples (channels, n) float32, and their rate."""
+    """Samples (1, n) float32, channels averaged, and their rate."""
     file = open_source(source)
     soundfile = media_library("soundfile", PURPOSE)
     try:
         with soundfile.SoundFile(os.fspath(file) if isinstance(file, Path) else file) as sound:
-            samples = sound.read(MAX_SECONDS * sound.samplerate + 1, dtype="float32", always_2d=True)
-            rate = sound.samplerate
+            rate = _checked_rate(sound.samplerate, source)
+            pieces = list(_blocks(sound, source))
     except soundfile.LibsndfileError:
-        samples, rate = _decode_with_av(file, source)
-    if len(samples) > MAX_SECONDS * rate:
-        raise InputError(f"{shown(source)} is longer than an hour")
-    return samples.T, rate
+        pieces, rate = _decode_with_av(file, source)
+    return np.concatenate(pieces or [np.zeros(0, np.float32)])[None], rate
 
 
-def _decode_with_av(file: Path | io.BytesIO, source: Any) -> tuple[np.ndarray, int]:
-    """Samples (n, channels) float32, and their rate."""
+def _checked_rate(rate: int, source: Any) -> int:
+    if not 0 < rate <= FASTEST:
+        raise InputError(f"{shown(source)} has the sampling rate {rate}, {RATES}")
+    return rate
+
+
+def _blocks(sound: Any, source: Any) -> Iterator[np.ndarray]:
+    """Yield samples (n,); a header that promises too many is not believed."""
+    length = 0
+    while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
+        length += len(block)
+        _check_length(length, sound.samplerate, source)
+        yield _mono(block.T)
+
+
+def _mono(samples: np.ndarray) -> np.ndarray:
+    """Samples (channels, n) to (n,)."""
+    mixed: np.ndarray = samples.mean(axis=0) if samples.shape[0] > 1 else samples[0]
+    return mixed
+
+
+def _decode_with_av(file: Path | io.BytesIO, source: Any) -> tuple[list[np.ndarray], int]:
+    """Samples (n,), channels averaged, in pieces, and their rate."""
     av = media_library("av", PURPOSE)
     if isinstance(file, io.BytesIO):
         file.seek(0)
     try:
-        with av.open(os.fspath(file) if isinstance(file, Path) else file) as container:
+        with av.open(os.fspath(file) if isinstance(file, Path) else file, metadata_errors="replace") as container:
             stream = next(iter(container.streams.audio), None)
-            if stream is None or not stream.rate:
+            if stream is None or stream.codec_context is None or not stream.rate:
                 raise InputError(f"{shown(source)} has no sound in it")
-            rate = stream.rate
-            planar = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-            pieces = _until_too_long(container.decode(stream), planar, MAX_SECONDS * rate)
+            rate = _checked_rate(stream.rate, source)
+            # Packed: of planar frames of eight channels PyAV reads a ninth, and crashes.
+            packed = av.AudioResampler(format="flt", layout=stream.layout, rate=rate)
+            pieces = list(_frames(container.decode(stream), packed, rate, source))
     except av.FFmpegError as error:
         raise InputError(f"{shown(source)} is no sound that can be read: {error.strerror}") from None
-    if not pieces:
-        raise InputError(f"{shown(source)} holds no sound")
-    return np.concatenate(pieces, axis=-1).T, rate
+    return pieces, rate
 
 
-def _until_too_long(decoded: Iterable[Any], planar: Any, longest: int) -> list[np.ndarray]:
-    """Samples (channels, n) frame by frame; the last one is the first that goes beyond ``longest`` samples in all."""
-    pieces: list[np.ndarray] = []
+def _frames(decoded: Iterable[Any], packed: Any, rate: int, source: Any) -> Iterator[np.ndarray]:
+    """Yield samples (n,) frame by frame."""
     length = 0
     for each in decoded:
-        for frame in planar.resample(each):
-            pieces.append(frame.to_ndarray())
-            length += pieces[-1].shape[-1]
-        if length > longest:
-            break
-    return pieces
+        for frame in packed.resample(each):
+            length += frame.samples
+            _check_length(length, rate, source)
+            yield _mono(frame.to_ndarray().reshape(frame.samples, -1).T)

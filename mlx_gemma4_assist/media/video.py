@@ -1,6 +1,7 @@
 """Video from wherever it is to a few frames and the seconds at which they are shown."""
 
 import io
+import math
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +15,14 @@ import numpy as np
 
 from ..errors import InputError
 from ..extras import media_library
+from ..options import number
 from .fetch import Bounds, open_source, shown
 from .pictures import check_size, open_picture
 
 BOUNDS = Bounds(size=1 << 30, seconds=300)
 # What transformers' processor assumes where the rate is not known.
 UNKNOWN_RATE = 24.0
+SLOWEST = 1 / 86_400  # frames per second; of what is slower the model could not read the times
 Frame = tuple[float, np.ndarray]
 
 
@@ -42,7 +45,7 @@ class Sampling:
         """
         count = total if self.num_frames is None else self.num_frames
         if self.fps is not None:
-            count = max(1, int(total / rate * self.fps))
+            count = max(1, int(min(total, total / rate * self.fps)))
         count = min(count, total)
         return [i * total // count for i in range(count)]
 
@@ -82,9 +85,14 @@ def _with_rate(source: Mapping[str, Any]) -> tuple[Any, float]:
     if "frames" not in source or "fps" not in source:
         raise InputError("a video given as a mapping needs frames and fps")
     rate = source["fps"]
-    if not isinstance(rate, int | float) or not 0 < rate < float("inf"):
-        raise InputError(f"the fps of a video is {rate!r}, expected frames per second")
-    return source["frames"], float(rate)
+    try:
+        rate = number(rate)
+    except (TypeError, ValueError, OverflowError):
+        rate = math.nan
+    if not SLOWEST <= rate < math.inf:
+        expected = "expected frames per second, at least one a day"
+        raise InputError(f"the fps of a video is {source['fps']!r:.100}, {expected}")
+    return source["frames"], rate
 
 
 def _decode(source: str | os.PathLike[str] | bytes, sampling: Sampling) -> Iterator[Frame]:
@@ -94,7 +102,8 @@ def _decode(source: str | os.PathLike[str] | bytes, sampling: Sampling) -> Itera
     try:
         with _opened(av, file, source) as (container, stream):
             check_size(stream.width, stream.height, source)
-            rate = float(stream.average_rate or UNKNOWN_RATE)
+            rate = float(stream.average_rate or 0)
+            rate = rate if rate >= SLOWEST else UNKNOWN_RATE
             survey = _survey(container, stream)
         # Opened anew, for not every container can be wound back.
         with _opened(av, file, source) as (container, stream):
@@ -112,10 +121,12 @@ def _opened(av: ModuleType, file: Path | io.BytesIO, source: Any) -> Iterator[tu
     """A container and the stream of pictures in it."""
     if isinstance(file, io.BytesIO):
         file.seek(0)
-    with av.open(os.fspath(file) if isinstance(file, Path) else file) as container:
+    with av.open(os.fspath(file) if isinstance(file, Path) else file, metadata_errors="replace") as container:
         if not container.streams.video:
             raise InputError(f"{shown(source)} has no pictures in it")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise InputError(f"{shown(source)} has pictures in a format that FFmpeg does not know")
         stream.thread_type = "AUTO"
         yield container, stream
 

@@ -69,14 +69,14 @@ class Towers(Protocol):
         """Pictures or frames (B, P, values) with the column and row of each patch (B, P, 2) -> (B, S, H).
 
         Raises:
-            InputError: the model cannot see.
+            InputError: the model cannot see, or takes patches of another size.
         """
 
     def hear(self, input_features: mx.array, mask: mx.array) -> mx.array:
         """Sounds (B, T, features) with the steps that are no padding (B, T) -> (B, S, H).
 
         Raises:
-            InputError: the model cannot hear.
+            InputError: the model cannot hear, or takes other features.
         """
 
 
@@ -109,6 +109,7 @@ class Gemma4Towers(_Towers):
 
     def see(self, pixel_values: mx.array, position_ids: mx.array) -> mx.array:
         _require(self, "embed_vision", "pictures")
+        _expect_width(pixel_values, 3 * self.vision_tower.config.patch_size**2, "a patch of a picture")
         return self.embed_vision(self.vision_tower(pixel_values, position_ids))
 
     def hear(self, input_features: mx.array, mask: mx.array) -> mx.array:
@@ -145,6 +146,8 @@ class UnifiedTowers(_Towers):
     ):
         super().__init__()
         self.most_positions = 0 if vision is None else vision.mm_posemb_size
+        self.patch_values = 0 if vision is None else vision.patch_values
+        self.sound_values = 0 if audio is None else audio.audio_embed_dim
         if vision is not None:
             self.vision_embedder = UnifiedVisionEmbedder(vision)
             self.embed_vision = MultimodalEmbedder(vision.output_proj_dims, text_width, vision.rms_norm_eps)
@@ -153,16 +156,24 @@ class UnifiedTowers(_Towers):
 
     def see(self, pixel_values: mx.array, position_ids: mx.array) -> mx.array:
         _require(self, "embed_vision", "pictures")
+        _expect_width(pixel_values, self.patch_values, "a patch of a picture")
         return self.embed_vision(self.vision_embedder(pixel_values, position_ids))
 
     def hear(self, input_features: mx.array, mask: mx.array) -> mx.array:
         _require(self, "embed_audio", "sound")
+        _expect_width(input_features, self.sound_values, "a step of a sound")
         return self.embed_audio(input_features)
 
 
 def _require(towers: nn.Module, part: str, what: str) -> None:
     if part not in towers:
         raise InputError(f"the model takes no {what}")
+
+
+def _expect_width(x: mx.array, width: int, what: str) -> None:
+    if x.shape[-1] != width:
+        numbers = f"{what} has {x.shape[-1]} numbers, and the model takes {width}"
+        raise InputError(f"{numbers}: the checkpoint's settings for media do not fit its config.json")
 
 
 def towers_of(config: Mapping[str, Any]) -> Gemma4Towers | UnifiedTowers | None:

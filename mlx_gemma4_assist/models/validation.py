@@ -41,9 +41,10 @@ def is_count(value: object, least: int = 1) -> bool:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value is a finite number, and if it is an integer one of 64 bits, as MLX has them."""
-    most = WIDEST_INTEGER if isinstance(value, int) else sys.float_info.max
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
+    """Whether a value is a finite number; an integer has to be one that MLX can compute with."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, float) and abs(value) <= sys.float_info.max
 
 
 def expect_small(config: object, names: Iterable[str], most: int, *, of: str) -> None:

@@ -5,6 +5,20 @@ from functools import cached_property
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from .panics import refused
+
+_NO_TEXT = "the checkpoint's tokenizer cannot turn tokens into text"
+
+
+def decode(tokenizer: Tokenizer, tokens: list[int], *, skip_special_tokens: bool) -> str:
+    """The text of all tokens at once.
+
+    Raises:
+        InputError: the tokenizer is damaged.
+    """
+    with refused(_NO_TEXT):
+        return tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
+
 
 class TokenKinds:
     """Which ids of a vocabulary need care in a stream; found once, shared by all its detokenizers."""
@@ -44,21 +58,26 @@ class Detokenizer:
         self._emitted = 0
 
     def add(self, token: int) -> str:
-        """Take a token; return the text that it finishes, "" if none: never a part of a character."""
+        """Take a token; return the text that it finishes, "" if none: never a part of a character.
+
+        Raises:
+            InputError: the tokenizer is damaged.
+        """
         self._tokens.append(token)
         if not self._kinds.is_known(token) or (self._skip and token in self._kinds.special):
             return ""
         self._run.append(token)
         if token in self._kinds.bytes:
             return ""
-        text = self._stream.step(self._kinds.tokenizer, self._run) or ""
+        with refused(_NO_TEXT):
+            text = self._stream.step(self._kinds.tokenizer, self._run) or ""
         self._run = []
         self._emitted += len(text)
         return text
 
     def finalize(self) -> str:
         """The text that was held back, when no more tokens are to come; incomplete characters become U+FFFD."""
-        text = self._kinds.tokenizer.decode(self._tokens, skip_special_tokens=self._skip)[self._emitted :]
+        text = decode(self._kinds.tokenizer, self._tokens, skip_special_tokens=self._skip)[self._emitted :]
         self._emitted += len(text)
         self._run = []
         return text

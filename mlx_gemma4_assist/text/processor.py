@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 from ..environment import check_endpoint
-from ..errors import InputError, OptionError, first_line
+from ..errors import InputError, OptionError
 from ..extras import library
 from ..files import read_json, read_json_if_there, read_part
 from .channels import OPEN, ChannelText, Markers, without_channels
 from .control import SEAM, ControlTokens
-from .detokenizer import Detokenizer, TokenKinds
+from .detokenizer import Detokenizer, TokenKinds, decode
 from .importing import one_at_a_time
 from .messages import Message, check_messages
+from .panics import refused
 from .stops import StopStrings
 from .template import render
 from .token_ids import Array, has_token_ids, read_token_ids
@@ -150,7 +151,7 @@ class Processor:
         """The ids of exactly this text, special tokens that are written in it included, but for those with seams.
 
         Raises:
-            InputError: the text is no valid Unicode.
+            InputError: the text is no valid Unicode, or the tokenizer is damaged.
         """
         try:
             text.encode()
@@ -158,7 +159,8 @@ class Processor:
             raise InputError(f"the prompt is not valid Unicode: {error.reason}") from None
         # Not by way of transformers, which warns of any text longer than its model_max_length.
         tokenizer = self._whole_tokenizer()
-        pieces = (tokenizer.encode(piece, add_special_tokens=False).ids for piece in text.split(SEAM))
+        with refused("the checkpoint's tokenizer cannot encode the prompt"):
+            pieces = [tokenizer.encode(piece, add_special_tokens=False).ids for piece in text.split(SEAM)]
         return [token for piece in pieces for token in piece]
 
     def _whole_tokenizer(self) -> "Tokenizer":
@@ -178,8 +180,12 @@ class Processor:
         return ids if ids[:1] == [self.bos_token_id] else [self.bos_token_id, *ids]
 
     def decode(self, tokens: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids; ids beyond the vocabulary have none."""
-        return self.tokenizer.backend_tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens)
+        """The text of token ids; ids beyond the vocabulary have none.
+
+        Raises:
+            InputError: the tokenizer is damaged.
+        """
+        return decode(self.tokenizer.backend_tokenizer, list(tokens), skip_special_tokens=skip_special_tokens)
 
     def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A fresh one, for one stream of tokens."""
@@ -227,12 +233,12 @@ def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     with one_at_a_time:
         from transformers import PreTrainedTokenizerFast
 
-    try:
+    with refused(f"the tokenizer files of {folder} are damaged"):
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises Exception itself for a file that it cannot read
-        raise InputError(f"the tokenizer files of {folder} are damaged: {first_line(error)}") from None
     if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
         tokenizer.chat_template = read_json(folder / "chat_template.json").get("chat_template")
+    if isinstance(tokenizer.chat_template, str):  # a byte order mark would stand at the beginning of every prompt
+        tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
     return tokenizer
 
 
@@ -250,7 +256,7 @@ def _check_sentencepiece(folder: Path) -> None:
     sentencepiece = library("sentencepiece", reading, "sentencepiece")
     try:
         whole = sentencepiece.SentencePieceProcessor(model_file=str(file)).get_piece_size() > 0
-    except (RuntimeError, OSError):
+    except (RuntimeError, OSError, ValueError):  # ValueError: a message that quotes a piece which is no UTF-8
         whole = False
     if not whole:
         raise InputError(f"the tokenizer files of {folder} are damaged: tokenizer.model is not SentencePiece's")

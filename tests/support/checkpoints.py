@@ -155,3 +155,29 @@ def save_tokenizer(
     if template is not None:
         (folder / "chat_template.jinja").write_text(template)
     return folder
+
+
+def save_sentencepiece(folder: Path) -> Path:
+    """A tokenizer.model and no tokenizer.json; sentencepiece has to be installed."""
+    from sentencepiece import SentencePieceTrainer
+
+    pieces = {f"{name}_piece": f"<{name}>" for name in ("pad", "eos", "bos", "unk")}
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(["the llama and the wall", "hello to the llama"] * 10),
+        model_prefix=str(folder / "tokenizer"),
+        model_type="bpe",
+        vocab_size=300,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        user_defined_symbols=["<|turn>", "<turn|>"],
+        minloglevel=9,
+        **{f"{name}_id": i for i, name in enumerate(("pad", "eos", "bos", "unk"))},
+        **pieces,
+    )
+    (folder / "tokenizer.vocab").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps(OF_TEXT))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
