@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from support.decoding import random_pair
@@ -219,10 +220,17 @@ class Loaded(Exception):
 def test_the_embedded_pair_is_measured_in_a_format_that_gains(monkeypatch, capsys, options, backend, dtype):
     """Where nobody asks, and in one line that says so."""
 
+    opened = []
+
     def open_checkpoint(choice, *_, **__):
-        raise Loaded(choice)
+        opened.append(choice)
+        return SimpleNamespace(prepare=lambda prompt: SimpleNamespace(tokens=[1]))
+
+    def load_pair(*_):
+        raise Loaded(opened[0])
 
     monkeypatch.setattr("mlx_gemma4_assist.commands.benchmark.open_checkpoint", open_checkpoint)
+    monkeypatch.setattr("mlx_gemma4_assist.commands.benchmark.load_pair", load_pair)
     with branches(backend), pytest.raises(Loaded) as loaded:
         benchmark(**options)
     (choice,) = loaded.value.args

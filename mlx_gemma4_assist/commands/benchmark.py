@@ -69,8 +69,11 @@ def benchmark(
         _check_plot(comparison.plot)
     prompts = _prompts(comparison.prompt_file or [])
     check_choice(choice, options, compares=True)
-    checkpoint = open_checkpoint(_in_a_format_that_gains(choice), options, compares=True)
+    measured = _in_a_format_that_gains(choice)
+    checkpoint = open_checkpoint(measured, options, compares=True)
     encoded = {name: checkpoint.prepare(prompt).tokens for name, prompt in prompts.items()}
+    if measured != choice:
+        note(f"Measuring in {GAINS_ON_CPU}: on a CPU drafts gain nothing in this pair's float32 (--dtype float32).")
     pair = load_pair(checkpoint, max(map(len, encoded.values())) + options.max_tokens)
     with _Progress(len(encoded) * len(settings) * (comparison.repeats + 1)) as progress:
         runs = measure(
@@ -102,9 +105,6 @@ def _in_a_format_that_gains(choice: ModelChoice) -> ModelChoice:
 
     if choice.model != EMBEDDED or choice.dtype is not None or on_gpu():
         return choice
-    note(
-        f"Measuring the embedded pair in {GAINS_ON_CPU}: on a CPU drafts gain nothing in its float32 (--dtype float32)."
-    )
     return replace(choice, dtype=GAINS_ON_CPU)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..checkpoints.hub import resolve
 from ..checkpoints.pairing import assistant_for
 from ..errors import InputError, OptionError
-from ..files import read_json
+from ..files import read_json, read_json_if_there
 from ..machine.chip import FormatChoice
 from ..models.config import ASSISTANT_MODEL_TYPES, check_pair, read_assistant_config, read_target_config
 from .formats import AFFINE, ASSISTANT_BITS, Recipe, advice
@@ -76,6 +76,11 @@ def plan_pair(options: ConversionOptions, generation: int | None) -> Conversion:
     return Conversion(options, target, assistant, choice, notes)
 
 
+def _is_assistant(folder: Path) -> bool:
+    """Whether there is a checkpoint of an assistant by that name on this disk."""
+    return read_json_if_there(folder / "config.json").get("model_type") in ASSISTANT_MODEL_TYPES
+
+
 def _sources(options: ConversionOptions) -> list[tuple[str, Path, Path]]:
     """(name, folder to read, folder to write) of the target and its assistant, or of an assistant alone.
 
@@ -87,12 +92,12 @@ def _sources(options: ConversionOptions) -> list[tuple[str, Path, Path]]:
         check_destination(options.assistant_folder, options.force)
         if options.assistant_folder == options.folder:
             raise InputError(f"target and assistant would both be written to {options.folder}")
-    elif options.assistant_path is not None:
+    elif options.assistant_path is not None and not _is_assistant(Path(options.hf_path)):
         sentence = "{assistant_path} was given, but no assistant is known for {named}: {assistant_model} names one"
         raise OptionError(sentence, named=options.hf_path)
     source = resolve(options.hf_path, revision=options.revision)
     sources = [(os.fspath(options.hf_path), source, options.folder)]
-    if read_json(source / "config.json").get("model_type") in ASSISTANT_MODEL_TYPES:
+    if _is_assistant(source):
         if options.assistant_model not in (None, NONE):
             raise InputError(f"{options.hf_path} is an assistant itself: it is converted without another one")
         if options.assistant_path is not None:
