@@ -19,7 +19,7 @@ from statistics import fmean
 
 from command_line import parser_for, positive, run_tool
 
-from mlx_gemma4_assist.drafts import learned
+from mlx_gemma4_assist.drafts import acceptance, costs, curve, learned, probes
 from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
 from mlx_gemma4_assist.drafts.learned import AutoDraftLength
 from mlx_gemma4_assist.drafts.protocol import DraftLength
@@ -117,8 +117,12 @@ def microseconds(make: Callable[[], DraftLength]) -> float:
 
 def lines_of(name: str) -> int:
     """Of its source, imports and constants included."""
-    source = {"moving averages": MovingAverages, "transformers' schedule": Schedule, "learned": learned}
-    return len(inspect.getsource(source[name]).splitlines()) if name in source else 1
+    sources = {
+        "moving averages": (MovingAverages,),
+        "transformers' schedule": (Schedule,),
+        "learned": (curve, acceptance, costs, probes, learned),
+    }
+    return sum(len(inspect.getsource(source).splitlines()) for source in sources.get(name, ())) or 1
 
 
 def compare(args: argparse.Namespace) -> None:
