@@ -4,6 +4,7 @@ The costs are learned as logarithms, so that a machine that slows down moves all
 lengths that have not been tried for long.
 """
 
+from collections.abc import Sequence
 from math import exp, log, sqrt
 
 from .curve import DriftingCurve
@@ -12,6 +13,9 @@ from .curve import DriftingCurve
 SLOPE = 0.3  # plain steps that a draft adds, before anything is known; published curves: 0.14 to 0.65
 SLOPE_SPREAD = 0.8
 COST_BEND = 0.06  # how far one step of the curve may leave the line
+SLOTS_LEVEL = 0.15  # how far a doubling of the slots may leave what the number of positions says, for any drafts,
+SLOTS_SLOPE = 0.15  # and in what drafts add
+BEND_IN_COMMON = 0.7  # of a bend of the curve over drafts, with twice the slots
 COST_LEVEL = 1.0  # how far the machine's speed may move
 COST_FORGETTING = 1e-4  # per round
 COST_NOISE = 0.1  # of one time; then a moving average of what is seen
@@ -26,6 +30,7 @@ MOST_COST = 1e3
 LEARN_EVERY = 4  # times of one kind, after twice as many in a row: a round's time is short
 REPLAYED_TIMES = 20  # what an earlier session knew counts as so many rounds: a machine stays the same
 SESSION_NOISE = 0.03  # how much costs differ from session to session
+REMEMBERED = 50  # what a session counts as in the next one's memory, at most
 
 
 class Costs:
@@ -87,18 +92,23 @@ class Costs:
         self._learn(kind, its_seconds)
         return True
 
-    def replay(self, kind: int, cost: float, timed: int) -> None:
-        """Some rounds of an earlier session took ``cost``, in the curve's unit. Its speed does not count."""
-        variance = SESSION_NOISE**2 + COST_NOISE**2 / min(timed, REPLAYED_TIMES)
-        self._curve.observe(kind, log(cost) - self._curve.mean[kind], variance)
+    def recall(self, costs: Sequence[float], timed: Sequence[int]) -> None:
+        """Replay what an earlier session knew of the first kinds as if a few rounds had shown it.
+
+        Args:
+            costs: in plain steps. The machine's speed of that time does not count.
+            timed: how many rounds of each kind these are of.
+        """
+        for kind, (cost, times) in enumerate(zip(costs, timed, strict=True)):
+            if times:
+                variance = SESSION_NOISE**2 + COST_NOISE**2 / min(times, REPLAYED_TIMES)
+                self._curve.observe(kind, log(cost) - self._curve.mean[kind], variance)
+                self.timed[kind] = min(times, REMEMBERED)
+        self._curve.move(0, COST_LEVEL**2)
 
     def forget(self) -> None:
         """Time passes."""
         self._curve.forget()
-
-    def forget_speed(self) -> None:
-        """The machine may be another one, or do other things."""
-        self._curve.move(0, COST_LEVEL**2)
 
     def _learn(self, kind: int, seconds: float) -> None:
         surprise = log(seconds) - self._curve.mean[kind]
@@ -117,11 +127,25 @@ class Costs:
         self.timed[kind] += 1
 
 
-def unknown_costs(longest: int, forget_every: int) -> DriftingCurve:
-    """``log(1 + SLOPE k)``: neither the machine's speed nor the slope are known, and the line may bend."""
-    lengths = range(longest + 1)
-    by_slope = [SLOPE_SPREAD * SLOPE * k / (1 + SLOPE * k) for k in lengths]  # how far a deviation of the slope moves k
+def unknown_costs(longest: int, forget_every: int, slots: Sequence[int] = (1,)) -> DriftingCurve:
+    """``log(1 + SLOPE (s (k + 1) - 1))`` for k drafts in s slots: a round costs what its positions cost.
+
+    The points are those of 0 to ``longest`` drafts in the first number of slots, then those in the next. Neither the
+    machine's speed nor the slope are known, the line may bend, and each number of slots, twice the one before, may
+    leave it: plain rounds with more rows tell something of drafts, and drafts of few rows of those of many.
+    """
+    kinds = [(place, k, number * (k + 1) - 1) for place, number in enumerate(slots) for k in range(longest + 1)]
+    # How far a deviation of the slope moves a kind: of all positions, and of the drafts' alone.
+    by_slope = [SLOPE_SPREAD * SLOPE * more / (1 + SLOPE * more) for _, _, more in kinds]
+    by_drafts = [SLOTS_SLOPE * SLOPE * slots[at] * k / (1 + SLOPE * more) for at, k, more in kinds]
     covariance = [
-        [COST_LEVEL**2 + by_slope[i] * by_slope[j] + COST_BEND**2 * min(i, j) for j in lengths] for i in lengths
+        [
+            COST_LEVEL**2
+            + by_slope[a] * by_slope[b]
+            + COST_BEND**2 * min(i, j) * BEND_IN_COMMON ** abs(at - other)
+            + min(at, other) * (SLOTS_LEVEL**2 + by_drafts[a] * by_drafts[b])
+            for b, (other, j, _) in enumerate(kinds)
+        ]
+        for a, (at, i, _) in enumerate(kinds)
     ]
-    return DriftingCurve([log(1 + SLOPE * k) for k in lengths], covariance, COST_FORGETTING * forget_every)
+    return DriftingCurve([log(1 + SLOPE * more) for _, _, more in kinds], covariance, COST_FORGETTING * forget_every)

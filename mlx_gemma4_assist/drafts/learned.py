@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..errors import InputError
 from ..options import MAX_DRAFTS
 from .acceptance import Acceptance
-from .costs import MOST_COST, Costs, unknown_costs
+from .costs import MOST_COST, REMEMBERED, Costs, unknown_costs
 from .probes import OPENING, Belief, Probes
 
 AUTO_LONGEST = 8
@@ -21,7 +21,6 @@ AUTO_LONGEST = 8
 FORGET_EVERY = 16  # rounds: a round's time is short
 
 REPLAYED_DRAFTS = 0.5  # what an earlier session knew counts as so many drafts: a text does not stay the same
-REMEMBERED = 50  # what it counts as in the next one's memory
 
 
 @dataclass(frozen=True)
@@ -125,12 +124,8 @@ class AutoDraftLength:
             self._acceptance.observe(at, stood / reached, reached)
 
     def _recall(self, learned: Learned) -> None:
-        """Replay what was learned as if a few rounds had shown it. The machine's speed of that time does not count."""
-        for drafts, (cost, timed) in enumerate(zip(learned.costs, learned.timed, strict=True)):
-            if timed and drafts <= self.longest:
-                self._costs.replay(drafts, cost, timed)
-                self._costs.timed[drafts] = min(timed, REMEMBERED)
-        self._costs.forget_speed()
+        """Replay what was learned as if a few rounds had shown it."""
+        self._costs.recall(learned.costs[: self.longest + 1], learned.timed[: self.longest + 1])
         for at, (stood, reached) in enumerate(zip(learned.stood, learned.reached, strict=True)):
             if reached and at < self.longest:
                 self._acceptance.observe(at, stood / reached, min(reached, REPLAYED_DRAFTS))
