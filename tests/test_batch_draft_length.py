@@ -3,6 +3,8 @@
 The machines are in ``support.draft_simulation_batch``. ``pytest -s`` shows the figures.
 """
 
+import pickle
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from statistics import fmean
@@ -209,13 +211,24 @@ def test_requests_that_left_are_passed_over_and_forgotten():
     draft_length.left("a")
     draft_length.left("a")
     draft_length.left("never here")
-    before = draft_length.learned()
-    draft_length.observe(alone, 1, [1, 0, 0, 0], [0, 0, 0, 0], None)  # it was in flight
-    assert draft_length.learned().reached[0] <= before.reached[0]
+    nobody = deepcopy(draft_length)
+    for each, rows in (draft_length, alone), (nobody, [None] * 4):
+        each.observe(rows, 1, [1, 0, 0, 0], [1, 0, 0, 0], None)  # it was in flight
+    assert draft_length.learned() == nobody.learned()
     draft_length.choose(alone, caps)  # another of this name: it begins anew
     for _ in range(8):
         draft_length.observe(alone, 1, [1, 0, 0, 0], [0, 0, 0, 0], None)
     assert draft_length.choose(alone, caps).drafts <= 1
+
+
+def test_requests_leave_nothing_behind():
+    draft_length, sizes = AutoBatchDraftLength(), []
+    for request in range(1000, 1400):
+        drafts = draft_length.choose([request], [LONGEST]).drafts
+        draft_length.left(request)
+        draft_length.observe([request], drafts, [drafts], [0], SECONDS)
+        sizes.append(len(pickle.dumps(draft_length)))
+    assert max(sizes[100:]) < 1.02 * sizes[100]
 
 
 def test_empty_slots_cost_what_they_cost():
