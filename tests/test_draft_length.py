@@ -20,8 +20,9 @@ from support.draft_simulation import (
     spent_on_first,
 )
 
+from mlx_gemma4_assist.drafts.curve import DriftingCurve
 from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
-from mlx_gemma4_assist.drafts.learned import AutoDraftLength, DriftingCurve, Learned
+from mlx_gemma4_assist.drafts.learned import AutoDraftLength, Learned
 from mlx_gemma4_assist.drafts.memory import FOLDER_VARIABLE, DraftKey, DraftMemory, cache_folder
 from mlx_gemma4_assist.errors import InputError
 

@@ -1,28 +1,34 @@
 """What learning draft lengths is worth, and what each part of it: controllers on the same simulated machines.
 
     python tools/compare_draft_lengths.py --settings 200 --seed 0 11
+    python tools/compare_draft_lengths.py --rows 1 2 4 8 --settings 28 --seed 1 2
 
 The machines and texts are those of ``tests/support/draft_simulation.py``: costs as published for five kinds of chips,
 chances that stay, drift or switch. For each controller: throughput over 2,000 tokens against the best fixed length that
 one could have known afterwards, average and worst; over the first 500 tokens against plain decoding, the worst; the
 time of one choice with what is learned from its round.
+
+With ``--rows``: batches of up to so many rows on the machines of ``tests/support/draft_simulation_batch.py``, where
+requests come and go. For each controller: throughput over 4,000 tokens from a cold start against the best fixed length
+and against undrafted batching, average and worst, over all seeds; the time per round, simulation included.
 """
 
 import argparse
 import inspect
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from math import exp, log
 from pathlib import Path
 from statistics import fmean
 
 from command_line import parser_for, positive, run_tool
 
-from mlx_gemma4_assist.drafts import learned
-from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
+from mlx_gemma4_assist.drafts import acceptance, costs, curve, learned, probes
+from mlx_gemma4_assist.drafts.batch import SLOTS, AutoBatchDraftLength
+from mlx_gemma4_assist.drafts.fixed import FixedBatchDraftLength, FixedDraftLength
 from mlx_gemma4_assist.drafts.learned import AutoDraftLength
-from mlx_gemma4_assist.drafts.protocol import DraftLength
+from mlx_gemma4_assist.drafts.protocol import BatchChoice, BatchDraftLength, DraftLength
 
 LONGEST, LONG, SHORT = 8, 2000, 500
 TESTS = Path(__file__).resolve().parents[1] / "tests"
@@ -97,6 +103,40 @@ class MovingAverages:
                 best, self._best = value, drafts
 
 
+class AsOneRow:
+    """What learns for one row, told of a batch: one acceptance for all rows, one cost for any number of slots."""
+
+    longest = LONGEST
+
+    def __init__(self) -> None:
+        self._one = AutoDraftLength(LONGEST)
+
+    def choose(self, rows: Sequence[Hashable], caps: Sequence[int]) -> BatchChoice:
+        drafts = min(self._one.choose(), max(caps))
+        return BatchChoice(drafts, [min(drafts, cap) for cap in caps])
+
+    def observe(
+        self,
+        rows: Sequence[Hashable],
+        drafted: int,
+        limits: Sequence[int],
+        accepted: Sequence[int],
+        seconds: float | None = None,
+    ) -> None:
+        counts = [count for row, count in zip(rows, accepted, strict=True) if row is not None]
+        self._one.observe(drafted, counts, seconds)
+
+    def left(self, row: Hashable) -> None:
+        """It knows no requests."""
+
+
+BATCH_CONTROLLERS: dict[str, Callable[[int], BatchDraftLength]] = {
+    "fixed, 1 draft": lambda rows: FixedBatchDraftLength(1),
+    "fixed, 3 drafts": lambda rows: FixedBatchDraftLength(3),
+    "learned as for one row": lambda rows: AsOneRow(),
+    "learned for batches": lambda rows: AutoBatchDraftLength(LONGEST, slots=[s for s in SLOTS if s < 2 * rows]),
+}
+
 CONTROLLERS: dict[str, Callable[[], DraftLength]] = {
     "fixed, 3 drafts": lambda: FixedDraftLength(3),
     "transformers' schedule": Schedule,
@@ -117,12 +157,19 @@ def microseconds(make: Callable[[], DraftLength]) -> float:
 
 def lines_of(name: str) -> int:
     """Of its source, imports and constants included."""
-    source = {"moving averages": MovingAverages, "transformers' schedule": Schedule, "learned": learned}
-    return len(inspect.getsource(source[name]).splitlines()) if name in source else 1
+    sources = {
+        "moving averages": (MovingAverages,),
+        "transformers' schedule": (Schedule,),
+        "learned": (curve, acceptance, costs, probes, learned),
+    }
+    return sum(len(inspect.getsource(source).splitlines()) for source in sources.get(name, ())) or 1
 
 
 def compare(args: argparse.Namespace) -> None:
     sys.path.insert(0, str(TESTS))
+    if args.rows:
+        compare_batches(args)
+        return
     from support import draft_simulation as simulation
 
     print("| controller | lines | seed | of the best fixed length: average, worst | first 500: of plain, worst | µs |")
@@ -139,10 +186,29 @@ def compare(args: argparse.Namespace) -> None:
             print(f"| {name} | {lines_of(name)} | {seed} | {figures} |", flush=True)
 
 
+def compare_batches(args: argparse.Namespace) -> None:
+    from support import draft_simulation_batch as simulation
+
+    print("| controller | rows | of the best fixed length: average, worst | of undrafted: average, worst | µs |")
+    print("|---|---|---|---|---|")
+    for rows in args.rows:
+        sessions = [each for seed in args.seed for each in simulation.random_sessions(args.settings, rows, seed)]
+        fixed = [simulation.fixed_throughputs(each) for each in sessions]
+        for name, make in BATCH_CONTROLLERS.items():
+            begin = time.process_time()
+            runs = [simulation.run_batch(make(rows), each) for each in sessions]
+            spent = 1e6 * (time.process_time() - begin) / sum(len(run.rounds) for run in runs)
+            best = [run.throughput / max(each) for run, each in zip(runs, fixed, strict=True)]
+            plain = [run.throughput / each[0] for run, each in zip(runs, fixed, strict=True)]
+            figures = f"{fmean(best):.3f}, {min(best):.3f} | {fmean(plain):.3f}, {min(plain):.3f} | {spent:.0f}"
+            print(f"| {name} | {rows} | {figures} |", flush=True)
+
+
 def arguments() -> argparse.ArgumentParser:
     parser = parser_for(__doc__)
     parser.add_argument("--settings", type=positive, default=200)
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 11], help="of the settings; one or several")
+    parser.add_argument("--rows", type=positive, nargs="+", help="batches of up to so many rows instead; 1 to 16")
     return parser
 
 

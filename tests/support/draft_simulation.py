@@ -73,9 +73,9 @@ def random_settings(count: int, tokens: int, seed: int = 0) -> list[Setting]:
     made = []
     for number in range(count):
         machine = list(FORWARD)[number % len(FORWARD)]
-        kind = list(_KINDS)[number // len(FORWARD) % len(_KINDS)]
+        kind = list(KINDS)[number // len(FORWARD) % len(KINDS)]
         costs = round_costs(machine, rng.uniform(0.03, 0.08))
-        chances = _KINDS[kind](rng, tokens)
+        chances = KINDS[kind](rng, tokens)
         decay = rng.choice([1.0, rng.uniform(0.8, 1)])
         made.append(setting(f"{machine}, {kind}", costs, chances, rng.getrandbits(32), decay))
     return made
@@ -103,7 +103,7 @@ def _switching(rng: random.Random, tokens: int) -> list[float]:
     return made[:tokens]
 
 
-_KINDS = {"constant": _constant, "drifting": _drifting, "switching": _switching}
+KINDS = {"constant": _constant, "drifting": _drifting, "switching": _switching}
 
 
 @dataclass(frozen=True)

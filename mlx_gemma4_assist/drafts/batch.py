@@ -1,0 +1,162 @@
+"""How many drafts the next round of a batch makes. Pure Python: it sees counts and times only.
+
+A round with k drafts in s slots emits the sum over its rows of ``1 + a1 + ... + a1...ak`` tokens, each row with chances
+of its own, and takes a time ``c(s, k)``. ``AutoBatchDraftLength`` learns the chances of each request, and the times as
+one surface over slots and drafts; it takes the k of the most tokens per second. A draft more for one row costs what it
+costs for all rows, so every row may use as many as the round makes. With one row it is ``learned.AutoDraftLength``.
+"""
+
+from collections.abc import Hashable, Sequence
+
+from ..errors import InputError
+from ..options import MAX_DRAFTS
+from .acceptance import Acceptance
+from .costs import MOST_COST, REMEMBERED, Costs, unknown_costs
+from .learned import AUTO_LONGEST, FORGET_EVERY, REPLAYED_DRAFTS, Learned
+from .probes import OPENING, Belief, Probes
+from .protocol import BatchChoice
+
+SLOTS = (1, 2, 4, 8, 16)
+
+LATELY = 0.99  # is kept from one drafted round to the next of what requests show; a new one begins with it
+
+
+class _Row:
+    """A request in the batch: its acceptance, expected tokens of a round with 0, 1, ... drafts, the most that count."""
+
+    def __init__(self, acceptance: Acceptance):
+        self.acceptance = acceptance
+        self.tokens = acceptance.tokens()
+        self.cap = 0
+
+    def capped(self, tokens: list[float]) -> list[float]:
+        return [tokens[min(drafts, self.cap)] for drafts in range(len(tokens))]
+
+
+class AutoBatchDraftLength:
+    """The number of drafts with the most expected tokens per second of a batch.
+
+    Deterministic: the same rounds give the same choices.
+
+    Args:
+        longest: the most drafts of a round.
+        learned: what an earlier session knew of rounds with one row; its costs count for more than its acceptance.
+        slots: the numbers of slots that the batch may have: 1, 2, 4, ... Each costs time to learn for all.
+
+    Raises:
+        InputError: a number of drafts that no round can have; ``choose`` and ``observe``: more rows than slots.
+    """
+
+    def __init__(self, longest: int = AUTO_LONGEST, learned: Learned | None = None, slots: Sequence[int] = SLOTS):
+        if not 1 <= longest <= MAX_DRAFTS:
+            raise InputError(f"the longest draft is {longest}, expected 1 to {MAX_DRAFTS}")
+        self.longest = longest
+        self._slots = slots
+        self._costs = Costs(unknown_costs(longest, FORGET_EVERY, slots))
+        self._probes: dict[int, Probes] = {}
+        self._rows: dict[Hashable, _Row] = {}
+        self._stood, self._reached = [0.0] * longest, [0.0] * longest  # lately, by any request
+        self._rounds = 0
+        if learned is not None:
+            self._recall(learned)
+
+    def choose(self, rows: Sequence[Hashable], caps: Sequence[int]) -> BatchChoice:
+        for row, cap in zip(rows, caps, strict=True):
+            if row is not None:
+                self._joined(row).cap = min(cap, self.longest)
+        plain, present = self._plain(rows), self._present(rows)
+        belief = self._belief(plain, present)
+        probes = self._probes.setdefault(plain, Probes(OPENING))
+        drafts = probes.choose(belief, lambda: self._hoped(plain, present, belief))
+        drafts = min(drafts, max((row.cap for row in present), default=0))
+        return BatchChoice(drafts, [min(cap, drafts) for cap in caps])
+
+    def observe(
+        self,
+        rows: Sequence[Hashable],
+        drafted: int,
+        limits: Sequence[int],
+        accepted: Sequence[int],
+        seconds: float | None = None,
+    ) -> None:
+        plain, present = self._plain(rows), self._present(rows)
+        if present:
+            emitted = sum(1 + count for row, count in zip(rows, accepted, strict=True) if row in self._rows)
+            probes = self._probes.setdefault(plain, Probes(OPENING))
+            probes.observe(self._belief(plain, present), drafted, emitted, seconds, self._costs.seconds(plain))
+        self._forget(drafted)
+        for row, limit, count in zip(rows, limits, accepted, strict=True):
+            if row in self._rows:
+                self._learn_acceptance(self._rows[row], min(limit, drafted), count)
+        self._costs.observe(plain + drafted, seconds)
+
+    def left(self, row: Hashable) -> None:
+        self._rows.pop(row, None)
+
+    def learned(self) -> Learned:
+        """What to begin with next time: of rounds with one row, from which those with more are guessed."""
+        costs = tuple(min(cost, MOST_COST) for cost in self._costs.in_plain_steps(0, self.longest))
+        timed = tuple(self._costs.timed[: self.longest + 1])
+        return Learned(costs, timed, tuple(map(round, self._stood)), tuple(map(round, self._reached)))
+
+    def _recall(self, learned: Learned) -> None:
+        self._costs.recall(learned.costs[: self.longest + 1], learned.timed[: self.longest + 1])
+        if learned.timed[0]:
+            self._probes[0] = Probes(())
+        for at, (stood, reached) in enumerate(zip(learned.stood, learned.reached, strict=True)):
+            if reached and at < self.longest:
+                self._reached[at] = min(reached, REMEMBERED)
+                self._stood[at] = stood / reached * self._reached[at]
+
+    def _joined(self, row: Hashable) -> _Row:
+        """The row of a request; a new one begins with what others showed lately, which says little about it."""
+        if row not in self._rows:
+            acceptance = Acceptance(self.longest, FORGET_EVERY)
+            for at, (stood, reached) in enumerate(zip(self._stood, self._reached, strict=True)):
+                if reached:
+                    acceptance.observe(at, stood / reached, min(reached, REPLAYED_DRAFTS))
+            self._rows[row] = _Row(acceptance)
+        return self._rows[row]
+
+    def _present(self, rows: Sequence[Hashable]) -> list[_Row]:
+        return [self._rows[row] for row in rows if row in self._rows]
+
+    def _plain(self, rows: Sequence[Hashable]) -> int:
+        """The kind of a round without drafts in as many slots as these rows need; with drafts it is so many more."""
+        for place, slots in enumerate(self._slots):
+            if len(rows) <= slots:
+                return place * (self.longest + 1)
+        raise InputError(f"a batch has {len(rows)} rows, expected at most {self._slots[-1]}")
+
+    def _belief(self, plain: int, rows: list[_Row]) -> Belief:
+        tokens = [sum(each) for each in zip(*(row.capped(row.tokens) for row in rows), strict=True)]
+        return Belief(self._costs.in_plain_steps(plain, self.longest), tokens or [1.0] * (self.longest + 1))
+
+    def _hoped(self, plain: int, rows: list[_Row], belief: Belief) -> list[float]:
+        """Tokens per plain step that each length may have at best: all texts may have become easier. See
+        ``AutoDraftLength``."""
+        best = belief.best
+        hoped = [row.capped(row.acceptance.hoped_tokens(best)) for row in rows]
+        return [
+            sum(tokens) / (cost * self._costs.hope(plain + drafts, plain + best))
+            for drafts, (cost, *tokens) in enumerate(zip(belief.costs, *hoped, strict=True))
+        ]
+
+    def _forget(self, drafted: int) -> None:
+        self._rounds += 1
+        if drafted:
+            self._stood = [LATELY * count for count in self._stood]
+            self._reached = [LATELY * count for count in self._reached]
+        if self._rounds % FORGET_EVERY == 0:
+            self._costs.forget()
+            for row in self._rows.values():
+                row.acceptance.forget()
+
+    def _learn_acceptance(self, row: _Row, drafted: int, count: int) -> None:
+        for at in range(min(drafted, count + 1)):
+            stood = count > at
+            self._reached[at] += 1
+            self._stood[at] += stood
+            row.acceptance.observe(at, float(stood), 1)
+        if drafted:
+            row.tokens = row.acceptance.tokens()

@@ -1,0 +1,128 @@
+"""Rounds of another length than the best, to find out what is not known well enough. Amounts are in plain steps."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+# The most drafts of a first session's first rounds: from cheap to dear.
+OPENING = (0, 0, 0, 0, 1, 1, 1, 1)
+PROBE_EVERY = 4  # rounds, at most: a round's time is short
+PROBE_SHARE = 0.02  # of all time goes into probes at first;
+BACK_OFF = 0.75  # each one lost lowers the share by this factor,
+MOST_LOSSES = 4  # down to a third: the text may change
+PROBE_ROUNDS = 2  # a time means something between rounds of one length only
+MOST_PROBED = 1.5  # times what it should take is what a probe is charged with at most: it may include compiling
+PROBE_FEE = 0.05  # what a probe costs at least, so that near ties are not probed all the time
+MOST_SAVINGS = 2.0
+
+
+class Belief:
+    """What rounds with 0, 1, ... drafts cost and give.
+
+    Attributes:
+        costs: in plain steps; the first is 1.
+        tokens: as expected.
+        value: tokens per plain step of the best length,
+        best: which that is.
+    """
+
+    def __init__(self, costs: list[float], tokens: list[float]):
+        self.costs, self.tokens = costs, tokens
+        values = [gained / cost for gained, cost in zip(tokens, costs, strict=True)]
+        self.value = max(values)
+        self.best = values.index(self.value)
+
+
+@dataclass
+class Probe:
+    """Some rounds of another length than the best: how many of them were chosen, how many observed, how many rounds of
+    any length observed since; in plain steps, what they were worth, what they should have taken, and what they took."""
+
+    drafts: int
+    chosen: int = 0
+    seen: int = 0
+    age: int = 0
+    worth: float = 0.0
+    expected: float = 0.0
+    taken: float = 0.0
+
+    @property
+    def gain(self) -> float:
+        return self.worth - min(self.taken, MOST_PROBED * self.expected)
+
+
+class Probes:
+    """Chooses between the best length and what may be better, and keeps account of what that costs.
+
+    Args:
+        opening: the most drafts of the first rounds.
+    """
+
+    def __init__(self, opening: Sequence[int] = OPENING) -> None:
+        self._opening = list(reversed(opening))
+        self._previous: tuple[int, float | None] = (0, None)  # the last observed round: its drafts, its time
+        self._rounds = 0
+        self._savings = 0.0  # what probes may cost
+        self._losses = 0  # probes lost in a row
+        self._probe: Probe | None = None
+
+    def choose(self, belief: Belief, hoped: Callable[[], list[float]]) -> int:
+        """Drafts of the next round; ``hoped`` tells the tokens per plain step that each length may have at best."""
+        if self._opening:
+            return min(belief.best, self._opening.pop())
+        if self._probe is None and self._savings >= PROBE_FEE and self._rounds % PROBE_EVERY == 0:
+            drafts = self._worth_a_probe(belief, hoped())
+            if drafts != belief.best:
+                self._probe = Probe(drafts)
+        if self._probe is not None and self._probe.chosen < PROBE_ROUNDS:
+            self._probe.chosen += 1
+            return self._probe.drafts
+        return belief.best
+
+    def observe(self, belief: Belief, drafted: int, emitted: float, seconds: float | None, plain: float | None) -> None:
+        """Charge a probe with the time that it lost against the best length, and save for the next.
+
+        A probe that gained pays for another at once; lost ones make the next ever rarer. It is charged with the time
+        that it took, not with what it should have taken: changing the length costs too. The time of the round before
+        holds a part of it.
+
+        Args:
+            belief: as the round was observed.
+            drafted: its drafts.
+            emitted: its tokens.
+            seconds: its time,
+            plain: that of a plain step; None if they are not known.
+        """
+        if (probe := self._probe) is not None:
+            probe.age += 1
+            if drafted == probe.drafts:
+                if probe.seen == 0:
+                    before, its_seconds = self._previous
+                    _charge(probe, belief.costs[before], belief.costs[before], its_seconds, plain)
+                probe.seen += 1
+                _charge(probe, belief.costs[drafted], emitted / belief.value, seconds, plain)
+            # The run may have ended before, or the rounds been given other numbers.
+            if probe.seen == PROBE_ROUNDS or probe.age > PROBE_ROUNDS + 2:
+                self._savings += probe.gain - PROBE_FEE
+                self._losses = 0 if probe.gain > 0 else min(self._losses + 1, MOST_LOSSES)
+                self._probe = None
+        share = PROBE_SHARE * BACK_OFF**self._losses
+        self._savings = min(self._savings + share * belief.costs[drafted], MOST_SAVINGS)
+        self._previous = drafted, seconds
+        self._rounds += 1
+
+    def _worth_a_probe(self, belief: Belief, hoped: list[float]) -> int:
+        """The cheapest length that the savings can pay and that may be better than the best; the best if there is
+        none."""
+        cheapest, price = belief.best, self._savings
+        for drafts, (cost, tokens) in enumerate(zip(belief.costs, belief.tokens, strict=True)):
+            loss = PROBE_ROUNDS * (cost - tokens / belief.value)
+            if drafts != belief.best and loss <= price and hoped[drafts] > belief.value:
+                cheapest, price = drafts, loss
+        return cheapest
+
+
+def _charge(probe: Probe, cost: float, worth: float, seconds: float | None, plain: float | None) -> None:
+    probe.worth += worth
+    probe.expected += cost
+    timed = seconds is not None and plain is not None and seconds > 0
+    probe.taken += seconds / plain if timed and seconds and plain else cost
