@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import generate, make_prompt_cache, stream_generate
+    from .api import generate, load_prompt_cache, make_prompt_cache, stream_generate
+    from .cache.file import save_prompt_cache
     from .cache.rows import KVCache
     from .cache.soft_tokens import MediaPrompt
     from .checkpoints.loading import load_assistant
@@ -40,6 +41,8 @@ _PUBLIC = {
     "DraftMemory": "drafts.memory",
     "generate": "api",
     "make_prompt_cache": "api",
+    "load_prompt_cache": "api",
+    "save_prompt_cache": "cache.file",
     "stream_generate": "api",
     "load_media": "media.reader",
     "Media": "text.messages",

@@ -4,8 +4,10 @@ import inspect
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, TypeVar, Unpack
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Unpack, overload
 
+from .cache.file import PathLike, read_cache
 from .cache.rows import KVCache
 from .cache.soft_tokens import MediaPrompt
 from .engine.engine import Engine
@@ -37,6 +39,50 @@ def make_prompt_cache(
         assistant_model, num_assistant_tokens: as those calls will have them; more drafts need more slack.
     """
     return Engine(Pair(model, assistant_model)).new_cache(num_assistant_tokens)
+
+
+@overload
+def load_prompt_cache(
+    file_name: PathLike,
+    model: Gemma4ForCausalLM,
+    return_metadata: Literal[False] = ...,
+    *,
+    assistant_model: Gemma4AssistantForCausalLM | None = ...,
+    num_assistant_tokens: int | None = ...,
+) -> KVCache: ...
+@overload
+def load_prompt_cache(
+    file_name: PathLike,
+    model: Gemma4ForCausalLM,
+    return_metadata: Literal[True],
+    *,
+    assistant_model: Gemma4AssistantForCausalLM | None = ...,
+    num_assistant_tokens: int | None = ...,
+) -> tuple[KVCache, dict[str, str]]: ...
+def load_prompt_cache(
+    file_name: PathLike,
+    model: Gemma4ForCausalLM,
+    return_metadata: bool = False,
+    *,
+    assistant_model: Gemma4AssistantForCausalLM | None = None,
+    num_assistant_tokens: int | None = None,
+) -> KVCache | tuple[KVCache, dict[str, str]]:
+    """The cache that ``save_prompt_cache`` has written: a text that was read before a restart is not read again.
+
+    Args:
+        file_name: the file.
+        model: the target, to which the file must belong; mlx-lm does not ask for it.
+        return_metadata: whether the metadata that were kept with it are returned, too.
+        assistant_model, num_assistant_tokens: as the calls of ``stream_generate`` will have them; where they take more
+            slack than the cache was made with, it gets more.
+
+    Raises:
+        InputError: a file that cannot be read; of another model, dtype, format or version; a damaged one.
+    """
+    pair = Pair(model, assistant_model)
+    slack = Engine(pair).slack(num_assistant_tokens)
+    cache, metadata = read_cache(Path(file_name), model.config, pair.dtype, pair.fingerprint, slack)
+    return (cache, metadata) if return_metadata else cache
 
 
 def stream(

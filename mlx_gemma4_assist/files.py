@@ -1,14 +1,22 @@
-"""Reading text, and the JSON files of a checkpoint."""
+"""Files: their text and JSON, checked; and files that appear whole or not at all."""
 
+import errno
+import fcntl
+import glob
 import json
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 DEEPEST = 100
 """Objects and lists within one another, of which the files of a checkpoint have five or so."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_UNFINISHED = ".unfinished"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -99,3 +107,44 @@ def parse_json(text: str, name: str) -> Any:
     if _is_deep(content):
         raise InputError(f"{name} is nested too deep: more than {DEEPEST} objects and lists within one another")
     return content
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of ``path`` when the block ends without an error.
+
+    Only its owner can read it. An error or an interrupt leaves what was there before, and nothing beside it. A process
+    that was killed leaves a hidden file, which the next one that writes to ``path`` removes. Of several processes that
+    write at the same time the last one wins.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = Path(os.path.realpath(path))  # what a link points to is replaced, not the link
+    prefix = f".{path.name}-"
+    _remove_unfinished(path.parent, prefix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=_UNFINISHED)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # here, where a full disk can still be told
+            os.replace(name, path)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _remove_unfinished(folder: Path, prefix: str) -> None:
+    """Remove what killed processes have left: what nobody holds locked."""
+    for left in folder.glob(f"{glob.escape(prefix)}*{_UNFINISHED}"):
+        with suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+
+
+def why_not_written(error: OSError) -> str:
+    """The reason, for a sentence that says what cannot be written."""
+    return "the disk is full" if error.errno in _NO_SPACE else error.strerror or first_line(error)

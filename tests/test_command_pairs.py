@@ -151,6 +151,7 @@ GENERATE = Command(
         "audio": ("", "--audio SOUND"),
         "video": ("", "--video VIDEO"),
         "max_soft_tokens": ("", "--max-soft-tokens 70"),
+        "prompt_cache_file": ("", "--prompt-cache-file cache"),
     },
     refused={
         "prompt": {"--prompt ''": "the prompt is empty"},
@@ -164,6 +165,10 @@ GENERATE = Command(
         "audio": {"--audio nowhere": "there is no file nowhere", "--audio PICTURE": "sound"},
         "video": {"--video nowhere": "there is no file nowhere"},
         "max_soft_tokens": {"--max-soft-tokens 71": "--max-soft-tokens is"},
+        "prompt_cache_file": {
+            "--prompt-cache-file no/cache": "no is no folder",
+            "--prompt-cache-file TEXT": "TEXT is no prompt cache",
+        },
     },
     rules=(
         Rule("prompt", typed, "messages", typed, "give either --prompt or --messages"),

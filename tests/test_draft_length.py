@@ -351,7 +351,7 @@ def test_a_folder_that_cannot_be_used_is_noted(tmp_path):
     memory.path(KEY).mkdir()
     assert "cannot be read" in memory.load(KEY)[1]
     assert "cannot be kept" in memory.save(KEY, a_session())
-    assert not list(tmp_path.glob("*.tmp"))
+    assert {path.name for path in tmp_path.iterdir()} == {"file", memory.path(KEY).name}
 
 
 def test_the_folder_is_the_users_choice(tmp_path, monkeypatch):

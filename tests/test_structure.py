@@ -45,6 +45,7 @@ MOST_FILES_OF_AN_OPTION = 5
 
 HOST_FREE = ("models", "cache", "rounds")
 MAY_READ = {
+    "cache/file.py: _restored": "a loaded cache is there, so that any thread may use it",
     "cache/rows.py: KVCache._allocate": "empty buffers, so that any thread may use them",
     "models/config.py: _check_override": "a key of config.json",
     "models/layers.py: RotaryEmbedding.__init__": "figures of a config",

@@ -161,19 +161,30 @@ class KVCache:
 
     def take(self, row: int) -> "KVCache":
         """A row as a cache of its own; the two share no later writes."""
-        return _made(self, taken(self._buffers, row), [self._tokens[row]], [self._written[row]])
+        taken_buffers = taken(self._buffers, row)
+        return KVCache.of(self.layout, self.fingerprint, taken_buffers, [self._tokens[row]], [self._written[row]])
+
+    @classmethod
+    def of(
+        cls,
+        layout: CacheLayout,
+        fingerprint: str | None,
+        buffers: Buffers,
+        tokens: Sequence[Sequence[int]],
+        written: Sequence[int],
+    ) -> "KVCache":
+        """A cache of buffers that are there already, and what its attributes are to be for each row."""
+        made = cls.__new__(cls)
+        made.layout, made.fingerprint, made._holder = layout, fingerprint, None
+        made._buffers, made._tokens, made._written = buffers, [list(row) for row in tokens], list(written)
+        return made
 
 
 def join(caches: Sequence[KVCache]) -> KVCache:
     """The rows of several caches of one layout as those of a new one, each with its own length."""
+    first = caches[0]
     size = max(cache.size for cache in caches)
     parts = [cache.buffers if cache.size == size else lengthened(cache.layout, cache.buffers, size) for cache in caches]
     tokens = [row for cache in caches for row in cache.tokens]
-    return _made(caches[0], joined(parts), tokens, [end for cache in caches for end in cache.written])
-
-
-def _made(like: KVCache, buffers: Buffers, tokens: Sequence[Sequence[int]], written: Sequence[int]) -> KVCache:
-    made = KVCache.__new__(KVCache)
-    made.layout, made.fingerprint, made._holder = like.layout, like.fingerprint, None
-    made._buffers, made._tokens, made._written = buffers, [list(row) for row in tokens], list(written)
-    return made
+    written = [end for cache in caches for end in cache.written]
+    return KVCache.of(first.layout, first.fingerprint, joined(parts), tokens, written)

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from ..models.attention import KeysValues
 from ..models.config import FULL
-from .layout import CacheLayout
+from .layout import CacheLayout, ring_positions
 
 Buffers = tuple[KeysValues, ...]
 
@@ -48,6 +48,20 @@ def joined(parts: Sequence[Buffers]) -> Buffers:
 def taken(buffers: Buffers, row: int) -> Buffers:
     """One row, as buffers of a batch of one."""
     return tuple((keys[row : row + 1], values[row : row + 1]) for keys, values in buffers)
+
+
+def moved_to_ring(buffer: mx.array, lengths: Sequence[int], ring: int) -> mx.array:
+    """A smaller ring's keys or values (B, G, R, D) in a ring of ``ring`` slots, as if it had never been smaller.
+
+    Slots of positions that the smaller one no longer held are given something, which must not be seen.
+
+    Args:
+        lengths: of each row, counted in positions.
+    """
+    B, G, R, D = buffer.shape
+    positions = ring_positions(ring, mx.array(list(lengths), mx.int32) - 1, ring)
+    slots = mx.broadcast_to((positions % R)[:, None, :, None], (B, G, ring, D))
+    return mx.take_along_axis(buffer, slots, axis=2)
 
 
 class Slots:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from ..text.messages import Media, user_message
 from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, note, open_checkpoint
 from .media import Content, MediaChoice, encoded, find_media, prepare
 from .options import DRAFTED, DRAWN, EMBEDDED, EnableThinking, Learned, ModelChoice, Only, ShowThinking, grouped
+from .prompt_cache import CacheFile, PromptCacheFile
 from .run import INTERRUPTED
 from .screen import Screen
 from .streams import STANDARD_INPUT, ending_at_once, moves_cursor, read_input
@@ -52,12 +54,14 @@ def generate(
     learned: Learned = True,
     show_thinking: ShowThinking = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
+    prompt_cache_file: PromptCacheFile = None,
 ) -> int:
     """Answer a prompt, with drafts from the assistant.
 
     Text goes to standard output as it is made, statistics to standard error after it.
     """
     found = find_media(_content(question, media.media), media)
+    cache_file = CacheFile(prompt_cache_file)
     check_choice(choice, options)
     _check_shown(show_thinking, options)
     checkpoint = open_checkpoint(choice, options)
@@ -78,27 +82,21 @@ def generate(
         pair,
         encoded(pair, prompt),
         options,
-        prompt_progress_callback=_progress,
+        prompt_cache=cache_file.open(pair, options.num_assistant_tokens),
+        prompt_progress_callback=cache_file.counting(_progress),
         draft_memory=draft_memory(learned),
     )
-    made: list[GenerationResponse] = []
-    interrupted = False
-    screen = Screen(show_thinking)
-    try:
-        for response in responses:
-            made.append(response)
-            if not as_json:
-                screen.show(response)
-    except KeyboardInterrupt:
-        interrupted = True
+    made, interrupted = _collect(responses, None if as_json else Screen(show_thinking))
     if as_json:
-        thoughts = _thoughts(made) if show_thinking else {}
-        print(json.dumps(_summary(made, interrupted) | thoughts, ensure_ascii=False))
+        more = cache_file.reused(made) | (_thoughts(made) if show_thinking else {})
+        print(json.dumps(_summary(made, interrupted) | more, ensure_ascii=False))
     elif made:
         print()
         note(statistics(made[-1], pair.assistant is not None, options.num_assistant_tokens))
         if why := cut_off(made[-1], pair.target.config.max_position_embeddings):
             note(f"The text ends here: {why}")
+    if (kept := cache_file.keep(made)) and not as_json:
+        note(kept)
     return INTERRUPTED if interrupted else 0
 
 
@@ -107,6 +105,23 @@ def _check_shown(show_thinking: bool, options: GenerationOptions) -> None:
         raise InputError(
             "--show-thinking tells thoughts from the answer, which --no-skip-special-tokens leaves as one text"
         )
+
+
+def _collect(
+    responses: "Generator[GenerationResponse, None, None]", screen: Screen | None
+) -> "tuple[list[GenerationResponse], bool]":
+    """All responses, each shown as soon as it is there; and whether Ctrl-C has cut them off."""
+    made = []
+    try:
+        for response in responses:
+            made.append(response)
+            if screen is not None:
+                screen.show(response)
+    except KeyboardInterrupt:
+        return made, True
+    finally:
+        responses.close()
+    return made, False
 
 
 def _content(question: Question, media: Media) -> Content:

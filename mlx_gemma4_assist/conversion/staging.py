@@ -1,18 +1,17 @@
 """Folders that appear whole or not at all: written beside their destination, and renamed when all are finished."""
 
-import errno
 import fcntl
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from ..errors import InputError, first_line
+from ..errors import InputError
+from ..files import why_not_written
 
 _UNFINISHED = ".{}.unfinished"
 _REPLACED = ".{}.replaced"
 _LOCK = ".lock"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_destination(destination: Path, force: bool, sources: Sequence[Path] = ()) -> None:
@@ -56,8 +55,7 @@ def staged(destinations: Sequence[Path], needed_bytes: int) -> Iterator[list[Pat
             for folder, destination in zip(folders, destinations, strict=True):
                 _publish(folder, destination)
         except OSError as error:
-            why = "the disk is full" if error.errno in _NO_SPACE else error.strerror or first_line(error)
-            raise InputError(f"cannot write {destinations[0]}: {why}") from error
+            raise InputError(f"cannot write {destinations[0]}: {why_not_written(error)}") from error
 
 
 def _check_space(destination: Path, needed: int) -> None:

@@ -8,11 +8,11 @@ nothing about it is an error: what cannot be read or written is left alone, and 
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from ..files import replacing
 from .learned import Learned
 
 FOLDER_VARIABLE = "MLX_GEMMA4_ASSIST_CACHE"
@@ -69,7 +69,8 @@ class DraftMemory:
         try:
             path = self.path(key)
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, content)
+            with replacing(path) as file:
+                file.write(content.encode())
         except (OSError, RuntimeError) as error:
             return f"what was learned of draft lengths cannot be kept: {error}"
         return None
@@ -105,14 +106,3 @@ def _parse(content: bytes, key: DraftKey) -> Learned:
     if not all(isinstance(values[name], list) for name in names):
         raise ValueError("'learned' is not made of lists")
     return Learned(**{name: tuple(values[name]) for name in names})
-
-
-def _replace(path: Path, content: str) -> None:
-    handle, written = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.replace(written, path)
-    except OSError:
-        os.unlink(written)
-        raise

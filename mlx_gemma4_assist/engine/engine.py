@@ -53,9 +53,13 @@ class Engine:
 
     def new_cache(self, num_assistant_tokens: int | None = None) -> KVCache:
         """An empty cache for requests with so many drafts per round; None leaves room for as many as are learned."""
+        layout = CacheLayout(self.pair.target.config, self.slack(num_assistant_tokens), self.pair.dtype)
+        return KVCache(layout, fingerprint=self.pair.fingerprint)
+
+    def slack(self, num_assistant_tokens: int | None = None) -> int:
+        """Slots beyond the window that :meth:`new_cache` gives a ring."""
         asked = GenerationOptions(num_assistant_tokens=num_assistant_tokens).num_assistant_tokens
-        slack = round_up(_needed_slack(longest_draft(self.pair, asked)), SLACK_STEP)
-        return KVCache(CacheLayout(self.pair.target.config, slack, self.pair.dtype), fingerprint=self.pair.fingerprint)
+        return round_up(_needed_slack(longest_draft(self.pair, asked)), SLACK_STEP)
 
     def run(self, request: Request, cache: KVCache | None = None, progress: Progress = no_progress) -> "Run":
         """A request's events, as one iterates over them; nothing is computed before.
