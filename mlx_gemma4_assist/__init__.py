@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import generate, load_prompt_cache, make_prompt_cache, stream_generate
+    from .api import (
+        BatchResponse,
+        BatchStats,
+        batch_generate,
+        generate,
+        load_prompt_cache,
+        make_prompt_cache,
+        stream_generate,
+    )
     from .cache.file import save_prompt_cache
     from .cache.rows import KVCache
     from .cache.soft_tokens import MediaPrompt
@@ -39,6 +47,9 @@ _PUBLIC = {
     "SpeculationStats": "engine.responses",
     "Pair": "engine.pair",
     "DraftMemory": "drafts.memory",
+    "BatchResponse": "api",
+    "BatchStats": "api",
+    "batch_generate": "api",
     "generate": "api",
     "make_prompt_cache": "api",
     "load_prompt_cache": "api",

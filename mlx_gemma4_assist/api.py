@@ -1,12 +1,17 @@
 """Text from a target, with or without its assistant: ``stream_generate``, ``generate``."""
 
 import inspect
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import fields
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Unpack, overload
 
+import mlx.core as mx
+
+from .backend import wired_limit
 from .cache.file import PathLike, read_cache
 from .cache.rows import KVCache
 from .cache.soft_tokens import MediaPrompt
@@ -15,12 +20,13 @@ from .engine.learning import Memory
 from .engine.pair import Pair
 from .engine.prefill import Progress, no_progress
 from .engine.request import Request
-from .engine.responses import GenerationResponse, responses
+from .engine.responses import BatchedText, GenerationResponse, responses
+from .engine.run import Run
 from .errors import InputError, described
 from .models.gemma4_assistant import Gemma4AssistantForCausalLM
 from .models.gemma4_text import Gemma4ForCausalLM
-from .options import GenerationOptions, OptionValues
-from .text.channels import Channel
+from .options import GenerationOptions, OptionValues, options_for_each
+from .text.channels import Channel, ChannelText
 from .text.processor import Processor, Prompt
 from .text.stops import StopStrings
 
@@ -96,16 +102,25 @@ def stream(
     draft_memory: Memory | None = None,
 ) -> Generator[GenerationResponse, None, None]:
     """``stream_generate`` for a pair and options that were made before. Arguments and errors as there."""
+    engine = Engine(pair, draft_memory)
+    options = GenerationOptions() if options is None else options
+    request, text = _request(pair, prompt, options, chat)
+    return responses(engine.run(request, prompt_cache, prompt_progress_callback), text)
+
+
+def _request(
+    pair: Pair, prompt: Prompt | MediaPrompt, options: GenerationOptions, chat: bool
+) -> tuple[Request, ChannelText]:
+    """A prompt as an engine's request, and what turns its tokens into text."""
     if not isinstance(chat, bool):
         raise InputError(f"chat is {described(chat)}, expected True or False")
     processor = pair.text()
-    options = GenerationOptions() if options is None else options
     stop = StopStrings(options.stop)
     whole = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(processor.encode(prompt, chat=chat))
     ends = processor.eos_token_ids | processor.stop_ids(options.stop)
     request = Request(whole, options, ends, tuple(processor.suppress_tokens))
-    run = Engine(pair, draft_memory).run(request, prompt_cache, prompt_progress_callback)
-    return responses(run, processor.turn(whole.tokens, stop, skip_special_tokens=options.skip_special_tokens))
+    text = processor.turn(whole.tokens, stop, skip_special_tokens=options.skip_special_tokens)
+    return request, text
 
 
 def with_options_spelled_out(function: Function) -> Function:
@@ -214,3 +229,136 @@ def generate(
         **options,
     )
     return "".join(response.text for response in parts if response.channel is Channel.ANSWER)
+
+
+@dataclass
+class BatchStats:
+    """What a batch took, with mlx-lm's fields.
+
+    Attributes:
+        prompt_tokens: of all prompts, how many tokens were computed.
+        prompt_time: seconds until all prompts had been read.
+        prompt_tps: the one over the other.
+        generation_tokens: of all texts.
+        generation_time: seconds of the whole call, prompts included: they are read while others generate.
+        generation_tps: tokens of all texts per second of it.
+        peak_memory: MLX's peak memory in GB.
+    """
+
+    prompt_tokens: int = 0
+    prompt_tps: float = 0.0
+    prompt_time: float = 0.0
+    generation_tokens: int = 0
+    generation_tps: float = 0.0
+    generation_time: float = 0.0
+    peak_memory: float = 0.0
+
+
+@dataclass
+class BatchResponse:
+    """What ``batch_generate`` returns, with mlx-lm's fields.
+
+    Attributes:
+        texts: of each prompt, as ``generate`` returns it.
+        stats: of all.
+        caches: of each prompt, if asked for; they hold what ``prompt_cache`` of ``stream_generate`` holds.
+        last: the last response of each: why it ended, what drafts did for it.
+    """
+
+    texts: list[str]
+    stats: BatchStats
+    caches: list[KVCache] | None
+    last: list[GenerationResponse]
+
+
+@with_options_spelled_out
+def batch_generate(
+    model: Gemma4ForCausalLM,
+    processor: Processor,
+    prompts: Sequence[Prompt | MediaPrompt],
+    assistant_model: Gemma4AssistantForCausalLM | None = None,
+    *,
+    chat: bool = True,
+    prompt_caches: Sequence[KVCache] | None = None,
+    return_prompt_caches: bool = False,
+    verbose: bool = False,
+    draft_memory: Memory | None = None,
+    **options: Any,
+) -> BatchResponse:
+    """Generate after many prompts at once, each with exactly the text that it would have got alone.
+
+    Up to 16 run at a time; as one ends the next begins. Each accepts its own number of drafts.
+
+    Args:
+        model, processor, assistant_model, chat, draft_memory: as for ``stream_generate``.
+        prompts: each as for ``stream_generate``.
+        prompt_caches: from ``make_prompt_cache``, one for each prompt.
+        return_prompt_caches: whether the caches are wanted afterwards.
+        verbose: whether to tell of each text that is finished, on standard error.
+        **options: the fields of ``GenerationOptions``, as keywords: a value for all prompts, or a list with one for
+            each. ``stop`` and ``logits_processors`` are one for each where they are lists of lists.
+
+    Raises:
+        InputError: before any work is done, as ``stream_generate``, or a list of another length than ``prompts``.
+    """
+    each = options_for_each(options, len(prompts))
+    engine = Engine(Pair(model, assistant_model, processor), draft_memory)
+    caches = _caches(engine, prompts, each, prompt_caches, return_prompt_caches)
+    requests = [_request(engine.pair, prompt, one, chat) for prompt, one in zip(prompts, each, strict=True)]
+    runs = [engine.run(request, cache) for (request, _), cache in zip(requests, caches, strict=True)]
+    texts = [BatchedText(run, text) for run, (_, text) in zip(runs, requests, strict=True)]
+    parts, last, stats = _collected(engine, runs, texts, verbose)
+    answers = ["".join(part) for part in parts]
+    return BatchResponse(answers, stats, [c for c in caches if c is not None] if return_prompt_caches else None, last)
+
+
+def _caches(
+    engine: Engine,
+    prompts: Sequence[Prompt | MediaPrompt],
+    options: Sequence[GenerationOptions],
+    given: Sequence[KVCache] | None,
+    wanted: bool,
+) -> Sequence[KVCache | None]:
+    if given is not None:
+        if len(given) != len(prompts):
+            raise InputError(f"there are {len(given)} prompt_caches for {len(prompts)} prompts")
+        return given
+    return [engine.new_cache(one.num_assistant_tokens) if wanted else None for one in options]
+
+
+def _collected(
+    engine: Engine, runs: Sequence[Run], texts: Sequence[BatchedText], verbose: bool
+) -> tuple[list[list[str]], list[GenerationResponse], BatchStats]:
+    """Run an engine until all texts have ended: their pieces, last responses, and what it took."""
+    parts: list[list[str]] = [[] for _ in texts]
+    last: dict[int, GenerationResponse] = {}
+    begin = read = time.perf_counter()
+    try:
+        with wired_limit():
+            while any(text.finish_reason is None for text in texts):
+                engine.scheduler.step()
+                for place, response in _ready(texts, verbose):
+                    read = time.perf_counter() if place not in last else read
+                    last[place] = response
+                    if response.channel is Channel.ANSWER:
+                        parts[place].append(response.text)
+    finally:
+        for text in texts:
+            text.close()
+    seconds = time.perf_counter() - begin
+    computed, made = sum(run.to_compute for run in runs), sum(one.generation_tokens for one in last.values())
+    stats = BatchStats(computed, computed / (read - begin) if read > begin else 0.0, read - begin)
+    stats.generation_tokens, stats.generation_time = made, seconds
+    stats.generation_tps = made / seconds if seconds else 0.0
+    stats.peak_memory = mx.get_peak_memory() / 1e9
+    return parts, [last[place] for place in range(len(texts))], stats
+
+
+def _ready(texts: Sequence[BatchedText], verbose: bool) -> Iterator[tuple[int, GenerationResponse]]:
+    """The responses that have come, with the places of their texts."""
+    for place, text in enumerate(texts):
+        if text.finish_reason is None:
+            for response in text.take():
+                yield place, response
+            if verbose and text.finish_reason is not None:
+                print(f"text {place + 1} of {len(texts)} is finished", file=sys.stderr, flush=True)

@@ -23,6 +23,9 @@ MAX_DRAFTS = 32
 COLDEST = 1e-30
 """The lowest temperature that is not 0."""
 
+MAX_LOGPROBS = 20
+"""Of how many of the likeliest tokens log-probabilities can be told, as with OpenAI's."""
+
 
 def integer(value: Any) -> int:
     """An integer of Python's or NumPy's, also as a whole float.
@@ -67,6 +70,13 @@ def _texts(value: Any) -> tuple[str, ...]:
     return texts
 
 
+def _biases(value: Any) -> tuple[tuple[int, float], ...]:
+    biases = {integer(token): number(bias) for token, bias in dict(value or ()).items()}
+    if any(token < 0 or not bias < inf for token, bias in biases.items()):
+        raise ValueError
+    return tuple(biases.items())
+
+
 def _functions(value: Any) -> tuple[LogitsProcessor, ...]:
     functions = () if value is None else tuple(value)
     if not all(callable(function) for function in functions):
@@ -97,6 +107,11 @@ class GenerationOptions:
         temperature: 0 is greedy.
         top_p, top_k, min_p: filters, in transformers' order: top-k, top-p, min-p after the temperature; 1 (or 0, as in
             mlx-lm), 0 and 0 keep all.
+        repetition_penalty, presence_penalty, frequency_penalty: transformers' penalty of all ids so far, the prompt's
+            included, and OpenAI's of generated ids; exact with drafts.
+        logit_bias: what is added to the logits of which ids; a mapping, or pairs, which is how it is held.
+        top_logprobs: of how many of the likeliest tokens log-probabilities are told, besides each token's own; None
+            tells none.
         draft_temperature: how the assistant's drafts are drawn when sampling; 0 takes its likeliest token. None is 0
             with a seed, 1 without one: drawn drafts are accepted more often, but they change the text that is drawn.
         seed: makes sampling repeatable; None draws a fresh one.
@@ -136,6 +151,29 @@ class GenerationOptions:
     )
     min_p: float = option(
         0.0, number, lambda x: 0 <= x <= 1, "0 to 1", "Keep tokens this fraction as likely as the likeliest."
+    )
+    repetition_penalty: float = option(
+        1.0,
+        number,
+        lambda x: 0 < x < inf,
+        "above 0",
+        "Divide the logits of ids in prompt and text by this, or multiply where negative; 1 changes nothing.",
+    )
+    presence_penalty: float = option(
+        0.0, number, lambda x: -inf < x < inf, "a number", "Subtract this from the logits of ids in the text."
+    )
+    frequency_penalty: float = option(
+        0.0, number, lambda x: -inf < x < inf, "a number", "Subtract this for each time that an id is in the text."
+    )
+    logit_bias: tuple[tuple[int, float], ...] = option(
+        (), _biases, lambda x: True, "ids and what is added to their logits", ""
+    )
+    top_logprobs: int | None = option(
+        None,
+        integer,
+        lambda x: 0 <= x <= MAX_LOGPROBS,
+        f"0 to {MAX_LOGPROBS}",
+        "Tell log-probabilities of the tokens and of so many of the likeliest.",
     )
     draft_temperature: float | None = option(
         None,
@@ -232,6 +270,11 @@ class OptionValues(TypedDict, total=False):
     top_p: float
     top_k: int
     min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float] | Iterable[tuple[int, float]] | None
+    top_logprobs: int | None
     draft_temperature: float | None
     seed: int | None
     num_assistant_tokens: int | None
@@ -240,6 +283,28 @@ class OptionValues(TypedDict, total=False):
     logits_processors: Iterable[LogitsProcessor] | None
     compile: bool | None
     prefill_step_size: int
+
+
+_OF_SEVERAL = ("stop", "logits_processors")  # options whose value for one text may be a list
+
+
+def options_for_each(options: Mapping[str, Any], count: int) -> list[GenerationOptions]:
+    """The options of several texts: a list has a value for each, anything else is for all.
+
+    ``stop`` and ``logits_processors`` are for each where they are lists of lists.
+
+    Raises:
+        OptionError: a list of another length, or a value that the option does not take.
+    """
+    spread = {}
+    for name, value in options.items():
+        one_each = isinstance(value, list)
+        if name in _OF_SEVERAL:
+            one_each = one_each and bool(value) and all(isinstance(item, list | tuple) for item in value)
+        if one_each and len(value) != count:
+            raise OptionError(f"{{{name}}} has {len(value)} values for {count} prompts")
+        spread[name] = value if one_each else [value] * count
+    return [GenerationOptions(**{name: values[i] for name, values in spread.items()}) for i in range(count)]
 
 
 def flags(name: str) -> tuple[str, ...]:

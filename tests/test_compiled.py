@@ -1,6 +1,7 @@
 """Compiled rounds give what eager ones give; without a compiler they are refused on the CPU backend."""
 
 import gc
+import itertools
 import weakref
 from dataclasses import replace
 from itertools import pairwise
@@ -114,10 +115,27 @@ def test_only_so_many_settings_are_kept(monkeypatch):
     made = []
     monkeypatch.setattr(compiled.CompiledSteps, "__del__", lambda steps: made.append(1), raising=False)
     pair = random_pair(2)
-    for k in range(KEPT + 5):
-        sampled(pair, None, max_tokens=1, top_k=k, compile=True)
+    filters = list(itertools.product((0, 1, 65, 257, 1025), (1.0, 0.9), (0.0, 0.1)))[: KEPT + 5]
+    for top_k, top_p, min_p in filters:
+        sampled(pair, None, max_tokens=1, top_k=top_k, top_p=top_p, min_p=min_p, compile=True)
     gc.collect()
     assert len(made) >= 5
+
+
+@needs_compiler
+def test_what_settings_have_in_use_is_traced_not_their_values(monkeypatch):
+    """Fifty settings of one kind: the steps of the first serve them all, and each has its own text."""
+    made = []
+    real = compiled.CompiledSteps.__init__
+    monkeypatch.setattr(compiled.CompiledSteps, "__init__", lambda steps, d: (made.append(1), real(steps, d))[1])
+    pair = random_pair(2)
+    texts = set()
+    for i in range(1, 51):
+        options = {"temperature": 0.5 + i / 10, "top_k": 5 + i, "top_p": 1 - i / 200, "compile": True, "seed": i}
+        made_of_it = sampled(pair, pair[1], max_tokens=12, num_assistant_tokens=2, **options)
+        texts.add(tuple(response.token for response in made_of_it))
+    assert len(made) == 1
+    assert len(texts) > 40
 
 
 def test_no_compiler(monkeypatch):

@@ -11,7 +11,7 @@ from support.stand_ins import LetterProcessor
 from mlx_gemma4_assist import InputError, make_prompt_cache, stream_generate
 from mlx_gemma4_assist.cache.layout import CacheLayout
 from mlx_gemma4_assist.cache.rows import KVCache
-from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt, SoftTokens, chunk_ends
+from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt, SoftTokens, chunk_end
 from mlx_gemma4_assist.engine.loop import start
 from mlx_gemma4_assist.engine.prefill import prefill
 from mlx_gemma4_assist.models.config import FULL, SLIDING
@@ -161,8 +161,9 @@ def test_a_kept_cache_knows_pictures_apart(pair):
 def test_chunks_never_end_within_soft_tokens():
     soft = media((3, 4), (7, 2), (20, 30))
     for step in range(1, 40):
-        ends = chunk_ends(0, 60, step, soft)
-        assert ends[-1] == 60
+        ends = [chunk_end(0, 60, step, soft)]
+        while ends[-1] < 60:
+            ends.append(chunk_end(ends[-1], 60, step, soft))
         assert ends == sorted(set(ends))
         assert not any(each.start < end < each.end for each in soft for end in ends)
         begins = [0, *ends[:-1]]

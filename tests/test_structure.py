@@ -50,6 +50,7 @@ MAY_READ = {
     "models/config.py: _check_override": "a key of config.json",
     "models/layers.py: RotaryEmbedding.__init__": "figures of a config",
     "models/names.py: layer_number": "digits of a tensor's name",
+    "rounds/host_accept.py: HostAcceptor.__call__": "deciding on the host is what it is for",
     "rounds/host_accept.py: HostAcceptor._one": "deciding on the host is what it is for",
 }
 MAY_CATCH_ALL = {

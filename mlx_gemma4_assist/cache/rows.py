@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from ..models.config import FULL, SLIDING
 from .layout import GROWTH, CacheLayout, grown_size
-from .store import Buffers, empty, joined, lengthened, taken
+from .store import Buffers, empty, joined, lengthened, taken, with_row
 
 
 class KVCache:
@@ -154,10 +154,30 @@ class KVCache:
 
         Where there is no memory for these, the error is MLX's, and the cache is empty all the same.
         """
+        self.empty()
+        self._allocate()
+
+    def empty(self) -> None:
+        """Let all rows begin anew, and keep no buffers; new ones are made when something is stored."""
         self._tokens = [[] for _ in self._tokens]
         self._written = [0] * len(self._tokens)
         self._buffers = ()
-        self._allocate()
+
+    def place(self, row: int, other: "KVCache") -> None:
+        """Put the row of another cache of this layout, which has one, into a row."""
+        self.forget(row)
+        self.reserve(other.size)
+        new = other.buffers if other.size == self.size else lengthened(self.layout, other.buffers, self.size)
+        self._written[row] = other.written[0]
+        self._buffers = with_row(self._buffers, row, new)
+        self._tokens[row] = list(other.tokens[0])
+
+    def adopt(self, other: "KVCache") -> None:
+        """Become what another cache of this layout is; the two share no later writes."""
+        self._tokens = [[] for _ in other.tokens]
+        self._written = other.written
+        self._buffers = other.buffers
+        self._tokens = [list(row) for row in other.tokens]
 
     def take(self, row: int) -> "KVCache":
         """A row as a cache of its own; the two share no later writes."""
@@ -188,3 +208,11 @@ def join(caches: Sequence[KVCache]) -> KVCache:
     tokens = [row for cache in caches for row in cache.tokens]
     written = [end for cache in caches for end in cache.written]
     return KVCache.of(first.layout, first.fingerprint, joined(parts), tokens, written)
+
+
+def resized(cache: KVCache, rows: int) -> KVCache:
+    """The rows of a cache with more rows behind them, which are empty."""
+    more = rows - len(cache.tokens)
+    buffers = joined([cache.buffers, empty(cache.layout, more, cache.size)])
+    tokens, written = [*cache.tokens, *[[]] * more], [*cache.written, *[0] * more]
+    return KVCache.of(cache.layout, cache.fingerprint, buffers, tokens, written)

@@ -65,19 +65,16 @@ class MediaPrompt(NamedTuple):
         return keys
 
 
-def chunk_ends(begin: int, end: int, step_size: int, media: Sequence[SoftTokens]) -> list[int]:
-    """Where the chunks of a prefill end: after at most ``step_size`` positions, and never within soft tokens.
+def chunk_end(begin: int, end: int, step_size: int, media: Sequence[SoftTokens]) -> int:
+    """Where a chunk of a prefill ends that begins here: after ``step_size`` positions at most, never within a picture.
 
-    A picture larger than a step gets a chunk of its own size.
+    Nor within a sound. A picture larger than a step gets a chunk of its own size.
     """
-    ends = []
-    while begin < end:
-        begin_of_chunk, begin = begin, min(begin + step_size, end)
-        for each in media:
-            if each.start < begin < each.end:
-                begin = each.start if each.start > begin_of_chunk else each.end
-        ends.append(begin)
-    return ends
+    reached = min(begin + step_size, end)
+    for each in media:
+        if each.start < reached < each.end:
+            reached = each.start if each.start > begin else each.end
+    return reached
 
 
 def within(media: Sequence[SoftTokens], begin: int, end: int) -> list[SoftTokens]:

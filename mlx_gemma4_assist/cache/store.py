@@ -50,6 +50,19 @@ def taken(buffers: Buffers, row: int) -> Buffers:
     return tuple((keys[row : row + 1], values[row : row + 1]) for keys, values in buffers)
 
 
+def placed(array: mx.array, row: int, new: mx.array) -> mx.array:
+    """An array (B, ...) with one row, (1, ...), in another's place."""
+    return mx.slice_update(array, new, mx.array([row]), axes=(0,))
+
+
+def with_row(buffers: Buffers, row: int, new: Buffers) -> Buffers:
+    """Buffers with those of one row in another's place; both of one size."""
+    return tuple(
+        (placed(keys, row, new_keys), placed(values, row, new_values))
+        for (keys, values), (new_keys, new_values) in zip(buffers, new, strict=True)
+    )
+
+
 def moved_to_ring(buffer: mx.array, lengths: Sequence[int], ring: int) -> mx.array:
     """A smaller ring's keys or values (B, G, R, D) in a ring of ``ring`` slots, as if it had never been smaller.
 

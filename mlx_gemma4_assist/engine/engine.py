@@ -1,14 +1,12 @@
-"""Runs requests on a pair: token ids in, token events out. It knows nothing of text.
+"""Runs requests on a pair, one or many at once: token ids in, token events out. It knows nothing of text.
 
-One request at a time, in the thread that iterates over it.
+All work is done in the thread that asks for events; one at a time.
 """
 
-import secrets
-from collections.abc import Generator, Sequence
-
-from ..backend import Kept, compiles_by_default, on_gpu, wired_limit
+from ..backend import Kept, compiles_by_default, on_gpu
 from ..cache.layout import CacheLayout, round_up
 from ..cache.rows import KVCache
+from ..drafts.batch import AutoBatchDraftLength
 from ..drafts.fixed import DEFAULT_DRAFTS, FixedDraftLength
 from ..drafts.learned import AUTO_LONGEST
 from ..drafts.protocol import DraftLength
@@ -16,19 +14,30 @@ from ..errors import InputError, OptionError, described
 from ..options import GenerationOptions
 from ..rounds.accept import accept
 from ..rounds.compiled import CompiledSteps, check_compiler
-from ..rounds.host_accept import HostAcceptor
-from ..rounds.sampling import sampling_of
-from ..rounds.state import Decoder
+from ..rounds.sampling import Sampling
+from ..rounds.state import Accept, Decoder
 from ..rounds.steps import EAGER, Steps
+from .batch import SLOTS, Batch
 from .learning import Learning, Memory
-from .loop import Emitted, Plan, rounds
 from .pair import Pair
-from .prefill import Progress, no_progress, prefill
-from .request import Request, TokenEvent
+from .prefill import Progress, no_progress
+from .request import Request
+from .run import Run
+from .scheduler import LOOK_AHEAD, Scheduler
 
-LOOK_AHEAD = 1
 KEPT = 8  # settings of compiled rounds per target: sampling options are constants of a trace
 SLACK_STEP = 32
+
+
+def compiles(asked: bool | None) -> bool:
+    """Whether rounds are compiled: as asked, else where that is the default.
+
+    Raises:
+        InputError: asked for where there is no compiler that MLX needs.
+    """
+    if asked:
+        check_compiler()
+    return compiles_by_default() if asked is None else asked
 
 
 class Engine:
@@ -49,6 +58,8 @@ class Engine:
         if memory is not None and (isinstance(memory, type) or not isinstance(memory, Memory)):
             raise InputError(f"draft_memory is {described(memory)}, expected None or DraftMemory(folder)")
         self.pair = pair
+        self.scheduler = Scheduler(Batch(self.decoder, self.steps), self._draft_length_together)
+        self.compiles = compiles
         self._memory = memory
 
     def new_cache(self, num_assistant_tokens: int | None = None) -> KVCache:
@@ -61,7 +72,7 @@ class Engine:
         asked = GenerationOptions(num_assistant_tokens=num_assistant_tokens).num_assistant_tokens
         return round_up(_needed_slack(longest_draft(self.pair, asked)), SLACK_STEP)
 
-    def run(self, request: Request, cache: KVCache | None = None, progress: Progress = no_progress) -> "Run":
+    def run(self, request: Request, cache: KVCache | None = None, progress: Progress = no_progress) -> Run:
         """A request's events, as one iterates over them; nothing is computed before.
 
         Args:
@@ -81,27 +92,20 @@ class Engine:
             raise OptionError("{draft_temperature} is for drafts, but there is no assistant model")
         request.check(self.pair.target.config)
         if cache is None:
-            cache = self.new_cache(options.num_assistant_tokens)
-        elif not isinstance(cache, KVCache):
+            return Run(self, request, self.new_cache(options.num_assistant_tokens), progress, kept=False)
+        if not isinstance(cache, KVCache):
             raise InputError(f"prompt_cache is {described(cache)}, expected what make_prompt_cache returns")
-        elif cache.fingerprint != self.pair.fingerprint or cache.layout.slack < _needed_slack(longest):
+        if cache.fingerprint != self.pair.fingerprint or cache.layout.slack < _needed_slack(longest):
             raise InputError("prompt_cache was made for another model, or for fewer num_assistant_tokens")
         return Run(self, request, cache, progress)
 
-    def decoder(self, request: Request, layout: CacheLayout) -> Decoder:
-        """The networks and settings of a request's rounds."""
-        processors = request.options.logits_processors
-        acceptor = HostAcceptor(processors, request.prompt.tokens) if processors else accept
-        sampling = sampling_of(request.options, request.suppress_tokens)
-        return Decoder(self.pair.target, self.pair.assistant, layout, sampling, acceptor)
+    def decoder(self, layout: CacheLayout, sampling: Sampling, acceptor: Accept | None) -> Decoder:
+        """The networks and settings of rounds; without an acceptor the device decides what stands."""
+        return Decoder(self.pair.target, self.pair.assistant, layout, sampling, acceptor or accept)
 
-    def steps(self, decoder: Decoder, options: GenerationOptions) -> Steps:
-        """How a request's rounds are made. What was compiled is kept with the target, for later engines too.
-
-        Raises:
-            InputError: there is no compiler, where MLX needs one.
-        """
-        if not compiles(options.compile):
+    def steps(self, decoder: Decoder, compiled: bool) -> Steps:
+        """How rounds are made. What was compiled is kept with the target, for later engines too."""
+        if not compiled:
             return EAGER
         kept: Kept = self.pair.target.kept.get("steps", lambda: Kept(KEPT))
         layout = decoder.layout
@@ -112,6 +116,18 @@ class Engine:
             steps = kept.get(key, lambda: CompiledSteps(decoder))
         return steps
 
+    def draft_length(self, options: GenerationOptions, learning: Learning | None) -> DraftLength:
+        """How many drafts a request wants in a round."""
+        if learning is not None:
+            return learning.draft_length
+        asked = options.num_assistant_tokens
+        return FixedDraftLength(0 if self.pair.assistant is None else DEFAULT_DRAFTS if asked is None else asked)
+
+    def _draft_length_together(self) -> AutoBatchDraftLength:
+        """How many drafts a round has that several rows share. It begins with what is known of single rows."""
+        known = self.learning(GenerationOptions())
+        return AutoBatchDraftLength(AUTO_LONGEST, None if known is None else known.draft_length.learned(), SLOTS)
+
     def learning(self, options: GenerationOptions) -> Learning | None:
         """What a request's rounds teach about draft lengths; None where their number is fixed."""
         assistant = self.pair.assistant
@@ -120,105 +136,6 @@ class Engine:
         if options.seed is not None and options.draft_temperature:
             return None  # drafts that are drawn change the text, so their number must not be learned from times
         return Learning(self.pair.target, assistant, compiles(options.compile), self._memory)
-
-
-class Run:
-    """A request in progress: iterate over it for its events, and close it.
-
-    Attributes:
-        kept: how many of the tokens made belong to the text, as far as it has been handed out. Who cuts the text
-            earlier, at a stop string, says so here before closing.
-        to_compute: tokens of the prompt that the cache did not hold.
-    """
-
-    def __init__(self, engine: Engine, request: Request, cache: KVCache, progress: Progress):
-        options = request.options
-        self.kept = 0
-        self.to_compute = 0
-        self.prompt: Sequence[int] = request.prompt.keys
-        self._request, self._cache, self._progress = request, cache, progress
-        self._budget = request.budget(engine.pair.target.config)
-        self._decoder = engine.decoder(request, cache.layout)
-        self._steps = engine.steps(self._decoder, options)
-        self._learning = engine.learning(options)
-        self._plan = Plan(
-            self._budget,
-            self._draft_length(engine.pair),
-            ahead=0 if options.logits_processors else LOOK_AHEAD,
-            seed=secrets.randbits(32) if options.seed is None else options.seed,
-            steps=self._steps,
-        )
-        self._events = self._run()
-
-    def __iter__(self) -> Generator[TokenEvent, None, None]:
-        return self._events
-
-    def close(self) -> None:
-        """No more is wanted. Drafts behind a stop, tokens that nobody asked for and rounds in flight fall away."""
-        self._events.close()
-
-    def _draft_length(self, pair: Pair) -> DraftLength:
-        if self._learning is not None:
-            return self._learning.draft_length
-        asked = self._request.options.num_assistant_tokens
-        return FixedDraftLength(0 if pair.assistant is None else DEFAULT_DRAFTS if asked is None else asked)
-
-    def _run(self) -> Generator[TokenEvent, None, None]:
-        cache, options = self._cache, self._request.options
-        holder = cache.claim()
-        rest = self.prompt[cache.reuse(0, self.prompt) :]
-        self.to_compute = len(rest)
-        rounds_read = 0
-        try:
-            with wired_limit():
-                prefill(
-                    self._decoder.target,
-                    cache,
-                    rest[:-1],
-                    options.prefill_step_size,
-                    steps=self._steps,
-                    media=self._request.prompt.media,
-                    progress=self._progress,
-                )
-                made = 0
-                for emitted in rounds(self._decoder, cache, rest[-1:], self._plan):
-                    rounds_read += 1
-                    event = self._event(emitted, made)
-                    self.kept = made = made + len(event.tokens)
-                    yield event
-                    if event.finish_reason is not None:
-                        return
-                    if not cache.is_held_by(holder):
-                        raise InputError("another text has begun on this prompt_cache: this one cannot go on")
-        except RuntimeError:  # what the device was doing with the buffers is not known
-            cache.reset()
-            raise
-        finally:
-            if self.kept and cache.lengths[0] and cache.is_held_by(holder):
-                cache.rewind(0, len(self.prompt) + self.kept - 1)
-            if self._learning is not None:
-                self._learning.keep(rounds_read)
-
-    def _event(self, emitted: Emitted, made: int) -> TokenEvent:
-        """A round of one row, cut at a stop token and at the budget."""
-        (tokens,), (accepted,) = emitted.tokens, emitted.accepted
-        tokens = tokens[: self._budget - made]
-        stop = next((place for place, token in enumerate(tokens) if token in self._request.stop_tokens), None)
-        if stop is not None:
-            return TokenEvent(tokens[: stop + 1], accepted, emitted.drafted, "stop")
-        reason = "length" if made + len(tokens) == self._budget else None
-        return TokenEvent(tokens, accepted, emitted.drafted, reason)
-
-
-def compiles(asked: bool | None) -> bool:
-    """Whether rounds are compiled: as asked, else where that is the default.
-
-    Raises:
-        InputError: asked for where there is no compiler that MLX needs.
-    """
-    if asked:
-        check_compiler()
-    return compiles_by_default() if asked is None else asked
 
 
 def longest_draft(pair: Pair, num_assistant_tokens: int | None) -> int:

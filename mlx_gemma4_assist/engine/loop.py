@@ -6,7 +6,7 @@ Only this loop and the prefill touch a cache, and only :func:`read` waits for th
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 
@@ -18,12 +18,26 @@ from ..rounds.state import Decoder, Round, RoundState
 from ..rounds.steps import EAGER, Steps
 
 
+class LogProbs(NamedTuple):
+    """What the target said in one place of a text.
+
+    Attributes:
+        own: the log-probability of the token that came there.
+        likeliest: (id, log-probability) of the likeliest, in falling order.
+    """
+
+    own: float
+    likeliest: list[tuple[int, float]]
+
+
 class Emitted(NamedTuple):
-    """A round as the host reads it: for each row its tokens, and how many of them were drafts."""
+    """A round as the host reads it: for each row its tokens, how many of them were drafts, and, where asked for, their
+    log-probabilities."""
 
     tokens: list[list[int]]
     accepted: list[int]
     drafted: int
+    log_probs: list[list[LogProbs]]
 
 
 @dataclass(frozen=True)
@@ -57,46 +71,89 @@ def read(emitted: Round) -> Emitted:
     accepted = cast(list[int], emitted.accepted.tolist())
     tokens = cast(list[list[int]], emitted.tokens.tolist())
     kept = [row[: n + 1] for row, n in zip(tokens, accepted, strict=True)]
-    return Emitted(kept, accepted, emitted.tokens.shape[1] - 1)
+    log_probs = _log_probs(emitted, kept) if emitted.log_probs else [[] for _ in kept]
+    return Emitted(kept, accepted, emitted.tokens.shape[1] - 1, log_probs)
 
 
-class _Flight:
-    """The rounds of a run that were submitted and not read, and the state after the last of them.
+def _log_probs(emitted: Round, kept: list[list[int]]) -> list[list[LogProbs]]:
+    """Of the tokens of each row that are kept."""
+    own, ids, values = (cast(list[Any], array.tolist()) for array in emitted.log_probs)
+    return [
+        [LogProbs(own[row][i], list(zip(ids[row][i], values[row][i], strict=True))) for i in range(len(tokens))]
+        for row, tokens in enumerate(kept)
+    ]
 
-    Attributes:
-        positions: how many positions they write in each row.
+
+class Flight:
+    """The rounds that were submitted and not read, and the state after the last of them.
+
+    Args:
+        decoder, steps, cache: what rounds are made with. Between two rounds the owner may put others in their places.
+        state: before the first round.
+        newest: the newest token of each row.
+        holders: for each row whom its tokens belong to, None if to nobody. A round that was submitted for another
+            holder says nothing of the row.
     """
 
-    def __init__(self, decoder: Decoder, cache: KVCache, tokens: Sequence[int], plan: Plan):
-        self.positions = 0
-        self._decoder, self._cache, self._steps = decoder, cache, plan.steps
-        self._state = start(decoder, cache, tokens, plan.seed)
-        self._newest = list(tokens)
-        self._rounds: deque[Round] = deque()
+    def __init__(
+        self,
+        decoder: Decoder,
+        steps: Steps,
+        cache: KVCache,
+        state: RoundState,
+        newest: Sequence[int],
+        holders: Sequence[object],
+    ):
+        self.decoder, self.steps, self.cache, self.state = decoder, steps, cache, state
+        self.newest = list(newest)
+        self.holders: list[object | None] = list(holders)
+        self._rounds: deque[tuple[Round, list[object | None]]] = deque()
 
     def __len__(self) -> int:
         return len(self._rounds)
 
     def submit(self, drafts: int) -> None:
         """Hand the device a round of so many drafts."""
-        cache, count = self._cache, drafts + 1
-        ends = [length + self.positions + count for length in cache.lengths]
-        cache.reserve(self._steps.reach(max(ends)))
-        emitted, self._state, buffers = self._steps.round(
-            self._decoder, self._state, cache.buffers, drafts, max(ends) - count
+        cache, count = self.cache, drafts + 1
+        ends = [
+            length + self._flying(holder) + count for length, holder in zip(cache.lengths, self.holders, strict=True)
+        ]
+        cache.reserve(self.steps.reach(max(ends)))
+        emitted, self.state, buffers = self.steps.round(
+            self.decoder, self.state, cache.buffers, drafts, max(ends) - count
         )
         cache.store(buffers, ends)
-        mx.async_eval(emitted, self._state, buffers)
-        self._rounds.append(emitted)
-        self.positions += count
+        mx.async_eval(emitted, self.state[:3], self.state.counts, buffers)
+        self._rounds.append((emitted, list(self.holders)))
+
+    def in_flight_for(self, holder: object) -> int:
+        """How many of the rounds in flight have a row of this holder."""
+        return sum(holder in holders for _, holders in self._rounds)
+
+    def extend(self, rows: int) -> None:
+        """More rows, without holders; the cache and the state have them already."""
+        self.holders += [None] * rows
+        self.newest += [0] * rows
+
+    def _flying(self, holder: object | None) -> int:
+        """How many positions the rounds in flight write for a holder."""
+        if holder is None:
+            return 0
+        return sum(emitted.tokens.shape[1] for emitted, holders in self._rounds if holder in holders)
 
     def land(self) -> Emitted:
-        """Wait for the first of the rounds; the keys and values of all but its last token are in the cache now."""
-        result = read(self._rounds.popleft())
-        self.positions -= result.drafted + 1
-        for row, tokens in enumerate(result.tokens):
-            self._cache.append(row, [self._newest[row], *tokens[:-1]])
-            self._newest[row] = tokens[-1]
+        """Wait for the first of the rounds; the keys and values of all but its last tokens are in the cache now.
+
+        Rows that had another holder, or none, when it was submitted have no tokens in it.
+        """
+        emitted, holders = self._rounds.popleft()
+        result = read(emitted)
+        for row, (tokens, holder) in enumerate(zip(result.tokens, holders, strict=True)):
+            if holder is None or holder is not self.holders[row]:
+                tokens.clear()
+                continue
+            self.cache.append(row, [self.newest[row], *tokens[:-1]])
+            self.newest[row] = tokens[-1]
         return result
 
 
@@ -111,7 +168,7 @@ def rounds(decoder: Decoder, cache: KVCache, tokens: Sequence[int], plan: Plan) 
         tokens: the newest token of each row.
         plan: how far, and how.
     """
-    flight = _Flight(decoder, cache, tokens, plan)
+    flight = Flight(decoder, plan.steps, cache, start(decoder, cache, tokens, plan.seed), tokens, range(len(tokens)))
     clock = RoundClock()
     done = 0  # tokens that every row has emitted, as far as the host has read
     while done < plan.budget:

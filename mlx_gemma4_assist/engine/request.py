@@ -8,6 +8,7 @@ from ..cache.soft_tokens import MediaPrompt
 from ..errors import InputError
 from ..models.config import Gemma4TextConfig
 from ..options import GenerationOptions
+from .loop import LogProbs
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Request:
         outside = next((token for token in self.suppress_tokens if not 0 <= token <= last), None)
         if outside is not None:
             raise InputError(f"suppress_tokens has the id {outside}, but the model's vocabulary ends at {last}")
+        outside = next((token for token, _ in self.options.logit_bias if token > last), None)
+        if outside is not None:
+            raise InputError(f"logit_bias has the id {outside}, but the model's vocabulary ends at {last}")
         self.prompt.check()
 
     def budget(self, config: Gemma4TextConfig) -> int:
@@ -75,9 +79,11 @@ class TokenEvent(NamedTuple):
         accepted: how many of the round's tokens were drafts; those are the first.
         drafted: how many drafts the round made.
         finish_reason: with the last tokens "stop" (a stop token) or "length"; None before.
+        log_probs: of each token, if asked for; empty otherwise.
     """
 
     tokens: list[int]
     accepted: int
     drafted: int
     finish_reason: str | None
+    log_probs: Sequence[LogProbs] = ()

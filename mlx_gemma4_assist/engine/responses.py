@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from ..text.channels import Channel, ChannelText, Piece
-from .engine import Run
+from .loop import LogProbs
 from .request import TokenEvent
+from .run import Run
 
 
 @dataclass
@@ -63,6 +64,9 @@ class GenerationResponse:
         finish_reason: on the last response "stop" (a stop token or stop string) or "length", None before.
         stats: of drafting; one object, final on the last response.
         channel: what the text is: "answer", "thought" or "tool_call". Models without such channels only answer.
+        logprob: the token's log-probability, where ``top_logprobs`` asks for it: what the target says after penalties
+            and biases, before temperature and filters.
+        top_logprobs: (id, log-probability) of the likeliest tokens in its place, in falling order.
     """
 
     text: str
@@ -76,6 +80,8 @@ class GenerationResponse:
     finish_reason: str | None
     stats: SpeculationStats
     channel: Channel = Channel.ANSWER
+    logprob: float | None = None
+    top_logprobs: list[tuple[int, float]] | None = None
 
 
 def responses(run: Run, text: ChannelText) -> Generator[GenerationResponse, None, None]:
@@ -88,6 +94,42 @@ def responses(run: Run, text: ChannelText) -> Generator[GenerationResponse, None
                 return
     finally:
         run.close()
+
+
+class BatchedText:
+    """The responses of one of several runs of an engine, fetched as they come.
+
+    Args:
+        run: takes part in the engine's work from now on.
+        text: of its tokens.
+
+    Attributes:
+        finish_reason: of the last response.
+    """
+
+    def __init__(self, run: Run, text: ChannelText):
+        self._run = run
+        self._reporter = _Reporter(run, text)
+        run.begin()
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self._reporter.finish_reason
+
+    def take(self) -> Iterator[GenerationResponse]:
+        """What has come since, up to the end; then the run is closed. Nothing is computed.
+
+        Raises:
+            RuntimeError: the engine failed.
+        """
+        while self._run.ready and self.finish_reason is None:
+            yield from self._reporter.report(next(iter(self._run)))
+        if self.finish_reason is not None:
+            self._run.close()
+
+    def close(self) -> None:
+        """No more is wanted."""
+        self._run.close()
 
 
 class _Reporter:
@@ -116,7 +158,8 @@ class _Reporter:
             self._run.kept = self._generated  # whoever stops iterating here has seen so many
             last = place == len(event.tokens) - 1
             piece = self._piece(token, event.finish_reason if last else None)
-            yield self._response(piece, token, place < event.accepted)
+            log_probs = event.log_probs[place] if event.log_probs else None
+            yield self._response(piece, token, place < event.accepted, log_probs)
             if self.finish_reason is not None:
                 return
 
@@ -129,7 +172,7 @@ class _Reporter:
         self.finish_reason = "stop" if self._text.stopped else finish_reason
         return piece
 
-    def _response(self, piece: Piece, token: int, from_draft: bool) -> GenerationResponse:
+    def _response(self, piece: Piece, token: int, from_draft: bool, log_probs: LogProbs | None) -> GenerationResponse:
         first = self._first or self._started
         spent = time.perf_counter() - first
         return GenerationResponse(
@@ -144,4 +187,6 @@ class _Reporter:
             finish_reason=self.finish_reason,
             stats=self._stats,
             channel=piece.channel,
+            logprob=None if log_probs is None else log_probs.own,
+            top_logprobs=None if log_probs is None else log_probs.likeliest,
         )

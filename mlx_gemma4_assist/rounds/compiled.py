@@ -21,7 +21,7 @@ from ..models.cost import attention_multiplications, weight_multiplications
 from .accept import accept
 from .chunk import Chunk, fill
 from .round import propose, settle, speculate
-from .state import Decoder, Drafts, Proposal, Round, RoundState, Target
+from .state import Counts, Decoder, Drafts, Proposal, Round, RoundState, Target
 
 LEAST_BUCKET, MOST_BUCKET = 192, 1024  # positions
 PADDING_PERCENT = 2  # multiplications with keys and values in vain, of those with weights
@@ -97,7 +97,7 @@ class CompiledSteps:
             return speculate(decoder, state, buffers, count, bound)
         if not on_host:
             emitted, after, buffers = self._get(_whole, count, bound)(tuple(state), buffers)
-            return Round(*emitted), RoundState(*after), buffers
+            return Round(*emitted), _again(state, after), buffers
         drafts, log_q, hidden, logits, buffers = self._get(_proposal, count, bound)(tuple(state), buffers)
         return *settle(decoder, state, Proposal(Drafts(drafts, log_q), hidden, logits, buffers)), buffers
 
@@ -131,17 +131,23 @@ class CompiledSteps:
         return self._compiled[key]
 
 
+def _again(state: RoundState, after: tuple[Any, ...]) -> RoundState:
+    """A state with what a round has changed; the rest needs no copies."""
+    length, token, hidden, counts = after
+    return state._replace(length=length, token=token, hidden=hidden, counts=None if counts is None else Counts(*counts))
+
+
 def _whole(decoder: Decoder, count: int, bound: int) -> Function:
     def run(state: tuple[mx.array, ...], buffers: Buffers) -> tuple[Any, ...]:
-        emitted, after, buffers = speculate(decoder, RoundState(*state), buffers, count, bound)
-        return tuple(emitted), tuple(after), buffers
+        emitted, after, buffers = speculate(decoder, RoundState.of(state), buffers, count, bound)
+        return tuple(emitted), (after.length, after.token, after.hidden, after.counts), buffers
 
     return run
 
 
 def _proposal(decoder: Decoder, count: int, bound: int) -> Function:
     def run(state: tuple[mx.array, ...], buffers: Buffers) -> tuple[Any, ...]:
-        drafts, hidden, logits, buffers = propose(decoder, RoundState(*state), buffers, count, bound)
+        drafts, hidden, logits, buffers = propose(decoder, RoundState.of(state), buffers, count, bound)
         return drafts.tokens, drafts.log_q, hidden, logits, buffers
 
     return run

@@ -9,10 +9,10 @@ from typing import cast
 
 import mlx.core as mx
 
-from ..options import LogitsProcessor
+from ..options import MAX_DRAFTS, LogitsProcessor
 from .accept import accept
-from .sampling import Sampling
-from .state import Drafts, Round, RoundState
+from .sampling import Sampling, Settings
+from .state import Accept, Drafts, Round, RoundState
 
 
 class HostAcceptor:
@@ -30,9 +30,10 @@ class HostAcceptor:
     def __call__(self, sampling: Sampling, state: RoundState, drafts: Drafts, logits: mx.array) -> Round:
         """Walk along the drafts until one falls; logits: (1, K + 1, V)."""
         count = drafts.tokens.shape[1]
+        counted = _first(drafts, count if state.rows is None else cast(int, state.rows.limit.item()))
         emitted: list[int] = []
-        for i in range(count + 1):
-            token, stands = self._one(sampling, state, drafts, logits, i)
+        for i in range(counted.tokens.shape[1] + 1):
+            token, stands = self._one(sampling, state, counted, logits, i)
             emitted.append(token)
             self._tokens.append(token)
             if not stands:
@@ -47,6 +48,48 @@ class HostAcceptor:
             row = processor(so_far, row)
         # A round of its own, of one draft or, past the last, of none; the row after a draft that stands is not used.
         proposed = Drafts(drafts.tokens[:, i : i + 1], None if drafts.log_q is None else drafts.log_q[:, i : i + 1])
-        rows = mx.repeat(row[:, None], proposed.tokens.shape[1] + 1, axis=1)
-        decided = accept(sampling, state._replace(length=state.length + i), proposed, rows)
+        repeated = mx.repeat(row[:, None], proposed.tokens.shape[1] + 1, axis=1)
+        decided = accept(sampling, _at(state, i), proposed, repeated)
         return cast(int, decided.tokens[0, 0].item()), bool(decided.accepted.item())
+
+
+def _first(drafts: Drafts, count: int) -> Drafts:
+    """The first ``count`` drafts, as if no others had been made."""
+    tokens = drafts.tokens[:, :count]
+    return Drafts(tokens, None if drafts.log_q is None or count == 0 else drafts.log_q[:, :count])
+
+
+def _at(state: RoundState, place: int) -> RoundState:
+    """The state of a round that begins ``place`` tokens later, and counts all of its drafts."""
+    rows = state.rows
+    later = None if rows is None else rows._replace(limit=mx.full(rows.limit.shape, MAX_DRAFTS, mx.int32))
+    return state._replace(length=state.length + place, rows=later)
+
+
+def accept_in_rows(acceptors: Sequence[HostAcceptor | None]) -> Accept:
+    """Acceptance of a batch some of whose rows need the host; the others are decided on the device as ever."""
+
+    def decide(sampling: Sampling, state: RoundState, drafts: Drafts, logits: mx.array) -> Round:
+        decided = accept(sampling, state, drafts, logits)
+        rows = range(len(acceptors))
+        tokens = [decided.tokens[row : row + 1] for row in rows]
+        accepted = [decided.accepted[row : row + 1] for row in rows]
+        for row, acceptor in enumerate(acceptors):
+            if acceptor is not None:
+                one = acceptor(sampling, _row(state, row), _drafts_of(drafts, row), logits[row : row + 1])
+                tokens[row], accepted[row] = one.tokens, one.accepted
+        return Round(mx.concatenate(tokens), mx.concatenate(accepted))
+
+    return decide
+
+
+def _row(state: RoundState, row: int) -> RoundState:
+    """One row of a state."""
+    here = slice(row, row + 1)
+    rows = None if state.rows is None else Settings(*(each[here] for each in state.rows))
+    return RoundState(state.length[here], state.token[here], state.hidden[here], state.keys[here], rows)
+
+
+def _drafts_of(drafts: Drafts, row: int) -> Drafts:
+    here = slice(row, row + 1)
+    return Drafts(drafts.tokens[here], None if drafts.log_q is None else drafts.log_q[here])

@@ -18,7 +18,8 @@ import mlx.core as mx
 from ..cache.block import Block
 from ..cache.shared import shared_kv_states
 from ..cache.store import Buffers
-from .sampling import DRAFT, choose, log_probabilities, suppress
+from .adjust import adjusted, counts_after, with_log_probs
+from .sampling import DRAFT, Sampling, choose, log_probabilities, suppress
 from .state import Decoder, Drafts, Proposal, Round, RoundState
 
 
@@ -38,7 +39,11 @@ def propose(decoder: Decoder, state: RoundState, buffers: Buffers, count: int, b
 
 def settle(decoder: Decoder, state: RoundState, proposal: Proposal) -> tuple[Round, RoundState]:
     """The second half: accept and advance."""
-    emitted = decoder.accept(decoder.sampling, state, proposal.drafts, proposal.logits)
+    sampling, drafts = decoder.sampling, proposal.drafts
+    logits = adjusted(proposal.logits, sampling, state, drafts.tokens)
+    emitted = decoder.accept(sampling, state, drafts, logits)
+    if sampling.top_logprobs >= 0:
+        emitted = with_log_probs(emitted, logits, sampling.top_logprobs)
     return emitted, advance(state, emitted, proposal.hidden)
 
 
@@ -53,7 +58,7 @@ def draft(decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bou
     sampling, assistant = decoder.sampling, decoder.assistant
     if count == 0 or assistant is None:
         return Drafts(mx.zeros((state.token.shape[0], 0), mx.int32), None)
-    as_point_mass = sampling.greedy or sampling.draft_temperature == 0
+    as_point_mass = not sampling.draws_drafts
     states, masks = shared_kv_states(decoder.layout, buffers, state.length, bound)
     position = draft_position(state)
     token, hidden = state.token, state.hidden
@@ -64,11 +69,24 @@ def draft(decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bou
         if as_point_mass:
             token = assistant.argmax(last)
         else:
-            logits = suppress(assistant.logits(last), sampling)
-            log_q.append(log_probabilities(logits, sampling.draft_temperature, sampling))
-            token = choose(log_q[-1], state.keys, state.length[:, None] + (i + 1), DRAFT)
+            token, drawn_from = _drawn(sampling, state, suppress(assistant.logits(last), sampling), i + 1)
+            log_q.append(drawn_from)
         tokens.append(token)
     return Drafts(mx.concatenate(tokens, axis=1), None if as_point_mass else mx.concatenate(log_q, axis=1))
+
+
+def _drawn(sampling: Sampling, state: RoundState, logits: mx.array, place: int) -> tuple[mx.array, mx.array]:
+    """The draft ``place`` positions behind the length, (B, 1), and what it is drawn from, (B, 1, V).
+
+    A row that drafts its assistant's likeliest token does so beside others that draw.
+    """
+    rows = state.rows
+    temperature = sampling.draft_temperature if rows is None else rows.draft_temperature
+    log_q = log_probabilities(logits, temperature, sampling, rows)
+    token = choose(log_q, state.keys, state.length[:, None] + place, DRAFT)
+    if rows is None:
+        return token, log_q
+    return mx.where((rows.draft_temperature == 0)[:, None], mx.argmax(logits, axis=-1).astype(mx.int32), token), log_q
 
 
 def verify(
@@ -82,12 +100,19 @@ def verify(
 
 
 def advance(state: RoundState, emitted: Round, hidden: mx.array) -> RoundState:
-    """The state after a round, of the same dtypes: the newest token, and the hidden state of the one before it."""
+    """The state after a round, of the same dtypes: the newest token, and the hidden state of the one before it.
+
+    A row without a request, whose limit is negative, stays where it is: what it writes is overwritten.
+    """
+    made = emitted.accepted + 1
+    if state.counts is not None:
+        state = state._replace(counts=counts_after(state.counts, emitted))
+    length = state.length + (made if state.rows is None else mx.where(state.rows.limit < 0, 0, made))
     if emitted.tokens.shape[1] == 1:
-        return state._replace(length=state.length + 1, token=emitted.tokens, hidden=hidden)
+        return state._replace(length=length, token=emitted.tokens, hidden=hidden)
     at = emitted.accepted[:, None]
     return state._replace(
-        length=state.length + emitted.accepted + 1,
+        length=length,
         token=mx.take_along_axis(emitted.tokens, at, axis=1),
         hidden=mx.take_along_axis(hidden, at[..., None], axis=1),
     )

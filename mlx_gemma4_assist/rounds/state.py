@@ -3,8 +3,8 @@
 Shapes: B rows, K drafts, V vocabulary, H the target's hidden size. All token ids are int32.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
@@ -12,7 +12,7 @@ from ..cache.layout import CacheLayout
 from ..cache.store import Buffers
 from ..models.attention import KeysValues
 from ..models.layers import BlockCache
-from .sampling import Sampling
+from .sampling import Sampling, Settings
 
 
 class Target(Protocol):
@@ -39,6 +39,13 @@ class Assistant(Protocol):
     def logits(self, hidden: mx.array) -> mx.array: ...
 
 
+class Counts(NamedTuple):
+    """Which ids a row has, (B, V) bool, and how often each has been generated, (B, V) int32; the newest included."""
+
+    seen: mx.array
+    made: mx.array
+
+
 class RoundState(NamedTuple):
     """What one round hands to the next.
 
@@ -47,12 +54,24 @@ class RoundState(NamedTuple):
         token: (B, 1) int32, the newest token, at position ``length``.
         hidden: (B, 1, H), the target's hidden state, after its final norm, at position ``length - 1``.
         keys: (B, 2) uint32, random keys; constant, since noise depends on the position.
+        rows: how each row's tokens are drawn; constant within a round. None where all rows are drawn as the decoder's
+            sampling says, with all their drafts.
+        counts: of each row's ids, where a penalty needs them.
     """
 
     length: mx.array
     token: mx.array
     hidden: mx.array
     keys: mx.array
+    rows: Settings | None = None
+    counts: Counts | None = None
+
+    @classmethod
+    def of(cls, arrays: Sequence[Any]) -> "RoundState":
+        """A state from the plain tuples that ``mx.compile`` makes of it."""
+        length, token, hidden, keys, rows, counts = arrays
+        settings = None if rows is None else Settings(*rows)
+        return cls(length, token, hidden, keys, settings, None if counts is None else Counts(*counts))
 
 
 class Round(NamedTuple):
@@ -61,10 +80,13 @@ class Round(NamedTuple):
     Attributes:
         tokens: (B, K + 1) int32.
         accepted: (B,) int32, how many of them were drafted.
+        log_probs: where asked for, log-probabilities of the tokens (B, K + 1) float32, ids of the n likeliest in each
+            place (B, K + 1, n) in falling order, and their log-probabilities.
     """
 
     tokens: mx.array
     accepted: mx.array
+    log_probs: tuple[mx.array, ...] = ()
 
 
 class Drafts(NamedTuple):
@@ -80,7 +102,7 @@ class Decoder(NamedTuple):
     Attributes:
         target, assistant: the networks; no assistant is plain decoding.
         layout: of the cache that the rounds work on.
-        sampling: how tokens are drawn.
+        sampling: how tokens are drawn: of all rows, or, where these have settings of their own, what is in use in any.
         accept: ``accept.accept``, or what stands in for it where acceptance needs the host.
     """
 

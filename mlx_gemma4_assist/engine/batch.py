@@ -1,0 +1,266 @@
+"""The rows of an engine: requests join and leave between rounds, and each accepts its own number of drafts.
+
+Rows lie in slots of 1, 2, 4, 8 or 16, since their number is part of the shape that rounds are traced for. Nobody waits
+for a row, and a row without a request costs its slot only: it writes to its own buffers, at their beginning.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from ..cache.layout import CacheLayout
+from ..cache.rows import KVCache, resized
+from ..cache.store import placed
+from ..options import MAX_DRAFTS
+from ..rounds.adjust import counted, nothing_counted
+from ..rounds.host_accept import HostAcceptor, accept_in_rows
+from ..rounds.sampling import Sampling, Settings, in_use, settings_of
+from ..rounds.state import Accept, Counts, Decoder, RoundState
+from ..rounds.steps import Steps
+from .loop import Flight, LogProbs
+
+SLOTS = (1, 2, 4, 8, 16)
+NOBODY = Sampling()
+
+
+@dataclass(eq=False)
+class Member:
+    """A request, as a row of a batch.
+
+    Attributes:
+        cache: one row, filled up to, not including, ``token``; while others share the batch it is empty, and has the
+            row's content again when the member has left.
+        token: the newest token.
+        hidden: (1, 1, H), the target's hidden state at the position before; None where no forward has kept it.
+        keys: (1, 2) uint32, of the row's noise.
+        sampling: how its tokens are drawn.
+        text: all ids so far, for penalties.
+        compiled: whether its rounds are compiled, where it is alone; in a batch they are if anybody's are.
+        holder: of the cache, if its content is wanted when the member has left.
+        acceptor: stands in for acceptance on the device; such a row's rounds are not submitted ahead.
+    """
+
+    cache: KVCache
+    token: int
+    hidden: mx.array | None
+    keys: mx.array
+    sampling: Sampling
+    text: Sequence[int] = ()
+    compiled: bool = False
+    holder: object | None = None
+    acceptor: HostAcceptor | None = None
+
+    def take_back(self, cache: KVCache, slot: int) -> None:
+        """Have the row of a batch's cache as one's own again, if it is still wanted."""
+        if self.holder is not None and self.cache.is_held_by(self.holder):
+            self.cache.adopt(cache.take(slot))
+            mx.async_eval(self.cache.buffers)  # what is not under way could not be used in another thread
+
+
+class Landed(NamedTuple):
+    """What a round gave a member: its tokens, of which the first ``accepted`` are drafts, out of ``drafted``; and their
+    log-probabilities, if anybody asked for them."""
+
+    member: Member
+    tokens: list[int]
+    accepted: int
+    drafted: int
+    log_probs: Sequence[LogProbs]
+
+
+class Batch:
+    """Members in slots, and their rounds in flight.
+
+    Args:
+        decoder: makes the networks and settings of rounds, from a cache's layout, what is in use, and how drafts are
+            accepted.
+        steps: how rounds of a decoder are made, compiled or not.
+    """
+
+    def __init__(
+        self,
+        decoder: Callable[[CacheLayout, Sampling, Accept | None], Decoder],
+        steps: Callable[[Decoder, bool], Steps],
+    ):
+        self._decoder, self._steps = decoder, steps
+        self._counted: deque[list[int]] = deque()  # of each round in flight, how many drafts count in each slot
+        self._slots: list[Member | None] = []
+        self._flight: Flight | None = None
+        self._limits: list[int] = []
+
+    @property
+    def members(self) -> list[Member]:
+        return [member for member in self._slots if member is not None]
+
+    @property
+    def slots(self) -> Sequence[Member | None]:
+        """Who is in each slot."""
+        return self._slots
+
+    @property
+    def in_flight(self) -> int:
+        """How many rounds were submitted and not read."""
+        return 0 if self._flight is None else len(self._flight)
+
+    def in_flight_for(self, member: Member) -> int:
+        """How many of these a member has a row in."""
+        return 0 if self._flight is None else self._flight.in_flight_for(member)
+
+    def has_room(self) -> bool:
+        return len(self.members) < SLOTS[-1]
+
+    def fits(self, layout: CacheLayout, suppress_tokens: tuple[int, ...]) -> bool:
+        """Whether a row can join: all have caches of one layout, and the same tokens that are never drawn."""
+        if self._flight is None:
+            return True
+        return layout == self._flight.cache.layout and suppress_tokens == self.members[0].sampling.suppress_tokens
+
+    def join(self, member: Member) -> None:
+        """Take a request into a free slot, from the next round on."""
+        if self._flight is None:
+            self._begin(member)
+        else:
+            self._place(member, self._free_slot())
+        self._renew()
+
+    def leave(self, member: Member) -> None:
+        """Let a request go; it has its cache back. Does nothing where it has left already."""
+        if member not in self._slots or self._flight is None:
+            return
+        slot, flight = self._slots.index(member), self._flight
+        self._slots[slot] = flight.holders[slot] = None
+        if not self.members:
+            self.clear()
+            if flight.cache is not member.cache:
+                member.take_back(flight.cache, slot)
+            return
+        member.take_back(flight.cache, slot)
+        flight.cache.forget(slot)
+        length = placed(flight.state.length, slot, mx.array([0], mx.int32))
+        mx.async_eval(length)
+        flight.state = flight.state._replace(length=length)
+        self._renew()
+
+    def clear(self) -> None:
+        """Let everybody go; caches that rows were taken from stay empty."""
+        self._slots, self._flight = [], None
+        self._counted.clear()
+
+    def submit(self, drafts: int, limits: Mapping[Member, int]) -> None:
+        """Hand the device a round of so many drafts, of which at most ``limits`` count in each row."""
+        assert self._flight is not None
+        wanted = [-1 if member is None else limits.get(member, MAX_DRAFTS) for member in self._slots]
+        wanted = [limit if limit < drafts else MAX_DRAFTS for limit in wanted]
+        if wanted != self._limits:
+            self._set_limits(wanted)
+        self._flight.submit(drafts)
+        self._counted.append([min(limit, drafts) for limit in wanted])
+
+    def land(self) -> tuple[int, list[Landed]]:
+        """Wait for the first round in flight: how many drafts it made, and what it gave those who had a part in it and
+        are still here."""
+        assert self._flight is not None
+        found = self._flight.land()
+        counted = self._counted.popleft()
+        return found.drafted, [
+            Landed(member, found.tokens[row], found.accepted[row], counted[row], found.log_probs[row])
+            for row, member in enumerate(self._slots[: len(counted)])
+            if member is not None and found.tokens[row]
+        ]
+
+    def _begin(self, member: Member) -> None:
+        decoder = self._decoder(member.cache.layout, in_use([member.sampling]), member.acceptor)
+        state = _state_of(member, decoder)
+        self._flight = Flight(
+            decoder, self._steps(decoder, member.compiled), member.cache, state, [member.token], [member]
+        )
+        self._slots = [member]
+
+    def _free_slot(self) -> int:
+        if None not in self._slots:
+            self._resize(next(size for size in SLOTS if size > len(self._slots)))
+        return self._slots.index(None)
+
+    def _resize(self, slots: int) -> None:
+        """More slots, behind those that there are."""
+        assert self._flight is not None
+        flight, now = self._flight, len(self._slots)
+        own = self.members[0].cache if now == 1 else None
+        flight.cache = resized(flight.cache, slots)
+        if own is not None:
+            own.empty()
+        flight.state = _longer(flight.state, slots - now)
+        flight.extend(slots - now)
+        self._slots += [None] * (slots - now)
+
+    def _place(self, member: Member, slot: int) -> None:
+        assert self._flight is not None
+        flight = self._flight
+        row = _state_of(member, flight.decoder)
+        flight.cache.place(slot, member.cache)
+        member.cache.empty()
+        flight.state = _with_row(flight.state, slot, row)
+        flight.newest[slot], flight.holders[slot] = member.token, member
+        self._slots[slot] = member
+
+    def _renew(self) -> None:
+        """What is in use, how rounds of it are made, and the settings of each row."""
+        assert self._flight is not None
+        flight = self._flight
+        acceptors = [None if member is None else member.acceptor for member in self._slots]
+        lone = len(acceptors) == 1
+        acceptor = acceptors[0] if lone else accept_in_rows(acceptors) if any(acceptors) else None
+        used = in_use([member.sampling for member in self.members])
+        flight.decoder = self._decoder(flight.cache.layout, used, acceptor)
+        flight.steps = self._steps(flight.decoder, any(member.compiled for member in self.members))
+        if not used.penalizes:
+            flight.state = flight.state._replace(counts=None)
+        self._set_limits([-1 if member is None else MAX_DRAFTS for member in self._slots])
+
+    def _set_limits(self, limits: list[int]) -> None:
+        assert self._flight is not None
+        self._limits = limits
+        rows = self._settings(limits) if self._differ() else None
+        self._flight.state = self._flight.state._replace(rows=rows)
+
+    def _differ(self) -> bool:
+        """Whether rows have settings to be told apart: one greedy row that nothing changes has none."""
+        return len(self._slots) > 1 or self._limits[0] < MAX_DRAFTS or self.members[0].sampling.has_values
+
+    def _settings(self, limits: Sequence[int]) -> Settings:
+        return settings_of([NOBODY if member is None else member.sampling for member in self._slots], limits)
+
+
+def _state_of(member: Member, decoder: Decoder) -> RoundState:
+    """One row, before its first round."""
+    token = mx.array([[member.token]], mx.int32)
+    hidden = member.hidden
+    if hidden is None:
+        hidden = mx.zeros(decoder.target.embed(token).shape, decoder.target.hidden_dtype)
+    counts = counted(member.text, decoder.layout.config.vocab_size) if member.sampling.penalizes else None
+    return RoundState(mx.array(member.cache.lengths, mx.int32), token, hidden, member.keys, counts=counts)
+
+
+def _longer(state: RoundState, rows: int) -> RoundState:
+    """A state with rows of zeros behind it; their settings are set afterwards."""
+
+    def longer(array: mx.array) -> mx.array:
+        return mx.concatenate([array, mx.zeros((rows, *array.shape[1:]), array.dtype)])
+
+    length, token, hidden, keys = (longer(array) for array in state[:4])
+    counts = None if state.counts is None else Counts(*(longer(array) for array in state.counts))
+    return RoundState(length, token, hidden, keys, state.rows, counts)
+
+
+def _with_row(state: RoundState, slot: int, row: RoundState) -> RoundState:
+    """A state with one row in another's place; its settings are set afterwards."""
+    length, token, hidden, keys = (placed(*each) for each in zip(state[:4], [slot] * 4, row[:4], strict=True))
+    counts, new = state.counts, row.counts
+    if new is not None:
+        rows, vocabulary = length.shape[0], new.seen.shape[-1]
+        counts = nothing_counted(rows, vocabulary) if counts is None else counts
+        counts = Counts(placed(counts.seen, slot, new.seen), placed(counts.made, slot, new.made))
+    return RoundState(length, token, hidden, keys, state.rows, counts)

@@ -1,0 +1,182 @@
+"""A request in progress."""
+
+import secrets
+from collections.abc import Generator, Iterator, Sequence
+from typing import Protocol
+
+import mlx.core as mx
+
+from ..backend import wired_limit
+from ..cache.layout import CacheLayout
+from ..cache.rows import KVCache
+from ..drafts.protocol import DraftLength
+from ..errors import InputError
+from ..options import GenerationOptions
+from ..rounds.host_accept import HostAcceptor
+from ..rounds.sampling import Sampling, in_use, row_keys, sampling_of
+from ..rounds.state import Accept, Decoder
+from ..rounds.steps import Steps
+from .batch import Member
+from .learning import Learning
+from .pair import Pair
+from .prefill import Progress, chunks, last_hidden
+from .request import Request, TokenEvent
+from .scheduler import ChunkSize, Job, Scheduler
+
+
+class Host(Protocol):
+    """What a run asks of its engine."""
+
+    @property
+    def pair(self) -> Pair: ...
+    @property
+    def scheduler(self) -> Scheduler: ...
+    def decoder(self, layout: CacheLayout, sampling: Sampling, acceptor: Accept | None) -> Decoder: ...
+    def steps(self, decoder: Decoder, compiled: bool) -> Steps: ...
+    def compiles(self, asked: bool | None) -> bool: ...
+    def learning(self, options: GenerationOptions) -> Learning | None: ...
+    def draft_length(self, options: GenerationOptions, learning: Learning | None) -> DraftLength: ...
+
+
+class Run:
+    """A request in progress: iterate over it for its events, and close it.
+
+    Several of one engine may be iterated over in turns: whoever asks for an event makes progress for all.
+
+    Args:
+        engine: what runs it.
+        request: what to continue, and how.
+        cache: of one row.
+        progress: called with (tokens of the prompt computed, tokens to compute).
+        kept: whether the cache is wanted afterwards.
+
+    Attributes:
+        kept: how many of the tokens made belong to the text, as far as it has been handed out. Who cuts the text
+            earlier, at a stop string, says so here before closing.
+        to_compute: tokens of the prompt that the cache did not hold.
+    """
+
+    def __init__(self, engine: Host, request: Request, cache: KVCache, progress: Progress, *, kept: bool = True):
+        options = request.options
+        self.kept = 0
+        self.to_compute = 0
+        self.prompt: Sequence[int] = request.prompt.keys
+        self._engine, self._request, self._cache, self._progress = engine, request, cache, progress
+        self._keeps_cache = kept
+        self._sampling = sampling_of(options, request.suppress_tokens)
+        self._compiled = engine.compiles(options.compile)
+        self._learning = engine.learning(options)
+        self._job = Job(
+            self._read_prompt,
+            cache.layout,
+            request.suppress_tokens,
+            request.budget(engine.pair.target.config),
+            request.stop_tokens,
+            engine.draft_length(options, self._learning),
+            learns=self._learning is not None,
+            steady=self._draws_by_seed(),
+            top_logprobs=options.top_logprobs,
+        )
+        self._holder: object | None = None
+        self._events = self._run()
+
+    def __iter__(self) -> Generator[TokenEvent, None, None]:
+        return self._events
+
+    def close(self) -> None:
+        """No more is wanted. Drafts behind a stop, tokens that nobody asked for and rounds in flight fall away."""
+        self._events.close()
+        self._engine.scheduler.drop(self._job)  # begun, but never iterated over
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next event is there, or an error in its place, without any work."""
+        return bool(self._job.events) or self._job.failed
+
+    def begin(self) -> None:
+        """Take part in the engine's work from now on, not only once an event is asked for."""
+        if self._holder is None:
+            self._holder = self._cache.claim()
+            self._engine.scheduler.add(self._job)
+
+    def _run(self) -> Generator[TokenEvent, None, None]:
+        cache, job = self._cache, self._job
+        rounds_read = 0
+        try:
+            self.begin()
+            with wired_limit():
+                while True:
+                    while not job.events:
+                        self._step()
+                    event = job.events.popleft()
+                    rounds_read += 1
+                    self.kept += len(event.tokens)
+                    yield event
+                    if event.finish_reason is not None:
+                        return
+                    if not cache.is_held_by(self._holder):
+                        raise InputError("another text has begun on this prompt_cache: this one cannot go on")
+        except RuntimeError:  # what the device was doing with the buffers is not known
+            cache.reset()
+            raise
+        finally:
+            self._engine.scheduler.drop(job)
+            if self.kept and cache.lengths[0] and cache.is_held_by(self._holder):
+                cache.rewind(0, len(self.prompt) + self.kept - 1)
+            if self._learning is not None:
+                self._learning.keep(rounds_read)
+
+    def _step(self) -> None:
+        if self._job.failed:
+            raise RuntimeError("the engine failed, or was interrupted, in a step for another request")
+        self._engine.scheduler.step()
+
+    def _read_prompt(self, others_run: bool, chunk_size: ChunkSize) -> Iterator[Member | None]:
+        """The prompt into the cache, chunk by chunk; then the row that goes on from its last token.
+
+        Beside others the last forward keeps its hidden state, so that the row drafts from its first round; alone the
+        first round, which has no drafts, gives the first token sooner.
+        """
+        cache, engine, prompt = self._cache, self._engine, self._request.prompt
+        options = self._request.options
+        rest = self.prompt[cache.reuse(0, self.prompt) :]
+        self.to_compute = len(rest)
+        decoder = engine.decoder(cache.layout, in_use([self._sampling]), None)
+        steps = engine.steps(decoder, self._compiled)
+        apart = 2 if others_run and len(rest) > 1 and rest[-2] >= 0 and not self._draws_by_seed() else 1
+        read = chunks(
+            engine.pair.target,
+            cache,
+            rest[:-apart],
+            lambda: min(options.prefill_step_size, chunk_size() or options.prefill_step_size),
+            steps=steps,
+            media=prompt.media,
+            progress=self._count,
+        )
+        for _ in read:
+            yield None
+        hidden = last_hidden(decoder, cache, rest[-2]) if apart == 2 else None
+        yield self._member(rest[-1], hidden)
+
+    def _count(self, done: int, total: int) -> None:
+        self._job.read = done
+        self._progress(done, total)
+
+    def _draws_by_seed(self) -> bool:
+        """Whether the text depends on how many drafts each round has: then it has as many as it would have alone."""
+        return self._request.options.seed is not None and self._sampling.draws_drafts
+
+    def _member(self, token: int, hidden: mx.array | None) -> Member:
+        options = self._request.options
+        processors = options.logits_processors
+        return Member(
+            self._cache,
+            token,
+            hidden,
+            row_keys(secrets.randbits(32) if options.seed is None else options.seed, 1),
+            self._sampling,
+            text=self._request.prompt.tokens,
+            compiled=self._compiled,
+            holder=self._holder if self._keeps_cache else None,
+            acceptor=HostAcceptor(processors, self._request.prompt.tokens) if processors else None,
+        )

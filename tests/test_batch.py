@@ -1,0 +1,382 @@
+"""Many requests at once: each gets what it would have got alone, whoever runs beside it, comes, goes or fails."""
+
+import gc
+import os
+import random
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from support.decoding import random_pair
+from support.paths import FAMILIES, GOLDENS
+from support.stand_ins import LetterProcessor
+from support.statistics import CHI_SQUARE_P, chi_square_p
+
+from mlx_gemma4_assist import (
+    GenerationOptions,
+    InputError,
+    Pair,
+    batch_generate,
+    load_assistant,
+    make_prompt_cache,
+    stream_generate,
+)
+from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt
+from mlx_gemma4_assist.checkpoints.loading import load_model
+from mlx_gemma4_assist.engine.batch import SLOTS
+from mlx_gemma4_assist.engine.engine import Engine
+from mlx_gemma4_assist.engine.request import Request, TokenEvent
+from mlx_gemma4_assist.engine.run import Run
+from mlx_gemma4_assist.rounds import sampling as drawing
+
+CANCELLED = int(os.environ.get("BATCH_CANCELLED", "30"))
+SETTINGS = int(os.environ.get("BATCH_SETTINGS", "60"))
+SCHEDULES = int(os.environ.get("BATCH_SCHEDULES", "4"))  # of each family; 60 take some minutes
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return random_pair(1)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    folder = GOLDENS / request.param
+    return Pair(load_model(folder / "target"), load_assistant(folder / "assistant"))
+
+
+def request_of(prompt: list[int], stop: tuple[int, ...] = (), **options: Any) -> Request:
+    return Request(MediaPrompt(prompt), GenerationOptions(**options), frozenset(stop))
+
+
+def tokens_of(run: Run) -> list[int]:
+    return [token for event in run for token in event.tokens]
+
+
+def alone(pair: Pair, request: Request) -> list[int]:
+    return tokens_of(Engine(pair).run(request))
+
+
+def assert_the_same(events: list[TokenEvent], pair: Pair, request: Request, where: Any) -> None:
+    """A request got the tokens and log-probabilities that it gets alone."""
+    expected = list(Engine(pair).run(request))
+    tokens, of_expected = ([token for event in each for token in event.tokens] for each in (events, expected))
+    assert tokens == of_expected, where
+    found, wanted = ([one for event in each for one in event.log_probs] for each in (events, expected))
+    assert len(found) == len(wanted) == (0 if request.options.top_logprobs is None else len(tokens)), where
+    np.testing.assert_allclose([one.own for one in found], [one.own for one in wanted], atol=1e-3)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose([v for _, v in one.likeliest], [v for _, v in other.likeliest], atol=1e-3)
+
+
+def letters(count: int, step: int = 7, vocabulary: int = 64) -> list[int]:
+    return [(step * i * i + 3 * i) % vocabulary for i in range(count)]
+
+
+def ban(*ids: int) -> Callable[[mx.array, mx.array], mx.array]:
+    def processor(tokens: mx.array, logits: mx.array) -> mx.array:
+        return mx.where(mx.any(mx.arange(logits.shape[-1])[:, None] == mx.array(ids), axis=1), -mx.inf, logits)
+
+    return processor
+
+
+def random_request(rng: random.Random, config: Any) -> Request:
+    """Any options, a prompt shorter or longer than the window, an end in the middle of a round."""
+    length = rng.choice([1, 2, 3, rng.randint(4, 15), config.sliding_window + rng.randint(0, 30)])
+    options: dict[str, Any] = {"max_tokens": rng.randint(1, 14)}
+    if rng.random() < 0.8:
+        options["num_assistant_tokens"] = rng.randint(0, 8)
+    if rng.random() < 0.6:
+        options |= {"temperature": rng.uniform(0.3, 1.5), "seed": rng.randint(0, 99)}
+        options |= {"top_k": rng.choice([0, 3, 40]), "top_p": rng.choice([1.0, 0.9]), "min_p": rng.choice([0, 0.02])}
+        if options.get("num_assistant_tokens"):
+            options |= {"draft_temperature": rng.choice([None, None, 0.7])}
+    if rng.random() < 0.3:
+        options |= {"repetition_penalty": rng.choice([1.0, 1.2]), "presence_penalty": rng.choice([0, 0.4])}
+        options |= {"frequency_penalty": rng.choice([0, 0.1])}
+    if rng.random() < 0.2:
+        options["logit_bias"] = {rng.randrange(config.vocab_size): rng.uniform(-9, 3) for _ in range(rng.randint(1, 5))}
+    if rng.random() < 0.3:
+        options["top_logprobs"] = rng.randint(0, 4)
+    if rng.random() < 0.15:
+        options["logits_processors"] = [ban(rng.randrange(config.vocab_size), rng.randrange(config.vocab_size))]
+    stop = tuple(rng.randrange(config.vocab_size) for _ in range(rng.choice([0, 0, config.vocab_size // 8])))
+    return request_of([rng.randrange(config.vocab_size) for _ in range(length)], stop, **options)
+
+
+def in_company(pair: Pair, requests: list[Request], rng: random.Random) -> tuple[list[list[TokenEvent] | None], int]:
+    """What each request gets where they begin at random moments, and some are given up (None); and in how many steps
+    two rows accepted different numbers of drafts."""
+    engine = Engine(pair)
+    waiting = [(index, engine.run(request)) for index, request in enumerate(requests)]
+    running: dict[int, Run] = {}
+    made: dict[int, list[TokenEvent] | None] = {index: [] for index, _ in waiting}
+    different = 0
+    while waiting or running:
+        if waiting and (not running or rng.random() < 0.3):
+            index, run = waiting.pop(0)
+            run.begin()
+            running[index] = run
+        engine.scheduler.step()
+        accepted = set()
+        for index, run in list(running.items()):
+            if rng.random() < 0.01:
+                made[index] = None
+                run.close()
+                del running[index]
+            while index in running and run.ready:
+                event = next(iter(run))
+                accepted.add(event.accepted)
+                made[index] = [*(made[index] or []), event]
+                if event.finish_reason is not None:
+                    run.close()
+                    del running[index]
+        different += len(accepted) > 1
+    assert engine.scheduler.idle
+    return [made[index] for index in range(len(requests))], different
+
+
+def test_any_company_changes_nothing(family):
+    """Random schedules of two to eight requests, in each of the five families."""
+    different = 0
+    for seed in range(SCHEDULES):
+        rng = random.Random(seed)
+        requests = [random_request(rng, family.target.config) for _ in range(rng.randint(2, 8))]
+        found, counted = in_company(family, requests, rng)
+        different += counted
+        for request, events in zip(requests, found, strict=True):
+            if events is not None:
+                assert_the_same(events, family, request, (seed, request))
+    assert different > 0
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_more_requests_than_slots(pair, compile):
+    """As one ends the next begins; all slots are used, and no text knows of it."""
+    requests = [
+        request_of(letters(3 + i, 5 + i), max_tokens=3 + i % 5, temperature=1.0, seed=i, compile=compile)
+        for i in range(SLOTS[-1] + 4)
+    ]
+    engine = Engine(Pair(*pair))
+    runs = [engine.run(request) for request in requests]
+    for run in runs:
+        run.begin()
+    found = [tokens_of(run) for run in runs]
+    assert found == [alone(Pair(*pair), request) for request in requests]
+    assert engine.scheduler.idle
+
+
+def test_a_batch_has_mlx_lms_fields(pair):
+    prompts = [letters(5), letters(20), letters(3, 11)]
+    options = {"max_tokens": [4, 9, 6], "temperature": [0, 1.0, 0.7], "seed": 3, "num_assistant_tokens": [3, 0, 2]}
+    found = batch_generate(pair[0], LetterProcessor(), prompts, pair[1], **options)
+    for i, prompt in enumerate(prompts):
+        one = {name: value[i] if isinstance(value, list) else value for name, value in options.items()}
+        expected = list(stream_generate(pair[0], LetterProcessor(), prompt, pair[1], **one))
+        assert found.texts[i] == "".join(response.text for response in expected)
+        assert found.last[i].finish_reason == expected[-1].finish_reason == "length"
+        assert found.last[i].prompt_tokens == len(prompt)
+    assert found.stats.generation_tokens == 19
+    assert found.stats.prompt_tokens == 28
+    assert found.caches is None
+    assert found.stats.generation_tps > 0 < found.stats.prompt_tps
+
+
+def test_stop_strings_end_their_own_text_only(pair):
+    prompts = [letters(5), letters(6)]
+    whole = batch_generate(pair[0], LetterProcessor(), prompts, pair[1], max_tokens=20, chat=False).texts
+    stop = whole[0][7:9]
+    cut = batch_generate(pair[0], LetterProcessor(), prompts, pair[1], max_tokens=20, chat=False, stop=[[stop], []])
+    assert cut.texts == [whole[0][: whole[0].find(stop)], whole[1]]
+    assert [last.finish_reason for last in cut.last] == ["stop", "length"]
+
+
+def test_caches_of_a_batch_go_on_alone(pair):
+    """What a row has written is the caller's afterwards: the next turn reads what is new, and is as with a cold one."""
+    prompts = [letters(25), letters(40), letters(8)]
+    first = batch_generate(
+        pair[0], LetterProcessor(), prompts, pair[1], max_tokens=[10, 4, 7], return_prompt_caches=True
+    )
+    for prompt, text, cache in zip(prompts, first.texts, first.caches, strict=True):
+        tokens = prompt + LetterProcessor().encode(text)
+        assert list(cache.tokens[0]) == tokens[:-1]
+        read: list[int] = []
+        options = {"max_tokens": 12, "num_assistant_tokens": 3}
+        warm = stream_generate(
+            pair[0],
+            LetterProcessor(),
+            [*tokens, 5, 6],
+            pair[1],
+            prompt_cache=cache,
+            prompt_progress_callback=lambda done, total, read=read: read.append(total),
+            **options,
+        )
+        cold = stream_generate(pair[0], LetterProcessor(), [*tokens, 5, 6], pair[1], **options)
+        assert [response.token for response in warm] == [response.token for response in cold]
+        assert max(read) <= 2
+
+
+def test_callers_caches_are_used(pair):
+    caches = [make_prompt_cache(*pair) for _ in range(2)]
+    prompts = [letters(12), letters(30)]
+    before = batch_generate(pair[0], LetterProcessor(), prompts, pair[1], max_tokens=5, prompt_caches=caches)
+    again = batch_generate(pair[0], LetterProcessor(), prompts, pair[1], max_tokens=5, prompt_caches=caches)
+    assert again.texts == before.texts
+    assert (before.stats.prompt_tokens, again.stats.prompt_tokens) == (42, 2)
+    with pytest.raises(InputError, match="1 prompt_caches for 2 prompts"):
+        batch_generate(pair[0], LetterProcessor(), prompts, pair[1], prompt_caches=caches[:1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": [0, 1]}, "temperature has 2 values for 3 prompts"),
+        ({"temperature": [0, 1, -1]}, "temperature is -1"),
+        ({"stop": [["a"]]}, "stop has 1 values for 3 prompts"),
+    ],
+)
+def test_options_that_fit_no_batch_are_refused(pair, options, message):
+    with pytest.raises(InputError, match=message):
+        batch_generate(pair[0], LetterProcessor(), [[1], [2], [3]], pair[1], **options)
+
+
+def test_a_failure_takes_those_with_it_who_had_a_part(pair, monkeypatch):
+    """A device that fails in a round, or in another's prompt: the others are told, and the engine goes on."""
+
+    def break_it(tokens, logits):
+        raise RuntimeError("out of memory")
+
+    engine = Engine(Pair(*pair))
+    broken = engine.run(request_of(letters(5), max_tokens=9, logits_processors=[break_it]))
+    beside = engine.run(request_of(letters(6), max_tokens=9))
+    beside.begin()
+    engine.scheduler.step()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        tokens_of(broken)
+    with pytest.raises(RuntimeError, match="another request"):
+        tokens_of(beside)
+    assert engine.scheduler.idle
+    request = request_of(letters(7), max_tokens=9)
+    assert tokens_of(engine.run(request)) == alone(Pair(*pair), request)
+
+
+def test_two_temperatures_side_by_side(pair):
+    """Chi-square per row over 10^4 draws: two rows, three tokens of a round, drafts drawn in one of them."""
+    rng = np.random.default_rng(4)
+    settings = [
+        drawing.Sampling(temperature=0.6, draft_temperature=0.9),
+        drawing.Sampling(temperature=1.4, top_k=4),
+    ]
+    logits = rng.normal(size=(1, 3, 6)).astype(np.float32) * 1.5
+    q_logits = logits[:, :2] + rng.normal(size=(1, 2, 6)).astype(np.float32) * 0.7
+    rows = 10_000
+    found = drawn_rounds(settings, logits, q_logits, rows)
+    for place, sampling in enumerate(settings):
+        tokens, accepted = (each[place::2] for each in found)
+        expected = np.exp(
+            np.array(drawing.log_probabilities(mx.array(logits[0]), sampling.temperature, sampling), np.float64)
+        )
+        first = np.bincount(tokens[:, 0], minlength=6)
+        kept = expected[0] > 0
+        assert first[~kept].sum() == 0
+        assert chi_square_p(first[kept], expected[0][kept] * rows) > CHI_SQUARE_P
+        assert 0 < accepted.sum() < 2 * rows
+
+
+def drawn_rounds(settings, logits, q_logits, rows):
+    """Rounds of two kinds of rows in turns, with two drafts each: tokens (2 rows, 3), accepted (2 rows,)."""
+    from mlx_gemma4_assist.rounds.accept import accept
+    from mlx_gemma4_assist.rounds.state import Drafts, RoundState
+
+    many = settings * rows
+    used = drawing.in_use(settings)
+    keys = drawing.row_keys(7, 2 * rows)
+    state = RoundState(
+        mx.full((2 * rows,), 4, mx.int32),
+        mx.zeros((2 * rows, 1), mx.int32),
+        mx.zeros((2 * rows, 1, 1)),
+        keys,
+        drawing.settings_of(many),
+    )
+    spread = mx.broadcast_to(mx.array(q_logits), (2 * rows, 2, 6))
+    log_q = drawing.log_probabilities(spread, state.rows.draft_temperature, used, state.rows)
+    positions = mx.broadcast_to(mx.array([5, 6]), (2 * rows, 2))
+    tokens = drawing.choose(log_q, keys, positions, drawing.DRAFT)
+    likeliest = mx.argmax(spread, axis=-1).astype(mx.int32)
+    tokens = mx.where((state.rows.draft_temperature == 0)[:, None], likeliest, tokens)
+    result = accept(used, state, Drafts(tokens, log_q), mx.broadcast_to(mx.array(logits), (2 * rows, 3, 6)))
+    return np.array(result.tokens), np.array(result.accepted)
+
+
+def test_cancelled_requests_leave_nothing_behind(pair):
+    """Requests given up at random points: slots are free, memory is back."""
+    rng = random.Random(1)
+    engine = Engine(Pair(*pair))
+
+    def give_up_some(count: int) -> None:
+        for _ in range(count):
+            run = engine.run(request_of(letters(rng.randint(1, 40)), max_tokens=30, num_assistant_tokens=3))
+            run.begin()
+            for _ in range(rng.randint(0, 4)):
+                engine.scheduler.step()
+            run.close()
+
+    give_up_some(5)
+    gc.collect()
+    mx.synchronize()
+    before = mx.get_active_memory()
+    give_up_some(CANCELLED)
+    assert engine.scheduler.idle
+    gc.collect()
+    mx.synchronize()
+    assert mx.get_active_memory() - before < 100_000
+
+
+def test_many_settings_share_what_is_made(pair):
+    """Traces, threads and memory are flat over many different settings."""
+    target = random_pair(3)
+    engine = Engine(Pair(*target))
+
+    def generate(i: int) -> None:
+        sampled = {"temperature": 0.5 + i / 500, "top_k": 1 + i % 64, "top_p": 0.5 + i / 2001, "seed": i}
+        tokens_of(engine.run(request_of(letters(4), max_tokens=4, num_assistant_tokens=2, **sampled)))
+
+    for i in range(20):
+        generate(i)
+    kept = len(target[0].kept)
+    gc.collect()
+    before, refs = mx.get_active_memory(), len(gc.get_objects())
+    for i in range(20, 20 + SETTINGS):
+        generate(i)
+    gc.collect()
+    assert len(target[0].kept) == kept
+    assert mx.get_active_memory() - before < 100_000
+    assert len(gc.get_objects()) - refs < 500, sys.getsizeof(engine)
+
+
+def test_requests_of_several_threads(pair):
+    """Begun here, carried on and closed in other threads, one at a time; what a row leaves is used in a third."""
+    requests = [request_of(letters(4 + i, 5), max_tokens=12, temperature=1.0, seed=i) for i in range(3)]
+    engine = Engine(Pair(*pair))
+    cache = engine.new_cache()
+    first, *others = [engine.run(requests[0], cache), *map(engine.run, requests[1:])]
+    for run in (first, *others):
+        run.begin()
+    for _ in range(3):
+        elsewhere(engine.scheduler.step)
+    elsewhere(first.close)
+    assert [elsewhere(lambda run=run: tokens_of(run)) for run in others] == [
+        alone(Pair(*pair), request) for request in requests[1:]
+    ]
+    again = elsewhere(lambda: tokens_of(engine.run(requests[0], cache)))
+    assert again == alone(Pair(*pair), requests[0])
+
+
+def elsewhere(call: Callable[[], Any]) -> Any:
+    """What a call gives in a thread of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
