@@ -59,7 +59,6 @@ MAY_CATCH_ALL = {
     "media/fetch.py: _within.run": "a thread hands on whatever was raised",
     "media/pictures.py: _decode": "Pillow's decoders raise anything over a broken file",
     "media/pictures.py: _read": "Pillow's readers raise anything over a broken header",
-    "text/panics.py: refused": "tokenizers raises Exception itself, and what its Rust side panics with is not even one",
 }
 # What breaks a rule still, and what will mend it. To become empty: a line that has been mended is an error too.
 KNOWN: dict[str, str] = {}

@@ -122,9 +122,10 @@ class Batch:
         """Take a request into a free slot, from the next round on."""
         if self._flight is None:
             self._begin(member)
+            self._set_limits([MAX_DRAFTS])
         else:
             self._place(member, self._free_slot())
-        self._renew()
+            self._renew()
 
     def leave(self, member: Member) -> None:
         """Let a request go; it has its cache back. Does nothing where it has left already."""
@@ -152,12 +153,12 @@ class Batch:
     def submit(self, drafts: int, limits: Mapping[Member, int]) -> None:
         """Hand the device a round of so many drafts, of which at most ``limits`` count in each row."""
         assert self._flight is not None
-        wanted = [-1 if member is None else limits.get(member, MAX_DRAFTS) for member in self._slots]
-        wanted = [limit if limit < drafts else MAX_DRAFTS for limit in wanted]
+        counted = [-1 if member is None else limits[member] for member in self._slots]
+        wanted = [limit if limit < drafts else MAX_DRAFTS for limit in counted]
         if wanted != self._limits:
             self._set_limits(wanted)
         self._flight.submit(drafts)
-        self._counted.append([min(limit, drafts) for limit in wanted])
+        self._counted.append(counted)
 
     def land(self) -> tuple[int, list[Landed]]:
         """Wait for the first round in flight: how many drafts it made, and what it gave those who had a part in it and

@@ -71,7 +71,7 @@ def read(emitted: Round) -> Emitted:
     accepted = cast(list[int], emitted.accepted.tolist())
     tokens = cast(list[list[int]], emitted.tokens.tolist())
     kept = [row[: n + 1] for row, n in zip(tokens, accepted, strict=True)]
-    log_probs = _log_probs(emitted, kept) if emitted.log_probs else [[] for _ in kept]
+    log_probs = _log_probs(emitted, kept) if emitted.log_probs else [[]] * len(kept)
     return Emitted(kept, accepted, emitted.tokens.shape[1] - 1, log_probs)
 
 

@@ -14,6 +14,7 @@ from ..cache.layout import CacheLayout
 from ..drafts.clock import RoundClock
 from ..drafts.protocol import BatchDraftLength, DraftLength
 from .batch import Batch, Landed, Member
+from .loop import LogProbs
 from .request import TokenEvent
 
 LOOK_AHEAD = 1
@@ -66,18 +67,18 @@ class Job:
 
     def take(self, landed: Landed) -> None:
         """A round's tokens, cut at a stop token and at the budget."""
-        tokens = landed.tokens[: self.budget - self.made]
-        stop = next((place for place, token in enumerate(tokens) if token in self.stop_tokens), None)
-        tokens = tokens if stop is None else tokens[: stop + 1]
+        tokens, stops = landed.tokens[: self.budget - self.made], self.stop_tokens
+        stopped = not stops.isdisjoint(tokens)
+        if stopped:
+            tokens = tokens[: next(place for place, token in enumerate(tokens, 1) if token in stops)]
         self.made += len(tokens)
-        reason = "stop" if stop is not None else "length" if self.made == self.budget else None
+        reason = "stop" if stopped else "length" if self.made == self.budget else None
         self.ended = reason is not None
-        log_probs = [
-            each._replace(likeliest=each.likeliest[: self.top_logprobs])
-            for each in landed.log_probs[: len(tokens)]
-            if self.top_logprobs is not None
-        ]
+        log_probs = () if self.top_logprobs is None else self._log_probs(landed.log_probs[: len(tokens)])
         self.events.append(TokenEvent(tokens, landed.accepted, landed.drafted, reason, log_probs))
+
+    def _log_probs(self, found: Sequence[LogProbs]) -> Sequence[LogProbs]:
+        return [each._replace(likeliest=each.likeliest[: self.top_logprobs]) for each in found]
 
 
 class Scheduler:
@@ -138,6 +139,8 @@ class Scheduler:
 
     def _read_prompts(self) -> None:
         """Read on until somebody runs, and for a while beside those who do."""
+        if self._reading is None and not self._waiting:
+            return
         begin = perf_counter()
         while reading := self._next_prompt():
             job, chunks = reading
@@ -171,9 +174,9 @@ class Scheduler:
         return self._reading
 
     def _run_round(self) -> None:
-        batch = self._batch
-        while batch.in_flight <= self._ahead() and (limits := self._limits()):
-            batch.submit(max(0, *limits.values()), limits)
+        batch, ahead = self._batch, self._ahead()
+        while batch.in_flight <= ahead and (limits := self._limits()):
+            batch.submit(max(limits.values()), limits)
         drafted, found = batch.land()
         seconds = self._clock.round_was_read()
         self._observe(drafted, found, None if self._has_read else seconds)
@@ -192,24 +195,28 @@ class Scheduler:
     def _ahead(self) -> int:
         """How many rounds to submit beyond the one that is read. None where the host decides what stands, and none
         before somebody has a first token: that round has no drafts to wait for."""
-        waits = any(member.acceptor is not None for member in self._running)
-        return 0 if waits or not any(job.made for job in self._running.values()) else LOOK_AHEAD
+        begun = False
+        for member, job in self._running.items():
+            if member.acceptor is not None:
+                return 0
+            begun |= job.made > 0
+        return LOOK_AHEAD if begun else 0
 
     def _limits(self) -> dict[Member, int]:
         """How many drafts count in the next round of each row; nothing if nobody wants one."""
-        caps = {member: self._cap(member, job) for member, job in self._running.items()}
-        if all(cap < 0 for cap in caps.values()):
+        together = self._learns_together()
+        caps = {member: self._cap(member, job, together) for member, job in self._running.items()}
+        if max(caps.values()) < 0:
             return {}
         caps = {member: max(0, cap) for member, cap in caps.items()}
-        if not self._learns_together():
+        if not together:
             return caps
         rows = self._batch.slots
         choice = self._together.choose(rows, [0 if row is None else caps.get(row, 0) for row in rows])
-        return {
-            member: min(cap, choice.drafts) if self._running[member].learns else cap for member, cap in caps.items()
-        }
+        learning = {member: min(cap, choice.drafts) for member, cap in caps.items() if self._running[member].learns}
+        return caps | learning
 
-    def _cap(self, member: Member, job: Job) -> int:
+    def _cap(self, member: Member, job: Job, together: bool) -> int:
         """The most drafts of a row's next round; negative if it wants no round."""
         flying = self._batch.in_flight_for(member)
         left = job.budget - job.made - flying
@@ -217,7 +224,7 @@ class Scheduler:
             return -1
         if job.made == 0 and flying == 0 and member.hidden is None:
             return 0
-        longest = self._together.longest if job.learns and self._learns_together() else job.draft_length.choose()
+        longest = self._together.longest if job.learns and together else job.draft_length.choose()
         return longest if job.steady else min(longest, left - 1)
 
     def _learns_together(self) -> bool:

@@ -34,9 +34,7 @@ class BlockCache(Protocol):
 
 def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
     """transformers' ``Gemma4RMSNorm`` over the last axis; without a weight nothing is scaled."""
-    if not on_gpu():
-        return cpu.rms_norm(x, weight, eps)
-    return mx.fast.rms_norm(x, weight, eps)
+    return mx.fast.rms_norm(x, weight, eps) if on_gpu() else cpu.rms_norm(x, weight, eps)
 
 
 class RMSNorm(Module):

@@ -104,7 +104,7 @@ def advance(state: RoundState, emitted: Round, hidden: mx.array) -> RoundState:
 
     A row without a request, whose limit is negative, stays where it is: what it writes is overwritten.
     """
-    made = emitted.accepted + 1
+    made = 1 if emitted.tokens.shape[1] == 1 else emitted.accepted + 1
     if state.counts is not None:
         state = state._replace(counts=counts_after(state.counts, emitted))
     length = state.length + (made if state.rows is None else mx.where(state.rows.limit < 0, 0, made))

@@ -7,7 +7,7 @@ from tokenizers.decoders import DecodeStream
 
 from .panics import refused
 
-_NO_TEXT = "the checkpoint's tokenizer cannot turn tokens into text"
+_DAMAGED = refused("the checkpoint's tokenizer cannot turn tokens into text")
 
 
 def decode(tokenizer: Tokenizer, tokens: list[int], *, skip_special_tokens: bool) -> str:
@@ -16,7 +16,7 @@ def decode(tokenizer: Tokenizer, tokens: list[int], *, skip_special_tokens: bool
     Raises:
         InputError: the tokenizer is damaged.
     """
-    with refused(_NO_TEXT):
+    with _DAMAGED:
         return tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
 
 
@@ -69,7 +69,7 @@ class Detokenizer:
         self._run.append(token)
         if token in self._kinds.bytes:
             return ""
-        with refused(_NO_TEXT):
+        with _DAMAGED:
             text = self._stream.step(self._kinds.tokenizer, self._run) or ""
         self._run = []
         self._emitted += len(text)

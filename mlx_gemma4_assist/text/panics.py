@@ -1,14 +1,12 @@
 """What the tokenizers library ends in where a tokenizer is damaged."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from ..errors import InputError, first_line
 
 
-@contextmanager
-def refused(what: str) -> Iterator[None]:
-    """Turn what the tokenizers library raises into an InputError.
+class refused:
+    """Turns what the tokenizers library raises within a ``with`` into an InputError; to be used again and again.
 
     It raises ``Exception`` itself, and where its Rust side panics what is no ``Exception`` at all.
 
@@ -18,11 +16,17 @@ def refused(what: str) -> Iterator[None]:
     Raises:
         InputError: the library has raised something.
     """
-    try:
-        yield
-    except InputError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__module__ != "pyo3_runtime":
-            raise
-        raise InputError(f"{what}: {first_line(error)}") from None
+
+    def __init__(self, what: str):
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, InputError):
+            return
+        if isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime":
+            raise InputError(f"{self._what}: {first_line(error)}") from None
