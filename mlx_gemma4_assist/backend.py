@@ -139,17 +139,12 @@ def fused(function: Callable[[*Ts], mx.array]) -> Callable[[*Ts], mx.array]:
     It is traced once for all: it must not ask ``on_gpu``.
     """
     compiled: Callable[[*Ts], mx.array] = mx.compile(function, shapeless=True)
-    chosen: Callable[[*Ts], mx.array] | None = None  # once and for all, where no other device can be the default
+    if not _HAS_GPU:  # no default device that changes later changes the answer
+        return compiled if can_compile() else function
 
     @wraps(function)
     def call(*arguments: *Ts) -> mx.array:
-        nonlocal chosen
-        if chosen is not None:
-            return chosen(*arguments)
-        suitable = compiled if can_compile() else function
-        if not _HAS_GPU:
-            chosen = suitable
-        return suitable(*arguments)
+        return compiled(*arguments) if can_compile() else function(*arguments)
 
     return call
 

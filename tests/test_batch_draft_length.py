@@ -13,6 +13,7 @@ import pytest
 from support import draft_simulation as simulation
 from support.draft_simulation import LONGEST, random_settings, round_costs, setting
 from support.draft_simulation_batch import (
+    FixedBatchDraftLength,
     Session,
     batch_costs,
     fixed_throughputs,
@@ -21,7 +22,6 @@ from support.draft_simulation_batch import (
 )
 
 from mlx_gemma4_assist.drafts.batch import SLOTS, AutoBatchDraftLength
-from mlx_gemma4_assist.drafts.fixed import FixedBatchDraftLength
 from mlx_gemma4_assist.drafts.learned import AutoDraftLength, Learned
 from mlx_gemma4_assist.drafts.memory import DraftKey, DraftMemory
 from mlx_gemma4_assist.drafts.protocol import BatchChoice

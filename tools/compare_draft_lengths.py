@@ -22,16 +22,20 @@ from math import exp, log
 from pathlib import Path
 from statistics import fmean
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
 from command_line import parser_for, positive, run_tool
+from support import draft_simulation as simulation
+from support import draft_simulation_batch as batches
+from support.draft_simulation_batch import FixedBatchDraftLength
 
 from mlx_gemma4_assist.drafts import acceptance, costs, curve, learned, probes
 from mlx_gemma4_assist.drafts.batch import SLOTS, AutoBatchDraftLength
-from mlx_gemma4_assist.drafts.fixed import FixedBatchDraftLength, FixedDraftLength
+from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
 from mlx_gemma4_assist.drafts.learned import AutoDraftLength
 from mlx_gemma4_assist.drafts.protocol import BatchChoice, BatchDraftLength, DraftLength
 
 LONGEST, LONG, SHORT = 8, 2000, 500
-TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 
 class Schedule:
@@ -166,12 +170,9 @@ def lines_of(name: str) -> int:
 
 
 def compare(args: argparse.Namespace) -> None:
-    sys.path.insert(0, str(TESTS))
     if args.rows:
         compare_batches(args)
         return
-    from support import draft_simulation as simulation
-
     print("| controller | lines | seed | of the best fixed length: average, worst | first 500: of plain, worst | µs |")
     print("|---|---|---|---|---|---|")
     for name, make in CONTROLLERS.items():
@@ -187,16 +188,14 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def compare_batches(args: argparse.Namespace) -> None:
-    from support import draft_simulation_batch as simulation
-
     print("| controller | rows | of the best fixed length: average, worst | of undrafted: average, worst | µs |")
     print("|---|---|---|---|---|")
     for rows in args.rows:
-        sessions = [each for seed in args.seed for each in simulation.random_sessions(args.settings, rows, seed)]
-        fixed = [simulation.fixed_throughputs(each) for each in sessions]
+        sessions = [each for seed in args.seed for each in batches.random_sessions(args.settings, rows, seed)]
+        fixed = [batches.fixed_throughputs(each) for each in sessions]
         for name, make in BATCH_CONTROLLERS.items():
             begin = time.process_time()
-            runs = [simulation.run_batch(make(rows), each) for each in sessions]
+            runs = [batches.run_batch(make(rows), each) for each in sessions]
             spent = 1e6 * (time.process_time() - begin) / sum(len(run.rounds) for run in runs)
             best = [run.throughput / max(each) for run, each in zip(runs, fixed, strict=True)]
             plain = [run.throughput / each[0] for run, each in zip(runs, fixed, strict=True)]

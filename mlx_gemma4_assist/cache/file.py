@@ -186,7 +186,7 @@ def _restored(layout: CacheLayout, contents: Contents, arrays: list[mx.array]) -
     arrays.reverse()
     for kind in layout.kinds:
         keys, values = (_restored_layer(layout, kind, contents, arrays.pop()) for _ in range(2))
-        mx.eval(keys, values)
+        mx.eval(keys, values)  # no host read: the file's bytes can go, and any thread may use what is made
         made.append((keys, values))
     return tuple(made)
 

@@ -12,6 +12,7 @@ to 0.92 of the time per layer in five of six measurements on a CPU) and has no m
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import mlx.core as mx
 
@@ -39,16 +40,16 @@ class CacheLayout:
     slack: int
     dtype: mx.Dtype
 
-    @property
+    @cached_property
     def kinds(self) -> tuple[str, ...]:
         """The layer type of each layer that owns keys and values."""
         return self.config.layer_types[: self.config.num_kv_layers]
 
-    @property
+    @cached_property
     def window(self) -> int:
         return self.config.sliding_window
 
-    @property
+    @cached_property
     def ring(self) -> int:
         return self.window + self.slack
 

@@ -42,7 +42,7 @@ class KVCache:
 
     def _allocate(self) -> None:
         buffers = empty(self.layout, len(self._tokens), GROWTH)
-        mx.eval(buffers)
+        mx.eval(buffers)  # no host read: lazy zeros could be used in this thread only
         self._buffers = buffers
 
     @property
@@ -71,8 +71,10 @@ class KVCache:
     @property
     def size(self) -> int:
         """Slots of a linear buffer; 0 without any."""
-        kinds = zip(self.layout.kinds, self._buffers, strict=False)
-        return next((keys.shape[2] for kind, (keys, _) in kinds if kind == FULL), 0)
+        if not self._buffers or FULL not in self.layout.kinds:
+            return 0
+        keys, _ = self._buffers[self.layout.kinds.index(FULL)]
+        return keys.shape[2]
 
     @property
     def nbytes(self) -> int:

@@ -45,16 +45,13 @@ def attend(queries: mx.array, keys_values: KeysValues, mask: Mask) -> mx.array:
 
     Bands leave out the keys that none of their queries may see, and bound the memory for scores.
     """
-    if not isinstance(mask, list):
-        return _attend(queries, *keys_values, mask)
-    bands = []
-    for band in mask:
-        keys, values = (x[:, :, slice(*band.keys)] for x in keys_values)
-        bands.append(_attend(queries[:, :, slice(*band.queries)], keys, values, band.mask))
-    return mx.concatenate(bands, axis=2)
-
-
-def _attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None) -> mx.array:
+    if isinstance(mask, list):
+        keys, values = keys_values
+        bands = [
+            attend(queries[:, :, slice(*q)], (keys[:, :, slice(*k)], values[:, :, slice(*k)]), band)
+            for q, k, band in mask
+        ]
+        return mx.concatenate(bands, axis=2)
     if not on_gpu():
-        return cpu.attend(queries, keys, values, mask)
-    return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=1.0, mask=mask)
+        return cpu.attend(queries, *keys_values, mask)
+    return mx.fast.scaled_dot_product_attention(queries, *keys_values, scale=1.0, mask=mask)

@@ -55,18 +55,15 @@ def _exp(x: mx.array) -> mx.array:
 # Norms
 
 
-def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
-    """``mx.fast.rms_norm``, which is eight operations here, as one kernel where that can be compiled."""
-    return _normalized(x, eps) if weight is None else _normalized_and_scaled(x, weight, eps)
-
-
 @fused
-def _normalized(x: mx.array, eps: float) -> mx.array:
+def normalized(x: mx.array, eps: float) -> mx.array:
+    """``mx.fast.rms_norm`` without a weight: eight operations here, one kernel where that can be compiled."""
     return mx.fast.rms_norm(x, None, eps)
 
 
 @fused
-def _normalized_and_scaled(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+def normalized_and_scaled(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+    """The same with a weight."""
     return mx.fast.rms_norm(x, weight, eps)
 
 
@@ -97,8 +94,10 @@ def attend(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array |
     """
     if queries.shape[2] > BAND:
         return _attend_in_bands(queries, keys, values, mask)
-    seen = _as_array(mask, queries.shape[2], keys.shape[2])
-    return _attend_together(queries, keys, values, seen)
+    if isinstance(mask, str):
+        L, S = queries.shape[2], keys.shape[2]
+        mask = mx.arange(S) <= mx.arange(S - L, S)[:, None]
+    return _attend_together(queries, keys, values, mask)
 
 
 def _attend_in_bands(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str | None) -> mx.array:
@@ -110,10 +109,6 @@ def _attend_in_bands(queries: mx.array, keys: mx.array, values: mx.array, mask: 
         rows = mask[..., q0:q1, :] if isinstance(mask, mx.array) and mask.shape[-2] > 1 else mask
         bands.append(attend(queries[:, :, q0:q1], keys[:, :, :end], values[:, :, :end], rows))
     return mx.concatenate(bands, axis=2)
-
-
-def _as_array(mask: mx.array | str | None, L: int, S: int) -> mx.array | None:
-    return mx.arange(S) <= mx.arange(S - L, S)[:, None] if isinstance(mask, str) else mask
 
 
 def _attend_together(queries: mx.array, keys: mx.array, values: mx.array, mask: mx.array | None) -> mx.array:

@@ -34,7 +34,9 @@ class BlockCache(Protocol):
 
 def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
     """transformers' ``Gemma4RMSNorm`` over the last axis; without a weight nothing is scaled."""
-    return mx.fast.rms_norm(x, weight, eps) if on_gpu() else cpu.rms_norm(x, weight, eps)
+    if on_gpu():
+        return mx.fast.rms_norm(x, weight, eps)
+    return cpu.normalized(x, eps) if weight is None else cpu.normalized_and_scaled(x, weight, eps)
 
 
 class RMSNorm(Module):

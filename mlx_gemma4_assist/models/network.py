@@ -1,5 +1,7 @@
 """What MLX's modules lack: types, and a protocol for weights that come from a checkpoint."""
 
+from abc import ABC, abstractmethod
+
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
@@ -12,12 +14,12 @@ class Module(nn.Module):
         super().__init__()  # type: ignore[no-untyped-call]  # MLX's has no annotations
 
 
-class Network(Module):
+class Network(Module, ABC):
     """A network that knows its parameters under the names that checkpoints have for them."""
 
+    @abstractmethod
     def parameter_name(self, name: str) -> str | None:
         """The parameter that a checkpoint's tensor (or module) belongs to, None for what this network does not have."""
-        raise NotImplementedError
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
         """A checkpoint's tensors, in any supported layout, under this network's names; others are left out."""

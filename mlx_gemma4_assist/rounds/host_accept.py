@@ -30,6 +30,7 @@ class HostAcceptor:
     def __call__(self, sampling: Sampling, state: RoundState, drafts: Drafts, logits: mx.array) -> Round:
         """Walk along the drafts until one falls; logits: (1, K + 1, V)."""
         count = drafts.tokens.shape[1]
+        # Read back, as each decision is: the user's processors run here, and nothing is submitted ahead of them.
         counted = _first(drafts, count if state.rows is None else cast(int, state.rows.limit.item()))
         emitted: list[int] = []
         for i in range(counted.tokens.shape[1] + 1):

@@ -15,17 +15,45 @@ are in plain steps of one row. The times that a draft length sees are noisy; wha
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
-from mlx_gemma4_assist.drafts.fixed import FixedBatchDraftLength
-from mlx_gemma4_assist.drafts.protocol import BatchDraftLength
+from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
+from mlx_gemma4_assist.drafts.protocol import BatchChoice, BatchDraftLength
 
 from .draft_simulation import FORWARD, KINDS, LONGEST, NOISE, PLAIN_SECONDS, Disturbance, Setting, setting
 
 SLOTS = (1, 2, 4, 8, 16)
 SHRINK_AFTER = 8  # rounds with fewer rows
 TOKENS = 4000
+
+
+class FixedBatchDraftLength:
+    """Always the same number of drafts for a batch, or as many as some row may still use.
+
+    Raises:
+        InputError: a number that no round can have.
+    """
+
+    def __init__(self, drafts: int):
+        self.longest = FixedDraftLength(drafts).longest
+
+    def choose(self, rows: Sequence[Hashable], caps: Sequence[int]) -> BatchChoice:
+        drafts = min(self.longest, max(caps, default=0))
+        return BatchChoice(drafts, [min(drafts, cap) for cap in caps])
+
+    def observe(
+        self,
+        rows: Sequence[Hashable],
+        drafted: int,
+        limits: Sequence[int],
+        accepted: Sequence[int],
+        seconds: float | None = None,
+    ) -> None:
+        """A fixed length learns nothing."""
+
+    def left(self, row: Hashable) -> None:
+        """Nothing is kept of a request."""
 
 
 def _line(forward: Callable[[int], float]) -> Callable[[int], float]:
