@@ -301,6 +301,9 @@ def batch_generate(
     Raises:
         InputError: before any work is done, as ``stream_generate``, or a list of another length than ``prompts``.
     """
+    _check_names("batch_generate", options)
+    if isinstance(prompts, str | bytes | Mapping | MediaPrompt) or not isinstance(prompts, Sequence):
+        raise InputError(f"the prompts are {described(prompts)}, expected a list of prompts")
     each = options_for_each(options, len(prompts))
     engine = Engine(Pair(model, assistant_model, processor), draft_memory)
     caches = _caches(engine, prompts, each, prompt_caches, return_prompt_caches)
@@ -322,6 +325,8 @@ def _caches(
     if given is not None:
         if len(given) != len(prompts):
             raise InputError(f"there are {len(given)} prompt_caches for {len(prompts)} prompts")
+        if len(set(map(id, given))) < len(given):
+            raise InputError("prompt_caches has a cache twice: each holds one prompt's text")
         return given
     return [engine.new_cache(one.num_assistant_tokens) if wanted else None for one in options]
 

@@ -11,6 +11,9 @@ from support.stand_ins import LetterProcessor
 
 from mlx_gemma4_assist import InputError, stream_generate
 from mlx_gemma4_assist.backend import can_compile
+from mlx_gemma4_assist.rounds.adjust import adjusted, counted
+from mlx_gemma4_assist.rounds.sampling import Sampling, row_keys
+from mlx_gemma4_assist.rounds.state import RoundState
 
 PROMPT = [(7 * i * i + 3 * i) % 64 for i in range(20)]
 SETTINGS = [
@@ -61,6 +64,20 @@ def test_penalties_and_biases_are_exact_with_drafts(pair, settings, temperature)
     assert expected != [r.token for r in generated(pair, 0, **drawn)]  # they change something
     for drafts in (0, 1, 4):
         assert [r.token for r in generated(pair, drafts, **settings, **drawn)] == expected
+
+
+@pytest.mark.parametrize("penalty", [1.3, 0.5])
+def test_the_repetition_penalty_is_transformers(penalty):
+    """Once for each token that has been there, however often and however long ago."""
+    logits = mx.random.normal((1, 1, 50), key=mx.random.key(0))
+    tokens = [3, 7, 3, *range(20, 45), 44]
+    expected = logits.tolist()[0][0]
+    for token in set(tokens):
+        expected[token] = expected[token] * penalty if expected[token] < 0 else expected[token] / penalty
+    nothing = mx.zeros((1, 0), mx.int32)
+    state = RoundState(mx.array([9]), mx.array([[44]]), mx.zeros((1, 1, 1)), row_keys(0, 1), counts=counted(tokens, 50))
+    found = adjusted(logits, Sampling(repetition_penalty=penalty), state, nothing)
+    np.testing.assert_allclose(np.array(found)[0, 0], expected, rtol=1e-6)
 
 
 @pytest.mark.skipif(not can_compile(), reason="the CPU backend compiles with g++")

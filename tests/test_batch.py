@@ -231,6 +231,23 @@ def test_callers_caches_are_used(pair):
         batch_generate(pair[0], LetterProcessor(), prompts, pair[1], prompt_caches=caches[:1])
 
 
+@pytest.mark.parametrize("prompts", ["hello", b"hello", None, 5, {"role": "user"}, MediaPrompt([1, 2])])
+def test_what_is_no_list_of_prompts_is_refused(pair, prompts):
+    with pytest.raises(InputError, match="expected a list of prompts"):
+        batch_generate(pair[0], LetterProcessor(), prompts, pair[1])
+
+
+def test_one_cache_holds_one_text(pair):
+    cache = make_prompt_cache(*pair)
+    with pytest.raises(InputError, match="prompt_caches has a cache twice"):
+        batch_generate(pair[0], LetterProcessor(), [[1], [2]], pair[1], prompt_caches=[cache, cache])
+
+
+def test_a_misspelt_option_is_named(pair):
+    with pytest.raises(TypeError, match=r"batch_generate\(\) got .* 'tempature'. Did you mean 'temperature'"):
+        batch_generate(pair[0], LetterProcessor(), [[1]], pair[1], tempature=1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

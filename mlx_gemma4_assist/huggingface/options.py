@@ -4,10 +4,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import mlx.core as mx
-
 from ..errors import InputError
-from ..options import GenerationOptions, LogitsProcessor
+from ..options import GenerationOptions
 
 Values = Mapping[str, Any]
 DEFAULT_NEW_TOKENS = 20
@@ -115,7 +113,7 @@ def read_options(
         max_tokens=_new_tokens(values, prompt_length),
         num_assistant_tokens=_count(values, "num_assistant_tokens", least=0),
         seed=seed,
-        logits_processors=[] if penalty == 1 else [repetition_penalty(penalty)],
+        repetition_penalty=penalty,
         **filters,
     )
     return ReadOptions(generation, frozenset(_ids(values, "eos_token_id")), _ids(values, "suppress_tokens"))
@@ -124,18 +122,6 @@ def read_options(
 def said(arguments: Values, generation_config: GenerationConfig | Values | None, checkpoint: Values) -> dict[str, Any]:
     """What is set by anything but the defaults; errors as for :func:`read_options`."""
     return {**_said(checkpoint, "generation_config.json"), **_said(generation_config, "generation_config"), **arguments}
-
-
-def repetition_penalty(penalty: float) -> LogitsProcessor:
-    """transformers' ``RepetitionPenaltyLogitsProcessor`` (Keskar et al. 2019): over the prompt, too."""
-
-    def process(tokens: mx.array, logits: mx.array) -> mx.array:
-        """tokens: (T,) int32, logits: (1, V) -> (1, V)."""
-        seen = logits[:, tokens]
-        logits[:, tokens] = mx.where(seen < 0, seen * penalty, seen / penalty)
-        return logits
-
-    return process
 
 
 def _said(config: GenerationConfig | Values | None, name: str) -> dict[str, Any]:

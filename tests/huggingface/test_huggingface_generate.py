@@ -20,7 +20,6 @@ from mlx_gemma4_assist.huggingface import (
     Gemma4ForCausalLM,
     ModelArrays,
 )
-from mlx_gemma4_assist.huggingface.options import repetition_penalty
 from mlx_gemma4_assist.huggingface.prompts import read_prompt
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM as AssistantNetwork
 from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM as TargetNetwork
@@ -59,18 +58,6 @@ def test_padding_is_not_read():
     again = read_prompt(given, {})
     assert (again.tokens, again.types) == (found.tokens, found.types)
     assert found.ids.tolist() == [[0, 0, 2, 9, 4]]
-
-
-@pytest.mark.parametrize("penalty", [1.3, 0.5])
-def test_repetition_penalty(penalty):
-    """Once for each token that has been there, however often and however long ago."""
-    logits = mx.random.normal((1, 50), key=mx.random.key(0))
-    tokens = [3, 7, 3, *range(20, 45), 44]
-    expected = logits.tolist()[0]
-    for token in set(tokens):
-        expected[token] = expected[token] * penalty if expected[token] < 0 else expected[token] / penalty
-    found = repetition_penalty(penalty)(mx.array(tokens), logits + 0)
-    np.testing.assert_allclose(np.array(found)[0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
