@@ -92,6 +92,27 @@ def test_a_value_out_of_range_is_refused_by_name(script, option, value, monkeypa
     assert f"argument {option}: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("script", "options", "said"),
+    [
+        ("round_parts.py", ["--rounds", "2", "--turns", "1"], "times the sum"),
+        (
+            "measure_look_ahead.py",
+            ["--tokens", "8", "--turns", "1", "--drafts", "2"],
+            "same tokens and cache length: yes",
+        ),
+    ],
+)
+def test_what_measures_rounds_goes_along_with_the_engine(script, options, said, monkeypatch, capsys):
+    """Eager, where nobody asks for more."""
+    monkeypatch.setattr("mlx_gemma4_assist.engine.engine.CompiledSteps", lambda _: pytest.fail("compiles"))
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(TOOLS / script), run_name="__main__")
+    assert not ended.value.code
+    assert said in capsys.readouterr().out
+
+
 WORKER = """
 import sys, time
 sys.path.insert(0, {tools!r})

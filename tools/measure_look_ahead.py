@@ -15,7 +15,7 @@ import mlx.core as mx
 from command_line import parser_for, positive, run_tool
 from mlx.utils import tree_flatten
 
-from mlx_gemma4_assist import GenerationOptions, Pair, assistant_for, load, load_assistant
+from mlx_gemma4_assist import Pair, assistant_for, load, load_assistant
 from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
 from mlx_gemma4_assist.engine.engine import Engine
@@ -59,7 +59,7 @@ def decode(
     engine = Engine(Pair(target, assistant if drafts else None))
     cache = engine.new_cache(drafts)
     decoder = Decoder(target, engine.pair.assistant, cache.layout, Sampling(), accept)
-    steps = engine.steps(decoder, GenerationOptions(compile=compiled))
+    steps = engine.steps(decoder, compiled)
     plan = Plan(tokens, FixedDraftLength(drafts), ahead=ahead, steps=steps)
     prefill(target, cache, prompt[:-1], steps=steps)
     made: list[int] = []

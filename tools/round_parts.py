@@ -16,7 +16,7 @@ from typing import NamedTuple
 import mlx.core as mx
 from command_line import parser_for, positive, run_tool
 
-from mlx_gemma4_assist import GenerationOptions, Pair, assistant_for, load, load_assistant
+from mlx_gemma4_assist import Pair, assistant_for, load, load_assistant
 from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.cache.rows import KVCache
 from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
@@ -70,7 +70,7 @@ class Setup(NamedTuple):
         cache = engine.new_cache(self.drafts)
         prefill(self.target, cache, self.prompt[:-1])
         decoder = Decoder(self.target, self.assistant, cache.layout, Sampling(), accept)
-        return decoder, engine.steps(decoder, GenerationOptions(compile=self.compiles)), cache
+        return decoder, engine.steps(decoder, self.compiles), cache
 
 
 def measure(setup: Setup, turns: int = 5) -> Parts:

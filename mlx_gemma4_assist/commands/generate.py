@@ -74,7 +74,7 @@ def generate(
     with ending_at_once():
         from ..api import stream
         from ..backend import compiles_in_process
-        from ..engine.engine import compiles
+        from ..rounds.compiled import compiles
 
     if compiles(options.compile) and not compiles_in_process():
         note("Compiling with g++: the first time on a machine takes half a minute before the first token.")

@@ -3,7 +3,7 @@
 All work is done in the thread that asks for events; one at a time.
 """
 
-from ..backend import Kept, compiles_by_default, on_gpu
+from ..backend import Kept, on_gpu
 from ..cache.layout import CacheLayout, round_up
 from ..cache.rows import KVCache
 from ..drafts.batch import AutoBatchDraftLength
@@ -13,7 +13,7 @@ from ..drafts.protocol import DraftLength
 from ..errors import InputError, OptionError, described
 from ..options import GenerationOptions
 from ..rounds.accept import accept
-from ..rounds.compiled import CompiledSteps, check_compiler
+from ..rounds.compiled import CompiledSteps, compiles
 from ..rounds.sampling import Sampling
 from ..rounds.state import Accept, Decoder
 from ..rounds.steps import EAGER, Steps
@@ -25,19 +25,8 @@ from .request import Request
 from .run import Run
 from .scheduler import LOOK_AHEAD, Scheduler
 
-KEPT = 8  # settings of compiled rounds per target: sampling options are constants of a trace
+KEPT = 8  # compiled rounds per target, each for what settings have in use
 SLACK_STEP = 32
-
-
-def compiles(asked: bool | None) -> bool:
-    """Whether rounds are compiled: as asked, else where that is the default.
-
-    Raises:
-        InputError: asked for where there is no compiler that MLX needs.
-    """
-    if asked:
-        check_compiler()
-    return compiles_by_default() if asked is None else asked
 
 
 class Engine:
@@ -59,18 +48,20 @@ class Engine:
             raise InputError(f"draft_memory is {described(memory)}, expected None or DraftMemory(folder)")
         self.pair = pair
         self.scheduler = Scheduler(Batch(self.decoder, self.steps), self._draft_length_together)
-        self.compiles = compiles
         self._memory = memory
 
     def new_cache(self, num_assistant_tokens: int | None = None) -> KVCache:
         """An empty cache for requests with so many drafts per round; None leaves room for as many as are learned."""
-        layout = CacheLayout(self.pair.target.config, self.slack(num_assistant_tokens), self.pair.dtype)
-        return KVCache(layout, fingerprint=self.pair.fingerprint)
+        return self._cache(self.slack(num_assistant_tokens))
 
     def slack(self, num_assistant_tokens: int | None = None) -> int:
         """Slots beyond the window that :meth:`new_cache` gives a ring."""
         asked = GenerationOptions(num_assistant_tokens=num_assistant_tokens).num_assistant_tokens
         return round_up(_needed_slack(longest_draft(self.pair, asked)), SLACK_STEP)
+
+    def _cache(self, slack: int) -> KVCache:
+        layout = CacheLayout(self.pair.target.config, slack, self.pair.dtype)
+        return KVCache(layout, fingerprint=self.pair.fingerprint)
 
     def run(self, request: Request, cache: KVCache | None = None, progress: Progress = no_progress) -> Run:
         """A request's events, as one iterates over them; nothing is computed before.
@@ -92,7 +83,7 @@ class Engine:
             raise OptionError("{draft_temperature} is for drafts, but there is no assistant model")
         request.check(self.pair.target.config)
         if cache is None:
-            return Run(self, request, self.new_cache(options.num_assistant_tokens), progress, kept=False)
+            return Run(self, request, self._cache(round_up(_needed_slack(longest), SLACK_STEP)), progress, kept=False)
         if not isinstance(cache, KVCache):
             raise InputError(f"prompt_cache is {described(cache)}, expected what make_prompt_cache returns")
         if cache.fingerprint != self.pair.fingerprint or cache.layout.slack < _needed_slack(longest):

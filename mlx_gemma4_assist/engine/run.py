@@ -12,6 +12,7 @@ from ..cache.rows import KVCache
 from ..drafts.protocol import DraftLength
 from ..errors import InputError
 from ..options import GenerationOptions
+from ..rounds.compiled import compiles
 from ..rounds.host_accept import HostAcceptor
 from ..rounds.sampling import Sampling, in_use, row_keys, sampling_of
 from ..rounds.state import Accept, Decoder
@@ -33,7 +34,6 @@ class Host(Protocol):
     def scheduler(self) -> Scheduler: ...
     def decoder(self, layout: CacheLayout, sampling: Sampling, acceptor: Accept | None) -> Decoder: ...
     def steps(self, decoder: Decoder, compiled: bool) -> Steps: ...
-    def compiles(self, asked: bool | None) -> bool: ...
     def learning(self, options: GenerationOptions) -> Learning | None: ...
     def draft_length(self, options: GenerationOptions, learning: Learning | None) -> DraftLength: ...
 
@@ -64,7 +64,7 @@ class Run:
         self._engine, self._request, self._cache, self._progress = engine, request, cache, progress
         self._keeps_cache = kept
         self._sampling = sampling_of(options, request.suppress_tokens)
-        self._compiled = engine.compiles(options.compile)
+        self._compiled = compiles(options.compile)
         self._learning = engine.learning(options)
         self._job = Job(
             self._read_prompt,

@@ -21,7 +21,6 @@ import mlx.nn as nn
 from .. import __version__
 from ..api import stream
 from ..backend import dtype_name, on_gpu
-from ..engine.engine import compiles
 from ..engine.learning import Memory
 from ..engine.pair import Pair
 from ..engine.responses import GenerationResponse
@@ -29,6 +28,7 @@ from ..errors import InputError, OptionError
 from ..files import parse_json, read_text
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..options import MAX_DRAFTS, GenerationOptions
+from ..rounds.compiled import compiles
 from ..text.messages import check_messages
 from ..text.processor import Prompt, is_conversation
 

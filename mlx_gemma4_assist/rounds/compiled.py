@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..backend import can_compile
+from ..backend import can_compile, compiles_by_default
 from ..cache.layout import BUCKET, CacheLayout, round_up
 from ..cache.store import Buffers
 from ..errors import OptionError
@@ -41,6 +41,17 @@ def check_compiler() -> None:
     """
     if not can_compile():
         raise OptionError("{compile} needs the C++ compiler g++ on this backend, and there is none on the path")
+
+
+def compiles(asked: bool | None) -> bool:
+    """Whether rounds are compiled: as asked, else where that is the default.
+
+    Raises:
+        InputError: asked for where there is no compiler that MLX needs.
+    """
+    if asked:
+        check_compiler()
+    return compiles_by_default() if asked is None else asked
 
 
 def bucket_size(config: Gemma4TextConfig) -> int:
