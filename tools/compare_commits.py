@@ -7,8 +7,9 @@ Each commit is a process of its own (``commit_worker.py``), with its own working
 answers one request at a time: a text by the embedded pair in float32, or by a random E2B in bfloat16 (``synthetic.py``:
 0.22 of the published widths, 470 MB) whose drafts are right with a chance of 0.8 (``oracle.py``); plain, with 3 drafts,
 with learned draft lengths; eager and compiled. Turns go A B, B A, A B, ...; the first of a case warms up. Ratios are
-taken within a turn; above 1 head is faster. What is learned of draft lengths goes on from text to text, and is kept in
-temporary folders only.
+taken within a turn; above 1 head is faster. A process is faster or slower than its like for as long as it lives, by 2 to
+4 % (a commit against itself), so several pairs of processes share the turns. What is learned of draft lengths goes on
+from text to text, and is kept in temporary folders only.
 
 The exit code is 1 if a median of plain or of 3 drafts is below ``--least``, or if the two wrote different texts.
 Learned lengths are shown and not judged, since they depend on times.
@@ -216,30 +217,70 @@ def spread(found: Spread) -> str:
 def compare_texts(args: argparse.Namespace, trees: tuple[Tree, Tree], scratch: Path) -> tuple[list[Any], list[str]]:
     """All cases: rows for JSON, and what is wrong with them."""
     large = large_pair(args, scratch) if LARGE in args.pairs.split(",") else scratch
-    rows, wrong, workers = [], [], []
+    turns: dict[Case, list[Turn]] = {case: [] for case in cases(args)}
+    failed: dict[Case, str] = {}
+    for number in range(args.processes):
+        print(f"pair of processes {number + 1} of {args.processes}", file=sys.stderr, flush=True)
+        let_take_turns(args, start_both(trees, Settings(str(large), args.acceptance), scratch, args), turns, failed)
+    print(HEADING)
+    rows, wrong = [], []
+    for case, found in turns.items():
+        if case in failed:
+            print(f"{case.label:38} failed: {failed[case]}")
+            wrong.append(f"{case.label}: {failed[case]}")
+            continue
+        row = Row.of(found)
+        print(row.shown(case, args.least), flush=True)
+        rows.append({"case": case.label, "judged": case.judged, "tokens": tokens_of(case, args), **row._asdict()})
+        if complaint := row.complaint(case, args.least):
+            wrong.append(f"{case.label}: {row.speed.median:.3f}, {complaint}")
+    return rows, wrong
+
+
+def start_both(
+    trees: tuple[Tree, Tree], settings: Settings, scratch: Path, args: argparse.Namespace
+) -> tuple[Worker, Worker]:
+    """A process of each commit.
+
+    Raises:
+        InputError: one does not start.
+    """
+    workers: list[Worker] = []
     try:
         for tree, name in zip(trees, ("base", "head"), strict=True):
             variables = environment(tree, MLX_GEMMA4_ASSIST_CACHE=str(scratch / f"learned-{name}"))
-            workers.append(start(tree, variables, Settings(str(large), args.acceptance), args.verbose))
-        print(HEADING)
-        for case in cases(args):
-            tokens = args.tokens if case.pair == EMBEDDED else args.large_tokens
-            try:
-                row = Row.of(take_turns(*workers, case, tokens, args.turns))
-            except Failed as error:
-                print(f"{case.label:38} failed: {error}", flush=True)
-                wrong.append(f"{case.label}: {error}")
-                continue
-            print(row.shown(case, args.least), flush=True)
-            rows.append({"case": case.label, "judged": case.judged, "tokens": tokens, **row._asdict()})
-            if complaint := row.complaint(case, args.least):
-                wrong.append(f"{case.label}: {row.speed.median:.3f}, {complaint}")
+            workers.append(start(tree, variables, settings, args.verbose))
     except Failed as error:
+        for worker in workers:
+            worker.close()
         raise InputError(str(error)) from None
+    return workers[0], workers[1]
+
+
+def let_take_turns(
+    args: argparse.Namespace,
+    workers: tuple[Worker, Worker],
+    turns: dict[Case, list[Turn]],
+    failed: dict[Case, str],
+) -> None:
+    """One pair of processes' share of all turns; a case that fails is not tried again."""
+    each = -(-args.turns // args.processes)  # rounded up
+    try:
+        for case in turns:
+            if case not in failed:
+                try:
+                    turns[case] += take_turns(*workers, case, tokens_of(case, args), each)
+                except Failed as error:
+                    failed[case] = str(error)
     finally:
         for worker in workers:
             worker.close()
-    return rows, wrong
+
+
+def tokens_of(case: Case, args: argparse.Namespace) -> int:
+    """How long a case's texts are."""
+    length: int = args.tokens if case.pair == EMBEDDED else args.large_tokens
+    return length
 
 
 def large_pair(args: argparse.Namespace, scratch: Path) -> Path:
@@ -301,13 +342,15 @@ def check(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> int:
     check(args)
+    args.processes = min(args.processes, args.turns)
     with (
         tempfile.TemporaryDirectory() as scratch,
         tree_of(args.base, Path(scratch)) as base,
         tree_of(args.head, Path(scratch)) as head,
     ):
         print(f"base: {base.name}\nhead: {head.name}")
-        print(f"{platform.platform()}, {os.cpu_count()} cores, load {load_average():.1f}; {args.turns} turns")
+        machine = f"{platform.platform()}, {os.cpu_count()} cores, load {load_average():.1f}"
+        print(f"{machine}; {args.turns} turns by {args.processes} pairs of processes")
         rows, wrong = compare_texts(args, (base, head), Path(scratch))
         starts = []
         if args.starts:
@@ -325,7 +368,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--base", required=True, metavar="COMMIT", help="what to compare with")
     parser.add_argument("--head", metavar="COMMIT", help="instead of the working tree, uncommitted changes included")
     parser.add_argument("--least", type=float, default=0.98, help="of base's speed; below it the exit code is 1")
-    parser.add_argument("--turns", type=positive, default=15)
+    parser.add_argument("--turns", type=positive, default=16)
+    parser.add_argument("--processes", type=positive, default=4, help="pairs of processes that share the turns")
     parser.add_argument("--tokens", type=positive, default=192, help="of a text of the embedded pair")
     parser.add_argument("--large-tokens", type=positive, default=64, help="of a text of the large pair")
     parser.add_argument("--pairs", default=f"{EMBEDDED},{LARGE}")
