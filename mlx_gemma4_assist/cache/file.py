@@ -18,7 +18,6 @@ import numpy as np
 from ..backend import dtype_name
 from ..errors import InputError
 from ..files import replacing, why_not_written
-from ..models.attention import KeysValues
 from ..models.config import FULL, Gemma4TextConfig
 from .file_header import (
     DIGITS,
@@ -182,7 +181,7 @@ def _read_arrays(
 
 def _restored(layout: CacheLayout, contents: Contents, arrays: list[mx.array]) -> Buffers:
     """A cache's buffers, with the slots that are not stored; one layer after the other, so that memory suffices."""
-    made: list[KeysValues] = []
+    made: list[tuple[mx.array, mx.array]] = []
     arrays.reverse()
     for kind in layout.kinds:
         keys, values = (_restored_layer(layout, kind, contents, arrays.pop()) for _ in range(2))

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from ..models.attention import KeysValues
 from ..models.config import FULL
 from .layout import CacheLayout, ring_positions
 
-Buffers = tuple[KeysValues, ...]
+Buffers = tuple[tuple[mx.array, mx.array], ...]
 
 
 def empty(layout: CacheLayout, rows: int, size: int) -> Buffers:
