@@ -31,7 +31,7 @@ class Router(Module):
         self.per_expert_scale = mx.ones((config.num_experts,))
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
-        """x: (B, L, H) -> experts (B, L, top_k) uint32 and their weights (B, L, top_k)."""
+        """x: (T, H), all positions of a block -> experts (T, top_k) uint32 and their weights (T, top_k)."""
         scores = self.proj(rms_norm(x, self.scale * self.root_size, self.eps))
         experts = mx.argpartition(scores, kth=-self.top_k, axis=-1)[..., -self.top_k :]
         # A softmax over all experts, renormalised over the best, is a softmax over the best.
@@ -52,12 +52,12 @@ class Experts(Module):
         )
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
-        """x: (B, L, H); experts, weights: (B, L, top_k) -> (B, L, H)."""
+        """x: (T, H); experts, weights: (T, top_k) -> (T, H)."""
         routed = self.switch_glu(x, experts) if on_gpu() else self._on_cpu(x, experts)
         return (routed * weights[..., None]).sum(-2)
 
     def _on_cpu(self, x: mx.array, experts: mx.array) -> mx.array:
-        """As ``switch_glu``: x: (B, L, H); experts: (B, L, top_k) -> (B, L, top_k, H)."""
+        """As ``switch_glu``: x: (T, H); experts: (T, top_k) -> (T, top_k, H)."""
         glu = self.switch_glu
         x = mx.expand_dims(x, (-2, -3))
         up, gate = _product(glu.up_proj, x, experts), _product(glu.gate_proj, x, experts)

@@ -104,11 +104,11 @@ class Gemma4AssistantForCausalLM(Network):
         Returns:
             hidden (B, 1, h) for :meth:`argmax` and :meth:`logits`; projected (B, 1, backbone) for the next step.
         """
-        x = self.pre_projection(inputs_embeds)
+        x = self.pre_projection(inputs_embeds.squeeze(1))
         for layer in self.model.layers:
             x = layer(x, position_ids, masks[layer.kind], shared_kv_states[layer.kind])
         hidden = self.model.norm(x)
-        return hidden, self.post_projection(hidden)
+        return hidden[:, None], self.post_projection(hidden)[:, None]
 
     def argmax(self, hidden: mx.array) -> mx.array:
         """hidden: (B, 1, h) -> the most likely token, (B, 1) int32."""

@@ -67,10 +67,10 @@ class DecoderLayer(Module):
         normed: mx.array | None = None,
         per_layer_input: mx.array | None = None,
     ) -> mx.array:
-        """x: (B, L, H) -> (B, L, H).
+        """x: (B * L, H) -> (B * L, H); offset: (B,).
 
         ``normed`` is ``input_layernorm(x)`` where the caller has it already, from projecting keys and values.
-        ``per_layer_input``: (B, L, P), for the models that have them, None for the others.
+        ``per_layer_input``: (B * L, P), for the models that have them, None for the others.
         """
         normed = self.input_layernorm(x) if normed is None else normed
         x = x + self.post_attention_layernorm(self.self_attn(normed, offset, mask, keys_values))
@@ -107,8 +107,8 @@ class Gemma4TextModel(Module):
         return rows * self.embed_scale
 
     def per_layer_inputs(self, tokens: mx.array, inputs_embeds: mx.array) -> mx.array:
-        """tokens: (B, L), inputs_embeds: (B, L, H) scaled -> (B, L, layers, P): identity and context combined."""
-        shape = (*tokens.shape, self.config.num_hidden_layers, self.per_layer_size)
+        """tokens: (B, L), inputs_embeds: (B * L, H) scaled -> (B * L, layers, P): identity and context combined."""
+        shape = (tokens.size, self.config.num_hidden_layers, self.per_layer_size)
         identity: mx.array = (self.embed_tokens_per_layer(tokens) * self.per_layer_size**0.5).reshape(shape)
         context = (self.per_layer_model_projection(inputs_embeds) * self.config.hidden_size**-0.5).reshape(shape)
         return (self.per_layer_projection_norm(context) + identity) * _ROOT_HALF
@@ -122,16 +122,17 @@ class Gemma4TextModel(Module):
         A prompt's chunk evaluates only the cache: lazy evaluation then leaves out all that follows the last layer that
         owns keys and values.
         """
-        x = self.embed(tokens) if inputs_embeds is None else inputs_embeds
+        embeds = self.embed(tokens) if inputs_embeds is None else inputs_embeds
+        x = embeds.reshape(tokens.size, -1)
         per_layer_inputs = self.per_layer_inputs(tokens, x) if self.per_layer_size else None
         shared: dict[str, KeysValues] = {}
         for i, layer in enumerate(self.layers):
             normed = layer.input_layernorm(x)
             if layer.self_attn.owns_kv:
                 shared[layer.kind] = layer.self_attn.keys_values(normed, cache)
-            per_layer_input = None if per_layer_inputs is None else per_layer_inputs[:, :, i]
+            per_layer_input = None if per_layer_inputs is None else per_layer_inputs[:, i]
             x = layer(x, cache.offset, cache.masks[layer.kind], shared[layer.kind], normed, per_layer_input)
-        return self.norm(x)
+        return self.norm(x).reshape(embeds.shape)
 
 
 class Gemma4ForCausalLM(Network):

@@ -1,6 +1,8 @@
 """The parts that targets and assistants share: rotary embedding, gated MLP, attention.
 
-Shapes: B rows of a batch, L positions, H hidden size, N query heads, G key-value heads, D head dim, S keys.
+Shapes: B rows of a batch, L positions, H hidden size, N query heads, G key-value heads, D head dim, S keys. Between the
+attentions all positions are rows of one matrix, (B * L, H): MLX's product of a matrix with more axes adds two nodes to
+the graph, and building and walking the graph is what a small model's token takes longest for.
 """
 
 from typing import Any, Protocol
@@ -121,21 +123,22 @@ class Attention(Module):
                 self.v_proj = nn.Linear(config.hidden_size, kv_heads * self.head_dim, bias=False)
         self.rotary = RotaryEmbedding(self.head_dim, config.rope_parameters[kind])
 
-    def _heads(self, x: mx.array) -> mx.array:
-        B, L, _ = x.shape
-        return x.reshape(B, L, -1, self.head_dim)
+    def _heads(self, x: mx.array, rows: int) -> mx.array:
+        """(B * L, heads * D) -> (B, L, heads, D)."""
+        return x.reshape(rows, x.shape[0] // rows, -1, self.head_dim)
 
     def keys_values(self, x: mx.array, cache: BlockCache) -> KeysValues:
-        """Project x: (B, L, H), store it, and return what the cache gives to attend to."""
-        raw = self._heads(self.k_proj(x))
-        values = raw if self.k_eq_v else self._heads(self.v_proj(x))
+        """Project x: (B * L, H), store it, and return what the cache gives to attend to."""
+        rows = cache.offset.shape[0]
+        raw = self._heads(self.k_proj(x), rows)
+        values = raw if self.k_eq_v else self._heads(self.v_proj(x), rows)
         keys = self.rotary(self.k_norm(raw).transpose(0, 2, 1, 3), cache.offset)
         values = rms_norm(values, None, self.eps).transpose(0, 2, 1, 3)
         return cache.update(self.layer, keys, values)
 
     def __call__(self, x: mx.array, offset: mx.array, mask: Mask, keys_values: KeysValues) -> mx.array:
-        """x: (B, L, H) -> (B, L, H), attending to given (B, G, S, D) keys and values."""
-        B, L, _ = x.shape
-        queries = self.rotary(self.q_norm(self._heads(self.q_proj(x))).transpose(0, 2, 1, 3), offset)
+        """x: (B * L, H) -> (B * L, H), attending to given (B, G, S, D) keys and values; offset: (B,)."""
+        heads = self._heads(self.q_proj(x), offset.shape[0])
+        queries = self.rotary(self.q_norm(heads).transpose(0, 2, 1, 3), offset)
         out = attend(queries, keys_values, mask)
-        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, -1))
+        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(x.shape[0], -1))
