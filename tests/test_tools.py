@@ -15,6 +15,7 @@ import workers
 from support.paths import ROOT, TOOLS
 
 WITH_ARGUMENTS = (
+    "compare_batches",
     "compare_commits",
     "compare_peers",
     "fuzz_checkpoints",
@@ -43,6 +44,9 @@ def test_help_is_the_scripts_own_description(name):
 @pytest.mark.parametrize(
     ("script", "options", "named"),
     [
+        ("compare_batches.py", ["--rows", "4,17"], "no number of rows is named '17'"),
+        ("compare_batches.py", ["--python", "nothing=python"], "no engine is named 'nothing'"),
+        ("compare_batches.py", ["--prompt-tokens", "4"], "8 tokens"),
         ("compare_commits.py", ["--base", "no-such-commit"], "no-such-commit"),
         ("compare_commits.py", ["--base", "HEAD", "--pairs", "other"], "other"),
         ("compare_peers.py", ["--model", "/nowhere"], "/nowhere"),
