@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, OptionError
 from ..files import read_json_if_there
 from ..options import GenerationOptions
+from .interrupts import ending_at_once
 from .options import FILTERS, ModelChoice
-from .streams import ending_at_once
+from .streams import note
 
 if TYPE_CHECKING:
     from ..drafts.memory import DraftMemory
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 PATIENCE = 2.0  # seconds before a person is told that loading goes on
 PATIENCE_OF_LOGS = 15.0  # and whoever reads standard error elsewhere
 GENERATION_CONFIG = "generation_config.json"
-
-
-def note(message: str) -> None:
-    """A line for the user that is not part of the output."""
-    print(message, file=sys.stderr)
 
 
 def check_choice(choice: ModelChoice, options: GenerationOptions, *, compares: bool = False) -> None:
