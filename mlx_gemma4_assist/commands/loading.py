@@ -141,13 +141,6 @@ def _said_if_slow(message: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _wake_compiler() -> None:
-    """Let MLX's CPU backend look for g++ now: it does so once in a process, and is deaf to Ctrl-C meanwhile."""
-    import mlx.core as mx
-
-    mx.eval(mx.compile(mx.negative)(mx.zeros(1)))
-
-
 def _warn_of_memory(checkpoint: "Checkpoint", tokens: int | None) -> None:
     """Say so if the machine has too little memory."""
     from ..machine.doctor import this_machine
@@ -191,9 +184,7 @@ def load_pair(checkpoint: "Checkpoint", tokens: int | None = None) -> "Pair":
     """
     with ending_at_once(), _said_if_slow(f"Loading {checkpoint.source.path_or_repo} ..."):
         _warn_of_memory(checkpoint, tokens)
-        pair = checkpoint.load()
-        _wake_compiler()
-    return pair
+        return checkpoint.load()
 
 
 def draft_memory(learned: bool) -> "DraftMemory | None":
