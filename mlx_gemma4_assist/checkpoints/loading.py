@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..backend import DTYPES, dtype_of, on_gpu
+from ..backend import DTYPES, dtype_of, on_gpu, wake_compiler
 from ..errors import InputError
 from ..files import read_json, read_part
 from ..models.config import read_assistant_config, read_target_config
@@ -144,6 +144,7 @@ def _load(
         mx.eval(named_parameters(part))
     mx.eval(named_parameters(model))
     turn_weights(model)
+    wake_compiler()
     model.eval()
     return model
 

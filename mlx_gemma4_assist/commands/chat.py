@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, note, open_checkpoint
+from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, open_checkpoint
 from .options import (
     DRAFTED,
     DRAWN,
@@ -21,7 +21,7 @@ from .options import (
     ShowThinking,
     grouped,
 )
-from .streams import check_standard_input
+from .streams import check_standard_input, note
 
 if TYPE_CHECKING:
     from ..engine.pair import Checkpoint

@@ -13,13 +13,14 @@ from ..errors import InputError
 from ..files import parse_json
 from ..options import GenerationOptions
 from ..text.messages import Media, user_message
-from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, note, open_checkpoint
+from .interrupts import ending_at_once
+from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, open_checkpoint
 from .media import Content, MediaChoice, encoded, find_media, prepare
 from .options import DRAFTED, DRAWN, EMBEDDED, EnableThinking, Learned, ModelChoice, Only, ShowThinking, grouped
 from .prompt_cache import CacheFile, PromptCacheFile
 from .run import INTERRUPTED
 from .screen import Screen
-from .streams import STANDARD_INPUT, ending_at_once, moves_cursor, read_input
+from .streams import STANDARD_INPUT, moves_cursor, note, read_input
 
 if TYPE_CHECKING:
     from ..engine.responses import GenerationResponse

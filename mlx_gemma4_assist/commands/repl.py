@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..options import GenerationOptions
 from .loading import cut_off
 from .screen import Screen
-from .streams import has_styles
+from .streams import has_styles, note
 
 HELP = """\
 q       leave (Ctrl-D too)
@@ -208,7 +208,7 @@ class Chat:
 
     def _say(self, text: str) -> None:
         """To the person, not part of the conversation: dim, on standard error."""
-        print(f"\033[2m{text}\033[0m" if text and has_styles(sys.stderr) else text, file=sys.stderr, flush=True)
+        note(f"\033[2m{text}\033[0m" if text and has_styles(sys.stderr) else text)
 
 
 def _statistics(last: GenerationResponse, computed: int, context: int) -> str:
