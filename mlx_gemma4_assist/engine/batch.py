@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from ..cache.batch_rows import BatchCache
 from ..cache.layout import CacheLayout
-from ..cache.rows import KVCache, resized
+from ..cache.rows import KVCache
 from ..cache.store import placed
 from ..options import MAX_DRAFTS
 from ..rounds.adjust import counted, nothing_counted
@@ -189,9 +190,10 @@ class Batch:
         """More slots, behind those that there are."""
         assert self._flight is not None
         flight, now = self._flight, len(self._slots)
-        own = self.members[0].cache if now == 1 else None
-        flight.cache = resized(flight.cache, slots)
-        if own is not None:
+        if isinstance(flight.cache, BatchCache):
+            flight.cache.extend(slots)
+        else:
+            own, flight.cache = flight.cache, BatchCache(flight.cache, slots)
             own.empty()
         flight.state = _longer(flight.state, slots - now)
         flight.extend(slots - now)
@@ -201,6 +203,7 @@ class Batch:
         assert self._flight is not None
         flight = self._flight
         row = _state_of(member, flight.decoder)
+        assert isinstance(flight.cache, BatchCache)
         flight.cache.place(slot, member.cache)
         member.cache.empty()
         flight.state = _with_row(flight.state, slot, row)

@@ -118,10 +118,13 @@ class Flight:
         ends = [
             length + self._flying(holder) + count for length, holder in zip(cache.lengths, self.holders, strict=True)
         ]
-        cache.reserve(self.steps.reach(max(ends)))
-        emitted, self.state, buffers = self.steps.round(
-            self.decoder, self.state, cache.buffers, drafts, max(ends) - count
+        cache.reserve_each(
+            [0 if holder is None else self.steps.reach(end) for end, holder in zip(ends, self.holders, strict=True)]
         )
+        if self.state.places is not cache.places:
+            self.state = self.state._replace(places=cache.places)
+        bound = cache.bound([end - count for end in ends])
+        emitted, self.state, buffers = self.steps.round(self.decoder, self.state, cache.buffers, drafts, bound)
         cache.store(buffers, ends)
         mx.async_eval(emitted, self.state[:3], self.state.counts, buffers)
         self._rounds.append((emitted, list(self.holders)))

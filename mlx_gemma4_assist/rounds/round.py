@@ -16,6 +16,7 @@ Shapes: B rows, K drafts, V vocabulary, H the target's hidden size. All token id
 import mlx.core as mx
 
 from ..cache.block import Block
+from ..cache.layout import Bound
 from ..cache.shared import shared_kv_states
 from ..cache.store import Buffers
 from .adjust import adjusted, counts_after, with_log_probs
@@ -24,14 +25,14 @@ from .state import Decoder, Drafts, Proposal, Round, RoundState
 
 
 def speculate(
-    decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int
+    decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound
 ) -> tuple[Round, RoundState, Buffers]:
-    """One round of ``count`` drafts. ``bound`` is an upper bound of ``length``, known to the host."""
+    """One round of ``count`` drafts. ``bound`` is an upper bound of ``length``."""
     proposal = propose(decoder, state, buffers, count, bound)
     return *settle(decoder, state, proposal), proposal.buffers
 
 
-def propose(decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int) -> Proposal:
+def propose(decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound) -> Proposal:
     """The first half of a round: draft and verify."""
     drafts = draft(decoder, state, buffers, count, bound)
     return Proposal(drafts, *verify(decoder, state, buffers, drafts.tokens, bound))
@@ -53,13 +54,13 @@ def draft_position(state: RoundState) -> mx.array:
     return state.length
 
 
-def draft(decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int) -> Drafts:
+def draft(decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound) -> Drafts:
     """``count`` tokens, each from the target's embedding of the one before and the assistant's own projected state."""
     sampling, assistant = decoder.sampling, decoder.assistant
     if count == 0 or assistant is None:
         return Drafts(mx.zeros((state.token.shape[0], 0), mx.int32), None)
     as_point_mass = not sampling.draws_drafts
-    states, masks = shared_kv_states(decoder.layout, buffers, state.length, bound)
+    states, masks = shared_kv_states(decoder.layout, buffers, state.length, bound, state.places)
     position = draft_position(state)
     token, hidden = state.token, state.hidden
     tokens, log_q = [], []
@@ -90,11 +91,11 @@ def _drawn(sampling: Sampling, state: RoundState, logits: mx.array, place: int) 
 
 
 def verify(
-    decoder: Decoder, state: RoundState, buffers: Buffers, drafts: mx.array, bound: int
+    decoder: Decoder, state: RoundState, buffers: Buffers, drafts: mx.array, bound: Bound
 ) -> tuple[mx.array, mx.array, Buffers]:
     """One forward over the token and its drafts: hidden states (B, K + 1, H), logits (B, K + 1, V), buffers."""
     tokens = mx.concatenate([state.token, drafts], axis=1)
-    block = Block(decoder.layout, buffers, state.length, tokens.shape[1], bound)
+    block = Block(decoder.layout, buffers, state.length, tokens.shape[1], bound, places=state.places)
     hidden = decoder.target(tokens, block)
     return hidden, suppress(decoder.target.logits(hidden), decoder.sampling), block.buffers
 

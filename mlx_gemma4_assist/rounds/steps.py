@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from ..cache.layout import CacheLayout
+from ..cache.layout import Bound, CacheLayout
 from ..cache.store import Buffers
 from .chunk import Chunk, fill
 from .round import speculate
@@ -16,7 +16,7 @@ class Steps(Protocol):
         """How many slots of the cache a round needs that ends at this position."""
 
     def round(
-        self, decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int
+        self, decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound
     ) -> tuple[Round, RoundState, Buffers]:
         """``round.speculate``: what a round of ``count`` drafts emits, and the state and buffers after it."""
 
@@ -31,7 +31,7 @@ class EagerSteps:
         return end
 
     def round(
-        self, decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int
+        self, decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound
     ) -> tuple[Round, RoundState, Buffers]:
         return speculate(decoder, state, buffers, count, bound)
 
