@@ -2,6 +2,7 @@
 
 import io
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,8 +60,9 @@ def chat(
     introduce(pair, choice, options)
     from .repl import Chat
 
-    _prepare_input()
-    Chat(pair, options, conversation, show_thinking=show_thinking, memory=draft_memory(learned)).run()
+    talk = Chat(pair, options, conversation, show_thinking=show_thinking, memory=draft_memory(learned))
+    _prepare_input(talk.work_ahead)
+    talk.run()
     return 0
 
 
@@ -74,9 +76,14 @@ def _conversation(checkpoint: "Checkpoint", system_prompt: str | None, enable_th
     return conversation
 
 
-def _prepare_input() -> None:
-    """Line editing and history where there are any, and no failure at bytes that are no UTF-8."""
+def _prepare_input(when_asked: Callable[[], None]) -> None:
+    """Line editing and history where there are any, and no failure at bytes that are no UTF-8.
+
+    With line editing ``when_asked`` is called when the prompt is shown, before the first letter is read.
+    """
     with suppress(ImportError):
-        import readline  # noqa: F401  (input uses it once it is imported)
+        from readline import set_pre_input_hook  # input uses the module once it is imported
+
+        set_pre_input_hook(when_asked)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")

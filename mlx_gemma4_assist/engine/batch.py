@@ -42,6 +42,7 @@ class Member:
         compiled: whether its rounds are compiled, where it is alone; in a batch they are if anybody's are.
         holder: of the cache, if its content is wanted when the member has left.
         acceptor: stands in for acceptance on the device; such a row's rounds are not submitted ahead.
+        leaving: is handed the cache that has the row, and which it is there, just before the member leaves.
     """
 
     cache: KVCache
@@ -53,6 +54,7 @@ class Member:
     compiled: bool = False
     holder: object | None = None
     acceptor: HostAcceptor | None = None
+    leaving: Callable[[KVCache, int], None] | None = None
 
     def take_back(self, cache: KVCache, slot: int) -> None:
         """Have the row of a batch's cache as one's own again, if it is still wanted."""
@@ -133,6 +135,8 @@ class Batch:
         if member not in self._slots or self._flight is None:
             return
         slot, flight = self._slots.index(member), self._flight
+        if member.leaving is not None:
+            member.leaving(flight.cache, slot)
         self._slots[slot] = flight.holders[slot] = None
         if not self.members:
             self.clear()
