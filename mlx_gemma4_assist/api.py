@@ -118,7 +118,9 @@ def _request(
     stop = StopStrings(options.stop)
     whole = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(processor.encode(prompt, chat=chat))
     ends = processor.eos_token_ids | processor.stop_ids(options.stop)
-    request = Request(whole, options, ends, tuple(processor.suppress_tokens))
+    vocabulary = pair.target.config.vocab_size
+    held = None if options.grammar is None else processor.grammar(options, whole.tokens, ends, vocabulary)
+    request = Request(whole, options, ends, tuple(processor.suppress_tokens), held)
     text = processor.turn(whole.tokens, stop, skip_special_tokens=options.skip_special_tokens)
     return request, text
 
@@ -184,7 +186,7 @@ def stream_generate(
 
     Raises:
         InputError: before any work is done: an option out of range, an empty prompt, one longer than the context, an
-            assistant of another target, an argument of another kind.
+            assistant of another target, an argument of another kind, a grammar that is not supported.
         TypeError: a keyword that is none of these.
     """
     _check_names("stream_generate", options)
