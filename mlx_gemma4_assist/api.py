@@ -136,6 +136,8 @@ def _request(
     stop = StopStrings(options.stop)
     whole = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(processor.encode(prompt, chat=chat))
     ends = processor.eos_token_ids | processor.stop_ids(options.stop)
+    vocabulary = pair.target.config.vocab_size
+    held = None if options.grammar is None else processor.grammar(options, whole.tokens, ends, vocabulary)
     request = Request(
         whole,
         options,
@@ -143,6 +145,7 @@ def _request(
         tuple(processor.suppress_tokens),
         points=tuple(processor.turn_begins(whole.tokens)),
         left_out=processor.left_out,
+        constraint=held,
     )
     text = processor.turn(whole.tokens, stop, skip_special_tokens=options.skip_special_tokens)
     return request, text
@@ -209,7 +212,7 @@ def stream_generate(
 
     Raises:
         InputError: before any work is done: an option out of range, an empty prompt, one longer than the context, an
-            assistant of another target, an argument of another kind.
+            assistant of another target, an argument of another kind, a grammar that is not supported.
         TypeError: a keyword that is none of these.
     """
     _check_names("stream_generate", options)

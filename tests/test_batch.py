@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from support.decoding import random_pair
 from support.paths import FAMILIES, GOLDENS
-from support.stand_ins import LetterProcessor
+from support.stand_ins import Automaton, LetterProcessor
 from support.statistics import CHI_SQUARE_P, chi_square_p
 
 from mlx_gemma4_assist import (
@@ -106,7 +107,12 @@ def random_request(rng: random.Random, config: Any) -> Request:
     if rng.random() < 0.15:
         options["logits_processors"] = [ban(rng.randrange(config.vocab_size), rng.randrange(config.vocab_size))]
     stop = tuple(rng.randrange(config.vocab_size) for _ in range(rng.choice([0, 0, config.vocab_size // 8])))
-    return request_of([rng.randrange(config.vocab_size) for _ in range(length)], stop, **options)
+    made = request_of([rng.randrange(config.vocab_size) for _ in range(length)], stop, **options)
+    if rng.random() < 0.3 and not made.options.logits_processors:  # which may forbid all that is left
+        ends = frozenset(stop or [rng.randrange(config.vocab_size)])
+        held = partial(Automaton, rng.randrange(999), config.vocab_size, ends, rng.randint(1, 14))
+        made = replace(made, stop_tokens=ends, constraint=held)
+    return made
 
 
 def beginnings_of(rng: random.Random, config: Any) -> list[MediaPrompt]:
@@ -161,8 +167,8 @@ def in_company(
 
 
 def test_any_company_changes_nothing(family, small_shelves):
-    """Random schedules of two to eight requests, in each of the five families; some begin alike, and are restored. Their
-    rows outgrow shelves."""
+    """Random schedules of two to eight requests, in each of the five families: some begin alike and are restored, rows
+    outgrow their shelves."""
     different = restored = 0
     for seed in range(SCHEDULES):
         rng = random.Random(seed)

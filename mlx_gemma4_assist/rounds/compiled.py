@@ -126,8 +126,28 @@ class CompiledSteps:
         if not on_host:
             emitted, after, buffers = self._get(_whole, count, where)(tuple(state), buffers)
             return Round(*emitted), _again(state, after), buffers
-        drafts, log_q, hidden, logits, buffers = self._get(_proposal, count, where)(tuple(state), buffers)
-        return *settle(decoder, state, Proposal(Drafts(drafts, log_q), hidden, logits, buffers)), buffers
+        proposal = _proposed(self._get(_proposal, count, where)(tuple(state), buffers, None))
+        return *settle(decoder, state, proposal), proposal.buffers
+
+    def propose(self, decoder: Decoder, state: RoundState, buffers: Buffers, known: mx.array, bound: Bound) -> Proposal:
+        """``round.propose``, compiled."""
+        count = known.shape[1]
+        where = self._where(state, count, bound)
+        if not self._is_worth_tracing(_proposal, count, where):
+            return propose(decoder, state, buffers, count, where.bound, known)
+        return _proposed(self._get(_proposal, count, where)(tuple(state), buffers, known))
+
+    def settle(
+        self, decoder: Decoder, state: RoundState, proposal: Proposal, masks: mx.array
+    ) -> tuple[Round, RoundState]:
+        """``round.settle``, compiled where the first half of such a round is, and acceptance does not need the host."""
+        count = proposal.drafts.tokens.shape[1]
+        if decoder.accept is not accept or self._shares.get(count, 0.0) < WORTH_TRACING:
+            return settle(decoder, state, proposal, masks)
+        drafts, hidden, logits, _ = proposal
+        run = self._get(_settled, count, Where(0))
+        emitted, after = run(tuple(state), tuple(drafts), hidden, logits, masks)
+        return Round(*emitted), _again(state, after)
 
     def fill(self, target: Target, layout: CacheLayout, chunk: Chunk) -> Buffers:
         """``chunk.fill``, compiled from the second chunk of a size and place on; with pictures or sound never."""
@@ -193,9 +213,26 @@ def _whole(decoder: Decoder, count: int, bound: Bound) -> Function:
 
 
 def _proposal(decoder: Decoder, count: int, bound: Bound) -> Function:
-    def run(state: tuple[mx.array, ...], buffers: Buffers) -> tuple[Any, ...]:
-        drafts, hidden, logits, buffers = propose(decoder, RoundState.of(state), buffers, count, bound)
-        return drafts.tokens, drafts.log_q, hidden, logits, buffers
+    def run(state: tuple[mx.array, ...], buffers: Buffers, known: mx.array | None) -> tuple[Any, ...]:
+        drafts, hidden, logits, buffers = propose(decoder, RoundState.of(state), buffers, count, bound, known)
+        return tuple(drafts), hidden, logits, buffers
+
+    return run
+
+
+def _proposed(arrays: tuple[Any, ...]) -> Proposal:
+    """A proposal from the plain tuples that ``mx.compile`` makes of it."""
+    drafts, hidden, logits, buffers = arrays
+    return Proposal(Drafts(*drafts), hidden, logits, buffers)
+
+
+def _settled(decoder: Decoder, count: int, bound: Bound) -> Function:
+    def run(
+        state: tuple[mx.array, ...], drafts: tuple[Any, ...], hidden: mx.array, logits: mx.array, masks: mx.array
+    ) -> tuple[Any, ...]:
+        proposal = Proposal(Drafts(*drafts), hidden, logits, ())
+        emitted, after = settle(decoder, RoundState.of(state), proposal, masks)
+        return tuple(emitted), (after.length, after.token, after.hidden, after.counts)
 
     return run
 
