@@ -138,12 +138,16 @@ class Grammar:
         name, value = options.grammar
         definition = _definition(name, value)
         self.end, self.stops, self.vocabulary = tokens.end, frozenset(stops), vocabulary
-        self._matcher: LLMatcher = _guidance(name).LLMatcher(tokens.guided, definition, log_level=0)
-        _refuse(name, self._matcher.get_error())
+        self._fresh: LLMatcher = _guidance(name).LLMatcher(tokens.guided, definition, log_level=0)
+        _refuse(name, self._fresh.get_error())
+
+    def matcher(self) -> "LLMatcher":
+        """What llguidance knows of a text that has not begun."""
+        return self._fresh.deep_copy()
 
     def begin(self, thinking: Thinking | None = None) -> "GrammarState":
         """The state of a text that has not begun."""
-        return GrammarState(self, self._matcher.deep_copy(), thinking)
+        return GrammarState(self, thinking)
 
 
 class GrammarState:
@@ -155,15 +159,17 @@ class GrammarState:
         error: why the grammar could not go on, None if it could; then the text ends.
     """
 
-    def __init__(self, grammar: Grammar, matcher: "LLMatcher", thinking: Thinking | None):
+    def __init__(self, grammar: Grammar, thinking: Thinking | None):
         self.error: str | None = None
-        self._grammar, self._matcher, self._thinking = grammar, matcher, thinking
-        self._places = [ANSWER if thinking is None else thinking.begun]
-        self._consumed = [0]  # of the tokens so far, how many the matcher has; behind each
+        self._grammar, self._thinking = grammar, thinking
+        self._matcher = grammar.matcher()
+        self._consumed: list[int] = []  # what the matcher has
+        self._places = [(ANSWER if thinking is None else thinking.begun, 0)]  # and how many of those, behind each token
+        self._broken = 0  # behind how many tokens
 
     def mask(self, words: Words) -> int | None:
         """Write which ids may come next; return the only one, if there is no choice."""
-        place = self._places[-1]
+        place = self._place
         if self.error is not None:
             return only(words, self._grammar.end)
         if place == ENDED:
@@ -183,14 +189,25 @@ class GrammarState:
 
     def take(self, token: int) -> None:
         """The text goes on with this token."""
-        place, consumed = self._places[-1], self._consumed[-1]
-        after = self._after(place, token)
-        if after == ANSWER and place in (ANSWER, BEFORE) and self.error is None:
-            consumed += 1
-            if not self._matcher.consume_token(token):
-                self.error = _reason(self._matcher)
-        self._places.append(after)
-        self._consumed.append(consumed)
+        (place, _), after = self._places[-1], self._after(self._place, token)
+        stands = True
+        if self.error is None and after == ANSWER and place in (ANSWER, BEFORE):
+            stands = self._matcher.consume_token(token)
+            self._consumed.append(token)
+        elif self.error is None and after == ENDED and place != ENDED:
+            stands = self._matcher.is_accepting()
+        self._places.append((after, len(self._consumed)))
+        if not stands:
+            self._break()
+
+    @property
+    def _place(self) -> int:
+        return self._places[-1][0]
+
+    def _break(self) -> None:
+        """The grammar cannot go on from here."""
+        self.error = _sentence(self._matcher.get_error()) or "no token of the vocabulary may come next"
+        self._broken = len(self._places)
 
     def _after(self, place: int, token: int) -> int:
         """Where the text is behind a token."""
@@ -207,21 +224,25 @@ class GrammarState:
         """The last ``count`` tokens were not meant."""
         if count == 0:
             return
-        before = self._consumed[-1]
-        del self._places[-count:], self._consumed[-count:]
+        del self._places[-count:]
+        kept, had = self._places[-1][1], len(self._consumed)
+        del self._consumed[kept:]
         if self.error is None:
-            self._roll_back(before - self._consumed[-1])
+            self._roll_back(had - kept)
+        elif len(self._places) < self._broken:  # a matcher that is broken stays so
+            self.error, self._matcher = None, self._grammar.matcher()
+            self._matcher.consume_tokens(self._consumed)
 
     def forced(self) -> list[int]:
         """The next tokens, as far as there is no choice; the end of the text is one of them."""
-        place, thinking = self._places[-1], self._thinking
+        place, thinking = self._place, self._thinking
         if self.error is not None or place == ENDED:
             return []
         if thinking is not None and place != ANSWER:
             return list(thinking.opening[place:]) if place > BEFORE else []
         tokens = self._forced()
         if not self._matcher.consume_tokens(tokens):
-            self.error = _reason(self._matcher)
+            self._break()
             return []
         ends = [self._grammar.end] if self._matcher.is_stopped() else []
         self._roll_back(len(tokens))
@@ -238,15 +259,13 @@ class GrammarState:
     def _answer(self, words: Words) -> int | None:
         """The mask of a place within the answer."""
         matcher, grammar = self._matcher, self._grammar
-        if matcher.is_error():
-            self.error = _reason(matcher)
         if matcher.is_stopped():
             return only(words, grammar.end)
         if forced := self._forced():
             return only(words, forced[0])
         found = np.frombuffer(matcher.compute_bitmask(), np.uint32)[: len(words)]
         if matcher.is_error() or not found.any():
-            self.error = _reason(matcher)
+            self._break()
             return only(words, grammar.end)
         words[:] = 0
         words[: len(found)] = found
@@ -256,8 +275,4 @@ class GrammarState:
 
     def _roll_back(self, count: int) -> None:
         if count and not self._matcher.rollback(count):
-            self.error = _reason(self._matcher)
-
-
-def _reason(matcher: "LLMatcher") -> str:
-    return _sentence(matcher.get_error()) or "no token of the vocabulary may come next"
+            self._break()
