@@ -35,7 +35,7 @@ from .file_header import (
 )
 from .layout import CacheLayout, grown_size
 from .rows import KVCache
-from .store import Buffers, moved_to_ring
+from .store import Buffers, Layer, moved_to_ring, padded
 
 PathLike = str | os.PathLike[str]
 
@@ -99,8 +99,8 @@ def read_cache(
         check_rows(contents, config, path)
         tensors = tensors_of(contents, config)
         check_tensors(header, tensors, path)
-        arrays = _read_arrays(file, header, tensors, dtype, path)
-    layout = CacheLayout(config, max(slack, contents.slack), dtype)
+        arrays = _read_arrays(file, header, tensors, path)
+    layout = CacheLayout(config, max(slack, contents.slack), dtype, contents.quantization)
     buffers = _restored(layout, contents, arrays)
     return KVCache.of(layout, fingerprint, buffers, contents.tokens, _bounds(layout, contents)), contents.metadata
 
@@ -118,9 +118,9 @@ def _contents(cache: KVCache, metadata: dict[str, str]) -> Contents:
         raise InputError("the prompt cache names no model, whose keys and values it would hold")
     if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
         raise InputError("the metadata of a prompt cache must be strings by strings")
-    dtype = dtype_name(cache.layout.dtype)
-    tokens = [list(row) for row in cache.tokens]
-    return Contents(cache.fingerprint, dtype, cache.layout.slack, tokens, cache.written, metadata)
+    layout, tokens = cache.layout, [list(row) for row in cache.tokens]
+    dtype = dtype_name(layout.dtype)
+    return Contents(cache.fingerprint, dtype, layout.slack, layout.quantization, tokens, cache.written, metadata)
 
 
 def _stored(buffers: Buffers, tensors: Sequence[Tensor]) -> Iterator[mx.array]:
@@ -134,6 +134,8 @@ def _write(file: BinaryIO, header: bytes, arrays: Iterator[mx.array]) -> None:
     file.write(len(header).to_bytes(8, "little") + header)
     digest = digest_of(header)
     for array in arrays:
+        if not array.size:
+            continue
         content = memoryview(array.reshape(-1).view(mx.uint8))  # type: ignore[arg-type]  # the stubs lack the protocol
         digest.update(content)
         file.write(content)
@@ -158,9 +160,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"cannot read the prompt cache {path}: {error.strerror}") from None
 
 
-def _read_arrays(
-    file: BinaryIO, header: Header, tensors: Sequence[Tensor], dtype: mx.Dtype, path: Path
-) -> list[mx.array]:
+def _read_arrays(file: BinaryIO, header: Header, tensors: Sequence[Tensor], path: Path) -> list[mx.array]:
     """All arrays, once their bytes are those that were written.
 
     Raises:
@@ -170,10 +170,13 @@ def _read_arrays(
     arrays = []
     for each in tensors:
         content = np.empty(each.nbytes, np.uint8)
+        if not each.nbytes:
+            arrays.append(mx.zeros(each.shape, each.dtype))
+            continue
         if file.readinto(content.data) != each.nbytes:  # type: ignore[attr-defined]  # typeshed knows it of some files
             raise damaged(path, "it has become shorter")
         digest.update(content.data)
-        arrays.append(mx.array(content).view(dtype).reshape(each.shape))
+        arrays.append(mx.array(content).view(each.dtype).reshape(each.shape))
     if digest.hexdigest().encode() != header.raw[DIGITS]:
         raise damaged(path, "it does not hold what was written")
     return arrays
@@ -181,25 +184,22 @@ def _read_arrays(
 
 def _restored(layout: CacheLayout, contents: Contents, arrays: list[mx.array]) -> Buffers:
     """A cache's buffers, with the slots that are not stored; one layer after the other, so that memory suffices."""
-    made: list[tuple[mx.array, mx.array]] = []
+    made: list[Layer] = []
     arrays.reverse()
-    for kind in layout.kinds:
-        keys, values = (_restored_layer(layout, kind, contents, arrays.pop()) for _ in range(2))
-        mx.eval(keys, values)  # no host read: the file's bytes can go, and any thread may use what is made
-        made.append((keys, values))
+    for layer, kind in enumerate(layout.kinds):
+        parts = layout.parts(layer, len(contents.tokens), grown_size(contents.size))
+        restored = tuple(
+            padded(arrays.pop(), part.shape[2]) if kind == FULL else _restored_ring(layout, contents, arrays.pop())
+            for part in parts
+        )
+        mx.eval(restored)  # no host read: the file's bytes can go, and any thread may use what is made
+        made.append(restored)
     return tuple(made)
 
 
-def _restored_layer(layout: CacheLayout, kind: str, contents: Contents, array: mx.array) -> mx.array:
-    if kind == FULL:
-        return _padded(array, grown_size(contents.size))
-    array = _padded(array, layout.window + contents.slack)
+def _restored_ring(layout: CacheLayout, contents: Contents, array: mx.array) -> mx.array:
+    array = padded(array, layout.window + contents.slack)
     return array if layout.slack == contents.slack else moved_to_ring(array, contents.lengths, layout.ring)
-
-
-def _padded(array: mx.array, slots: int) -> mx.array:
-    B, G, S, D = array.shape
-    return mx.concatenate([array, mx.zeros((B, G, slots - S, D), array.dtype)], axis=2)
 
 
 def _bounds(layout: CacheLayout, contents: Contents) -> list[int]:

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from ..models.config import FULL, SLIDING
 from .layout import GROWTH, CacheLayout, grown_size
-from .store import Buffers, empty, joined, lengthened, taken, with_row
+from .store import Buffers, empty, joined, lengthened, size_of, taken, with_row
 
 
 class KVCache:
@@ -65,21 +65,18 @@ class KVCache:
 
     @property
     def buffers(self) -> Buffers:
-        """Keys and values (B, G, S, D) of each owning layer, possibly not yet evaluated."""
+        """The arrays of each owning layer, ``CacheLayout.parts``, possibly not yet evaluated."""
         return self._buffers
 
     @property
     def size(self) -> int:
-        """Slots of a linear buffer; 0 without any."""
-        if not self._buffers or FULL not in self.layout.kinds:
-            return 0
-        keys, _ = self._buffers[self.layout.kinds.index(FULL)]
-        return keys.shape[2]
+        """For how many positions linear buffers have room; 0 without any."""
+        return size_of(self.layout, self._buffers)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self._buffers)
+        return sum(array.nbytes for layer in self._buffers for array in layer)
 
     def reserve(self, positions: int) -> None:
         """Make room for so many entries per row."""

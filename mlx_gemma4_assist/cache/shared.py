@@ -5,7 +5,8 @@ import mlx.core as mx
 from ..models.attention import KeysValues
 from ..models.config import FULL
 from .layout import BUCKET, CacheLayout, ring_positions, round_up
-from .store import Buffers
+from .quantized import seen_of
+from .store import Buffers, size_of
 
 
 def shared_kv_states(
@@ -17,16 +18,21 @@ def shared_kv_states(
     visible. The arrays are the target's own, not copies.
 
     Returns:
-        By layer type, keys and values (B, G, S, D) and masks (B, 1, 1, S) bool.
+        By layer type, keys and values (B, G, S, D), or quantized ones, and masks (B, 1, 1, S) bool.
     """
     seen = round_up(bound, BUCKET)
     last = length - 1
     states: dict[str, KeysValues] = {}
     masks: dict[str, mx.array | None] = {}
     for kind in set(layout.kinds):
-        keys, values = buffers[layout.config.last_kv_layer(kind)]
-        slots = min(seen, keys.shape[2])
-        states[kind] = (keys[:, :, :slots], values[:, :, :slots])
+        layer = layout.config.last_kv_layer(kind)
+        how = layout.quantization_of(layer)
+        slots = min(seen, size_of(layout, buffers) if kind == FULL else layout.ring)
+        if how is None:
+            keys, values = buffers[layer]
+            states[kind] = keys[:, :, :slots], values[:, :, :slots]
+        else:
+            states[kind] = seen_of(how, buffers[layer], slots)
         if kind == FULL:
             visible = mx.arange(slots) < length[:, None]
         else:

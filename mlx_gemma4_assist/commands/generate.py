@@ -15,7 +15,18 @@ from ..options import GenerationOptions
 from ..text.messages import Media, user_message
 from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, note, open_checkpoint
 from .media import Content, MediaChoice, encoded, find_media, prepare
-from .options import DRAFTED, DRAWN, EMBEDDED, EnableThinking, Learned, ModelChoice, Only, ShowThinking, grouped
+from .options import (
+    DRAFTED,
+    DRAWN,
+    EMBEDDED,
+    QUANTIZED,
+    EnableThinking,
+    Learned,
+    ModelChoice,
+    Only,
+    ShowThinking,
+    grouped,
+)
 from .prompt_cache import CacheFile, PromptCacheFile
 from .run import INTERRUPTED
 from .screen import Screen
@@ -48,7 +59,8 @@ def generate(
     question: Question,
     choice: ModelChoice,
     options: Annotated[
-        GenerationOptions, Only(*DRAWN, *DRAFTED, "stop", "skip_special_tokens", "prefill_step_size", "compile")
+        GenerationOptions,
+        Only(*DRAWN, *DRAFTED, *QUANTIZED, "stop", "skip_special_tokens", "prefill_step_size", "compile"),
     ],
     media: MediaChoice,
     learned: Learned = True,
@@ -67,7 +79,7 @@ def generate(
     checkpoint = open_checkpoint(choice, options)
     chat = not question.ignore_chat_template
     prompt = prepare(checkpoint, found, media, chat=chat, enable_thinking=question.enable_thinking)
-    pair = load_pair(checkpoint, len(prompt.tokens) + options.max_tokens)
+    pair = load_pair(checkpoint, options, len(prompt.tokens) + options.max_tokens)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
     introduce(pair, choice, options)
@@ -82,7 +94,7 @@ def generate(
         pair,
         encoded(pair, prompt),
         options,
-        prompt_cache=cache_file.open(pair, options.num_assistant_tokens),
+        prompt_cache=cache_file.open(pair, options),
         prompt_progress_callback=cache_file.counting(_progress),
         draft_memory=draft_memory(learned),
     )

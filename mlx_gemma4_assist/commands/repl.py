@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any
 
 from ..api import stream
+from ..cache.quantization import kv_quantization
 from ..engine.engine import Engine
 from ..engine.learning import Memory
 from ..engine.pair import Pair
@@ -165,7 +166,8 @@ class Chat:
         return made, computed
 
     def _new_cache(self) -> None:
-        self._cache = Engine(self._pair).new_cache(self._options.num_assistant_tokens)
+        quantization = kv_quantization(self._options, self._pair.target.config)
+        self._cache = Engine(self._pair).new_cache(self._options.num_assistant_tokens, quantization)
 
     def _message(self) -> str | None:
         """The next message, of one line or several; None if there is no more."""
