@@ -96,7 +96,7 @@ def test_keys_move_with_their_rows():
         rng = np.random.default_rng(0)
         shapes = [(len(shelf.rows), 1, shelf.capacity, 1) for shelf in before for _ in range(2)]
         layer = tuple(mx.array(rng.integers(0, 1 << 30, shape)) for shape in shapes)
-        found = moved(layer, before, after)
+        found = moved(layer, before, after, lambda capacity: (capacity, capacity))
         for part in range(2):
             old, new = (dict(of(*where, part)) for where in ((layer, before), (found, after)))
             for row in new:

@@ -5,10 +5,12 @@ import mlx.core as mx
 from ..models.attention import Band, KeysValues, Mask, band_size
 from ..models.config import FULL, SLIDING
 from .layout import BUCKET, Bound, CacheLayout, bounds_of, ring_positions, round_up
+from .quantization import KVQuantization
+from .quantized import QuantizedSlots, seen_of
 from .shelf_view import ShelvedBlock
 from .shelves import Places
 from .spans import NO_SPANS, Spans
-from .store import Buffers, Slots
+from .store import Buffers, Layer, Slots
 
 
 class Block:
@@ -51,7 +53,12 @@ class Block:
         self._before = min(bound, layout.ring) if count > layout.slack or mutual.ranges else None
         self._seen = bound + count if exact else round_up(bound + count, BUCKET)
         self._mutual = mutual
-        self._shelves = None if places is None else ShelvedBlock(places, self._positions, bounds)
+        how = layout.quantization
+        shelved = None if places is None else ShelvedBlock(how, places, self._positions, bounds)
+        self._shelves = shelved
+        self._quantized = (
+            None if how is None or shelved is not None else QuantizedSlots(how, self._positions, bound, exact)
+        )
         self.masks = {FULL: self._full_mask(exact), SLIDING: self._sliding_mask(exact and bound == 0)}
 
     @property
@@ -109,13 +116,24 @@ class Block:
     def update(self, layer: int, keys: mx.array, values: mx.array) -> KeysValues:
         """Store a block's (B, G, L, D) keys and values; return those to attend to, (B, G, S, D)."""
         if self._shelves is not None and self.layout.kinds[layer] == FULL:
-            self._buffers[layer], seen = self._shelves.update(self._buffers[layer], keys, values)
+            self._buffers[layer], on_shelves = self._shelves.update(self._buffers[layer], keys, values)
+            return on_shelves
+        how = self.layout.quantization_of(layer)
+        if how is not None:
+            self._buffers[layer], seen = self._store_quantized(how, self._buffers[layer], keys, values)
             return seen
         both = zip(self._buffers[layer], (keys, values), strict=True)
         store = self._store_full if self.layout.kinds[layer] == FULL else self._store_sliding
         (new_keys, seen_keys), (new_values, seen_values) = (store(buffer, new) for buffer, new in both)
         self._buffers[layer] = (new_keys, new_values)
         return seen_keys, seen_values
+
+    def _store_quantized(
+        self, how: KVQuantization, arrays: Layer, keys: mx.array, values: mx.array
+    ) -> tuple[Layer, KeysValues]:
+        assert self._quantized is not None
+        arrays = self._quantized.write(arrays, keys.astype(self.layout.dtype), values.astype(self.layout.dtype))
+        return arrays, seen_of(how, arrays, self._seen)
 
     def _store_full(self, buffer: mx.array, new: mx.array) -> tuple[mx.array, mx.array]:
         buffer = self._slots.write(buffer, new, ring=False)

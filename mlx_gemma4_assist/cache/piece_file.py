@@ -19,7 +19,7 @@ from ..backend import dtype_name
 from ..errors import InputError
 from ..files import parse_json, replacing
 from .chain import FORMAT_VERSION, link
-from .file import opened, read_hashed, write_hashed
+from .file import array_of, opened, read_hashed, write_hashed
 from .file_header import ALIGNMENT, damaged, read_raw_header
 
 FORMAT = "mlx_gemma4_assist prefix cache"
@@ -97,8 +97,7 @@ def load_piece(path: Path, fingerprint: str) -> tuple[Piece, dict[str, mx.array]
         sizes = _check_entries(entries, data_bytes, path)
         contents = zip(entries.items(), read_hashed(file, raw, sizes, path), strict=True)
         arrays = {
-            name: mx.array(content).view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-            for (name, entry), content in contents
+            name: array_of(content, _DTYPES[entry["dtype"]], entry["shape"]) for (name, entry), content in contents
         }
     return piece, arrays
 

@@ -16,9 +16,8 @@ from ..backend import dtype_name
 from ..models.config import FULL, SLIDING
 from .layout import CacheLayout, grown_size, ring_positions
 from .rows import KVCache
-from .store import Buffers
+from .store import Buffers, Layer, positions_of, with_positions
 
-Layer = tuple[mx.array, ...]
 Part = tuple[Layer, ...]
 """For each layer of one kind, its arrays (1, G, n, D) for n positions, in their order."""
 
@@ -26,7 +25,8 @@ Part = tuple[Layer, ...]
 def form(cache: KVCache) -> str:
     """How a cache stores keys and values, whatever its rings' slack: parts fit caches of the same form only."""
     layers = zip(cache.layout.kinds, cache.buffers, strict=True)
-    return "; ".join(f"{kind} {form_of(layer)}" for kind, layer in layers)
+    forms = "; ".join(f"{kind} {form_of(layer)}" for kind, layer in layers)
+    return forms if cache.layout.quantization is None else f"{forms}; {cache.layout.quantization}"
 
 
 def form_of(layer: Layer) -> str:
@@ -34,10 +34,20 @@ def form_of(layer: Layer) -> str:
     return ", ".join(f"{dtype_name(array.dtype)} {array.shape[1]}x{array.shape[3]}" for array in layer)
 
 
-def slot_bytes(cache: KVCache, kind: str) -> int:
-    """Bytes of one position in all layers of a kind."""
-    arrays = [array for layer in _layers(cache, kind) for array in layer]
-    return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in arrays)
+def full_bytes(layout: CacheLayout, begin: int, end: int) -> int:
+    """Bytes of positions ``begin`` to ``end`` - 1 of a row in all full layers."""
+    how = layout.quantization
+    (first, last), (packed_first, packed_last) = ((begin, end), (0, 0)) if how is None else how.ranges(begin, end)
+    slots = (last - first, last - first, *[packed_last - packed_first] * 6)
+    full = [layer for layer, kind in enumerate(layout.kinds) if kind == FULL]
+    each = [zip(layout.parts(layer, 1, 1), slots, strict=False) for layer in full]
+    return sum(part.slot_bytes * count for parts in each for part, count in parts)
+
+
+def window_bytes(layout: CacheLayout, positions: int) -> int:
+    """Bytes of so many positions of a row in all sliding layers."""
+    sliding = [layer for layer, kind in enumerate(layout.kinds) if kind == SLIDING]
+    return positions * sum(part.slot_bytes for layer in sliding for part in layout.parts(layer, 1, 1))
 
 
 def part_bytes(part: Part) -> int:
@@ -46,11 +56,13 @@ def part_bytes(part: Part) -> int:
 
 def full_part(cache: KVCache, begin: int, end: int) -> Part:
     """Copies of what full layers of a cache of one row hold for positions ``begin`` to ``end`` - 1; lazy."""
-
-    def copied(array: mx.array) -> mx.array:
-        return mx.contiguous(array[:, :, begin:end])
-
-    return tuple(tuple(map(copied, layer)) for layer in _layers(cache, FULL))
+    layout = cache.layout
+    layers = [
+        positions_of(layout, layer, arrays, begin, end)
+        for layer, (kind, arrays) in enumerate(zip(layout.kinds, cache.buffers, strict=True))
+        if kind == FULL
+    ]
+    return tuple(tuple(map(mx.contiguous, arrays)) for arrays in layers)
 
 
 def window_part(cache: KVCache, end: int) -> Part:
@@ -85,11 +97,11 @@ def restored(
     """
     end, numbers = len(tokens), {FULL: 0, SLIDING: 0}
     layers: list[Layer] = []
-    for kind in layout.kinds:
+    for layer, kind in enumerate(layout.kinds):
         number = numbers[kind]
         numbers[kind] += 1
         if kind == FULL:
-            layers.append(_linear([part[number] for part in parts], grown_size(end)))
+            layers.append(_linear(layout, layer, [part[number] for part in parts], end))
         else:
             layers.append(_ring(window[number], end, layout.ring))
     written = end if end <= layout.window else end + layout.slack
@@ -100,15 +112,11 @@ def _layers(cache: KVCache, kind: str) -> list[Layer]:
     return [layer for one, layer in zip(cache.layout.kinds, cache.buffers, strict=True) if one == kind]
 
 
-def _linear(parts: Sequence[Layer], size: int) -> Layer:
-    """A full layer's arrays with ``size`` slots."""
-
-    def whole(pieces: tuple[mx.array, ...]) -> mx.array:
-        B, G, _, D = pieces[0].shape
-        missing = size - sum(piece.shape[2] for piece in pieces)
-        return mx.concatenate([*pieces, mx.zeros((B, G, missing, D), pieces[0].dtype)], axis=2)
-
-    return tuple(whole(pieces) for pieces in zip(*parts, strict=True))
+def _linear(layout: CacheLayout, layer: int, pieces: Sequence[Layer], end: int) -> Layer:
+    """A full layer's arrays with what the pieces, one behind the other, hold for the first ``end`` positions."""
+    nothing = tuple(mx.zeros(part.shape, part.dtype) for part in layout.parts(layer, 1, grown_size(end)))
+    held = tuple(mx.concatenate(list(arrays), axis=2) for arrays in zip(*pieces, strict=True))
+    return with_positions(layout, layer, nothing, 0, end, held) if pieces else nothing
 
 
 def _ring(layer: Layer, end: int, ring: int) -> Layer:

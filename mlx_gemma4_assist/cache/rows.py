@@ -15,7 +15,7 @@ import mlx.core as mx
 from ..models.config import FULL, SLIDING
 from .layout import GROWTH, Bound, CacheLayout, grown_size
 from .shelves import Places
-from .store import Buffers, empty, joined, lengthened, taken
+from .store import Buffers, empty, joined, lengthened, size_of, taken
 
 
 class KVCache:
@@ -66,16 +66,13 @@ class KVCache:
 
     @property
     def buffers(self) -> Buffers:
-        """Keys and values (B, G, S, D) of each owning layer, possibly not yet evaluated."""
+        """The arrays of each owning layer, ``CacheLayout.parts``, possibly not yet evaluated."""
         return self._buffers
 
     @property
     def size(self) -> int:
-        """Slots of a linear buffer; 0 without any."""
-        if not self._buffers or FULL not in self.layout.kinds:
-            return 0
-        keys, _ = self._buffers[self.layout.kinds.index(FULL)]
-        return keys.shape[2]
+        """For how many positions linear buffers have room; 0 without any."""
+        return size_of(self.layout, self._buffers)
 
     @property
     def nbytes(self) -> int:

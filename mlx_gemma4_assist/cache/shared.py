@@ -5,9 +5,10 @@ import mlx.core as mx
 from ..models.attention import KeysValues
 from ..models.config import FULL
 from .layout import BUCKET, Bound, CacheLayout, bounds_of, ring_positions, round_up
+from .quantized import layer_seen
 from .shelf_view import verified
 from .shelves import Places
-from .store import Buffers
+from .store import Buffers, size_of
 
 
 def shared_kv_states(
@@ -23,7 +24,8 @@ def shared_kv_states(
         places: on which shelves rows lie in full layers, None if on none.
 
     Returns:
-        By layer type, keys and values (B, G, S, D) and masks (B, 1, 1, S) bool; shelves have masks of their own.
+        By layer type, keys and values (B, G, S, D), or quantized ones, and masks (B, 1, 1, S) bool; shelves have masks
+        of their own.
     """
     bounds = bounds_of(bound)
     seen = round_up(max(bounds), BUCKET)
@@ -31,13 +33,13 @@ def shared_kv_states(
     states: dict[str, KeysValues] = {}
     masks: dict[str, mx.array | None] = {}
     for kind in set(layout.kinds):
-        layer = buffers[layout.config.last_kv_layer(kind)]
+        layer = layout.config.last_kv_layer(kind)
+        how = layout.quantization_of(layer)
         if kind == FULL and places is not None:
-            states[kind], masks[kind] = verified(layer, places, length, bounds), None
+            states[kind], masks[kind] = verified(how, buffers[layer], places, length, bounds), None
             continue
-        keys, values = layer
-        slots = min(seen, keys.shape[2])
-        states[kind] = (keys[:, :, :slots], values[:, :, :slots])
+        slots = min(seen, size_of(layout, buffers) if kind == FULL else layout.ring)
+        states[kind] = layer_seen(how, buffers[layer], slots)
         if kind == FULL:
             visible = mx.arange(slots) < length[:, None]
         else:

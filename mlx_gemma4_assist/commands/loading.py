@@ -141,14 +141,18 @@ def _said_if_slow(message: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _warn_of_memory(checkpoint: "Checkpoint", tokens: int | None) -> None:
+def _warn_of_memory(checkpoint: "Checkpoint", options: GenerationOptions, tokens: int | None) -> None:
     """Say so if the machine has too little memory."""
+    from ..cache.quantization import kv_quantization
     from ..machine.doctor import this_machine
     from ..machine.room import memory_warning
 
     with suppress(InputError):  # whoever loads it says so
         assistant = None if checkpoint.assistant is None else checkpoint.assistant.folder
-        warning = memory_warning(this_machine(), checkpoint.folder, assistant, checkpoint.source.dtype, tokens)
+        quantization = kv_quantization(options, checkpoint.config)
+        warning = memory_warning(
+            this_machine(), checkpoint.folder, assistant, checkpoint.source.dtype, tokens, quantization
+        )
         if warning is not None:
             note(f"Warning: {warning}.")
 
@@ -163,27 +167,30 @@ def open_checkpoint(choice: ModelChoice, options: GenerationOptions, *, compares
     """
     named = choice.assistant_model
     with ending_at_once(), _said_if_slow(f"Loading {choice.model} ..."):
+        from ..cache.quantization import kv_quantization
         from ..engine.pair import MATCHING, Checkpoint
 
         checkpoint = Checkpoint.open(choice.model, MATCHING if named is None else named, dtype=choice.dtype)
+        kv_quantization(options, checkpoint.config)
     if checkpoint.assistant is None and named is None:
         _check_without_assistant(choice, options, compares)
         note(f"No assistant is known for {choice.model}: decoding plainly. --assistant-model names one.")
     return checkpoint
 
 
-def load_pair(checkpoint: "Checkpoint", tokens: int | None = None) -> "Pair":
+def load_pair(checkpoint: "Checkpoint", options: GenerationOptions | None = None, tokens: int | None = None) -> "Pair":
     """Read the weights, after a warning where these and the conversation do not fit in memory.
 
     Args:
         checkpoint: the networks.
+        options: how keys and values are held.
         tokens: of the conversation; None is all that the model has.
 
     Raises:
         InputError: they are damaged, or do not fit.
     """
     with ending_at_once(), _said_if_slow(f"Loading {checkpoint.source.path_or_repo} ..."):
-        _warn_of_memory(checkpoint, tokens)
+        _warn_of_memory(checkpoint, GenerationOptions() if options is None else options, tokens)
         return checkpoint.load()
 
 

@@ -78,7 +78,7 @@ def parity(
     check_choice(choice, options, compares=True)
     checkpoint = open_checkpoint(choice, options, compares=True)
     prompts = [checkpoint.prepare(text, chat=chat).tokens for text in texts[: trial.num_prompts]]
-    pair = load_pair(checkpoint, max(map(len, prompts)) + options.max_tokens)
+    pair = load_pair(checkpoint, options, max(map(len, prompts)) + options.max_tokens)
     compared = _compare(pair, prompts, options)
     frequencies = _frequencies(pair, prompts, trial.num_samples, options)
     problems = _problems(pair, prompts)

@@ -145,6 +145,26 @@ def _attend_together(queries: mx.array, keys: mx.array, values: mx.array, mask: 
     return (softmax(scores) @ values).reshape(B, N, L, D)
 
 
+def quantized_product(
+    rows: mx.array,
+    words: mx.array,
+    scales: mx.array,
+    biases: mx.array,
+    *,
+    transpose: bool,
+    group_size: int,
+    bits: int,
+) -> mx.array:
+    """``mx.quantized_matmul``, computed in float32, of the rows' dtype.
+
+    In float32 it takes as long as a product with a dense matrix, in bfloat16 eight to ten times as long (measured,
+    1,024 and 8,192 keys).
+    """
+    x, scales, biases = (array.astype(mx.float32) for array in (rows, scales, biases))
+    product = mx.quantized_matmul(x, words, scales, biases, transpose=transpose, group_size=group_size, bits=bits)
+    return product.astype(rows.dtype)
+
+
 # Experts
 
 
