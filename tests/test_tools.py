@@ -26,6 +26,7 @@ WITH_ARGUMENTS = (
     "measure_grammar",
     "measure_look_ahead",
     "measure_picture_memory",
+    "measure_quantized_cache",
     "round_parts",
     "synthetic",
 )
@@ -61,6 +62,8 @@ def test_help_is_the_scripts_own_description(name):
         ("measure_grammar.py", ["--model", "/nowhere"], "/nowhere"),
         ("measure_look_ahead.py", ["--model", "/nowhere"], "/nowhere"),
         ("measure_picture_memory.py", ["--scale", "3"], "scale"),
+        ("measure_quantized_cache.py", ["--model", "/nowhere"], "/nowhere"),
+        ("measure_quantized_cache.py", ["--group-size", "64"], "does not divide the head dimension 96"),
         ("round_parts.py", ["--model", "/nowhere"], "/nowhere"),
         ("synthetic.py", ["e2b", "--scale", "3", "--out", "/nowhere"], "scale"),
         ("tiny_pair/measure.py", ["--heldout", "/nowhere"], "/nowhere"),
