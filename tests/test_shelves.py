@@ -243,7 +243,7 @@ def test_in_the_computations_of_each_backend(choice, seen, pair):
 
 @pytest.mark.skipif(not can_compile(), reason="the CPU backend compiles with g++")
 def test_compiled(seen, monkeypatch):
-    monkeypatch.setattr(compiled, "RECENT", 3)
+    monkeypatch.setattr(compiled, "STAYS", 3)
     monkeypatch.setattr(compiled, "bucket_size", lambda config: 64)
     pair, requests = Pair(*random_pair(5)), mixed()[:3]
     assert texts(pair, mixed(compile=True)[:3], 3) == texts(pair, requests, 1)
@@ -255,8 +255,8 @@ def test_traces_are_few(small_shelves, monkeypatch):
     made = []
     monkeypatch.setattr(mx, "compile", lambda function: made.append(1) or function)
     monkeypatch.setattr(compiled, "check_compiler", lambda: None)
-    monkeypatch.setattr(compiled, "SHAPES", 6)
-    monkeypatch.setattr(compiled, "RECENT", 4)
+    monkeypatch.setattr(compiled, "SHAPES", 2)
+    monkeypatch.setattr(compiled, "STAYS", 4)
     target, assistant = random_pair(3)
     pair = Pair(target, assistant)
     rng = random.Random(0)
@@ -273,4 +273,4 @@ def test_traces_are_few(small_shelves, monkeypatch):
         company()
     assert len(made) - before < 20
     (steps,) = target.kept.get("steps", dict)._things.values()
-    assert sum(bool(where.places) for _, _, where in steps._compiled) <= 6
+    assert 0 < sum(bool(where.places) for _, _, where in steps._compiled) <= 2

@@ -1,17 +1,19 @@
 """What does a short row pay beside a long one? Rounds of mixed lengths, with one buffer for all rows and with shelves.
 
     python tools/measure_shelves.py --model MODEL [--assistant-model MODEL] [--dtype bfloat16] [--drafts 3] [--compile]
+        [--processor-time]
 
 MODEL may be what ``synthetic.py`` writes. Rows of 200 and of 8,000 tokens, whose keys are random, run rounds of an
 engine's batch. Short rows pay what a round of all takes longer than the long row's alone, over what a round of the
 short rows alone takes. Beside it are: a round of all over a round of as many short rows, and attention alone, of all
 rows in one full layer, in the same two measures. Times are medians of rounds, in turns; memory is of keys and values.
+On a machine that others use too, ``--processor-time`` counts what all threads of this process have worked instead.
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -38,12 +40,13 @@ FLOORS = {ONE_BUFFER: 1 << 30, SHELVES: shelves.FLOOR}
 
 
 class Setup(NamedTuple):
-    """What is measured: a pair, drafts per round, whether rounds are compiled, and how many are timed at a time."""
+    """What is measured: a pair, drafts per round, whether rounds are compiled, how many are timed, and how."""
 
     pair: Pair
     drafts: int
     compiles: bool
     rounds: int
+    clock: Callable[[], float]
 
 
 @contextmanager
@@ -87,9 +90,9 @@ class Company:
     def seconds(self) -> list[float]:
         times = []
         for _ in range(self._setup.rounds):
-            begin = time.perf_counter()
+            begin = self._setup.clock()
             self.round()
-            times.append(time.perf_counter() - begin)
+            times.append(self._setup.clock() - begin)
         return times
 
     @property
@@ -112,9 +115,9 @@ class Company:
         mx.eval(queries, masks)
         times = []
         for _ in range(self._setup.rounds):
-            begin = time.perf_counter()
+            begin = self._setup.clock()
             mx.eval(attend(queries, states[FULL], masks[FULL]))
-            times.append(time.perf_counter() - begin)
+            times.append(self._setup.clock() - begin)
         return times
 
 
@@ -168,7 +171,9 @@ def show(args: argparse.Namespace) -> None:
         check_compiler()
     target, _ = load(args.model, dtype=args.dtype)
     assistant = load_assistant(args.assistant_model or assistant_for(args.model), dtype=args.dtype)
-    found = measured(Setup(Pair(target, assistant), args.drafts, args.compile, args.rounds), args.turns)
+    clock = time.process_time if args.processor_time else time.perf_counter
+    setup = Setup(Pair(target, assistant), args.drafts, args.compile, args.rounds, clock)
+    found = measured(setup, args.turns)
     for (kind, rows), each in sorted(found.items()):
         times = f"{1e3 * each.round:8.1f} ms a round, {1e3 * each.attention:7.2f} ms attention"
         print(f"{kind:10s} {rows[0]} short {rows[1]} long {times} {each.nbytes / 1e6:8.1f} MB")
@@ -189,6 +194,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--drafts", type=int, default=3)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--processor-time", action="store_true")
     parser.add_argument("--rounds", type=positive, default=8)
     parser.add_argument("--turns", type=positive, default=5)
     return parser

@@ -18,6 +18,8 @@ from .store import Layer, placed
 class BatchCache(KVCache):
     """The rows of a batch: others come and go, each with as many slots as it needs.
 
+    Rows are emptied one by one; a batch that failed is let go as a whole.
+
     Args:
         first: of one row, which becomes the batch's first, and should be used no longer.
         rows: how many sequences there is room for.
@@ -56,10 +58,17 @@ class BatchCache(KVCache):
         """Who lies where."""
         return self._shelves
 
+    def reserve(self, positions: int) -> None:
+        held = self._held
+        self.reserve_each([positions if row in held else 0 for row in range(len(self._tokens))])
+
+    @property
+    def _held(self) -> set[int]:
+        return {row for shelf in self._shelves for row in shelf.held}
+
     def reserve_each(self, needs: Sequence[int]) -> None:
-        held = {row for shelf in self._shelves for row in shelf.held}
         has_room = all(needs[row] <= shelf.capacity for shelf in self._shelves for row in shelf.held)
-        if self._settled and has_room and held == {row for row, need in enumerate(needs) if need}:
+        if self._settled and has_room and self._held == {row for row, need in enumerate(needs) if need}:
             return
         self._put_on(arranged(self._shelves, needs))
 

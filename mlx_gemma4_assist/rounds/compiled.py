@@ -28,7 +28,8 @@ PADDING_PERCENT = 2  # multiplications with keys and values in vain, of those wi
 GROWTH_SHARE = 8  # in a long text a bucket is up to this part of it, so that it traces as seldom as it doubles
 RECENT = 16  # rounds, over which the share of a draft length is taken
 WORTH_TRACING = 0.2  # share of the recent rounds
-SHAPES = 64  # of rows on shelves, whose rounds are traced
+STAYS = 8  # times that a shape of shelves is asked for before it is traced
+SHAPES = 64  # of shelves, whose rounds are traced
 
 Function = Callable[..., Any]
 Build = Callable[[Decoder, int, Bound], Function]
@@ -184,7 +185,7 @@ class CompiledSteps:
             oldest = next(iter(self._shapes))
             del self._shapes[oldest]
             self._compiled.pop(oldest, None)
-        return asked >= RECENT
+        return asked >= STAYS
 
     def _asked_before(self, key: Key) -> bool:
         before = key in self._asked
