@@ -24,6 +24,7 @@ WITH_ARGUMENTS = (
     "measure_gpu",
     "measure_look_ahead",
     "measure_picture_memory",
+    "measure_prefix_cache",
     "round_parts",
     "synthetic",
 )
