@@ -437,6 +437,38 @@ def test_memory_is_flat(pair):
     assert before - mx.get_active_memory() > 0.5 * held
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_any_use_adds_up(pair, tmp_path, seed):
+    """Requests together, given up, read ahead, points released: the budget holds, and in the end nothing is left."""
+    rng = random.Random(seed)
+    engine = Engine(pair, prefix_cache_bytes=rng.choice([60_000, 250_000]), prefix_cache_folder=tmp_path)
+    texts = [[rng.randrange(64) for _ in range(300)] for _ in range(2)]
+    for _ in range(16):
+        prompt = [
+            *rng.choice(texts)[: rng.choice([60, 256, 300])],
+            *(rng.randrange(64) for _ in range(rng.randrange(9))),
+        ]
+        if rng.random() < 0.2:
+            assert engine.prefix.release(rng.choice([1, 50_000])) >= 0
+        if rng.random() < 0.3:
+            engine.read_ahead(prompt)
+            engine.idle()
+        runs = [engine.run(request_of([*prompt, *[i] * i], (60,), max_tokens=3)) for i in range(rng.randint(1, 3))]
+        for run in runs:
+            run.begin()
+        for run in runs:
+            if rng.random() < 0.2:
+                run.close()
+            else:
+                tokens_of(run)
+        assert engine.prefix.nbytes <= engine.prefix.budget
+        assert engine.scheduler.idle
+    request = request_of([*prompt, 1], max_tokens=3)
+    assert_same(events_of(engine.run(request)), cold(pair, request))
+    engine.prefix.release(1 << 40)
+    assert engine.prefix.nbytes == 0
+
+
 def test_an_interrupt_leaves_nothing_half_kept(pair, monkeypatch):
     engine = Engine(pair)
     request = request_of(letters(300))
