@@ -265,25 +265,25 @@ def test_reading_ahead_gives_way(pair, monkeypatch):
 # Several prompts
 
 
-@pytest.mark.parametrize("moment", ["before", "meanwhile"])
-def test_two_prompts_with_one_beginning(pair, moment):
-    """It is read once, though neither names it: the second waits for the first one's point."""
-    engine = Engine(pair)
-    beginning = letters(200)
-    requests = [request_of([*beginning, i, *letters(19 + i, 9)], prefill_step_size=64) for i in range(3)]
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_prompts_with_one_beginning(pair, monkeypatch, meanwhile):
+    """It is read once, though none names it: the others wait for the first one's point, also if they come later."""
+    monkeypatch.setattr("mlx_gemma4_assist.engine.scheduler.MAX_STALL", 0)
+    engine, beginning = Engine(pair), letters(200)
+    requests = [request_of([*beginning, i, *letters(19 + i, 9)]) for i in range(3)]
     runs = [engine.run(request) for request in requests]
-    runs[0].begin()
-    if moment == "meanwhile":
-        other = engine.run(request_of(letters(5), max_tokens=30))
+    if meanwhile:
+        other = engine.run(request_of(letters(40, 3), max_tokens=40))
         other.begin()
         engine.scheduler.step()
-    for run in runs[1:]:
+        runs[0].begin()
+        engine.scheduler.step()  # in small chunks, since another row runs
+        assert 0 < runs[0].to_compute == 220
+    for run in runs:
         run.begin()
     for run, request in zip(runs, requests, strict=True):
         assert_same(events_of(run), cold(pair, request))
-    if moment == "before":
-        assert [run.to_compute for run in runs] == [220, 21, 22]
-    assert engine.prefix.stats.prompts >= 3
+    assert [run.to_compute for run in runs] == [220, 21, 22]
 
 
 def test_where_texts_have_parted_a_third_begins(pair):
@@ -435,6 +435,38 @@ def test_memory_is_flat(pair):
     engine.prefix.clear()
     gc.collect()
     assert before - mx.get_active_memory() > 0.5 * held
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_any_use_adds_up(pair, tmp_path, seed):
+    """Requests together, given up, read ahead, points released: the budget holds, and in the end nothing is left."""
+    rng = random.Random(seed)
+    engine = Engine(pair, prefix_cache_bytes=rng.choice([60_000, 250_000]), prefix_cache_folder=tmp_path)
+    texts = [[rng.randrange(64) for _ in range(300)] for _ in range(2)]
+    for _ in range(16):
+        prompt = [
+            *rng.choice(texts)[: rng.choice([60, 256, 300])],
+            *(rng.randrange(64) for _ in range(rng.randrange(9))),
+        ]
+        if rng.random() < 0.2:
+            assert engine.prefix.release(rng.choice([1, 50_000])) >= 0
+        if rng.random() < 0.3:
+            engine.read_ahead(prompt)
+            engine.idle()
+        runs = [engine.run(request_of([*prompt, *[i] * i], (60,), max_tokens=3)) for i in range(rng.randint(1, 3))]
+        for run in runs:
+            run.begin()
+        for run in runs:
+            if rng.random() < 0.2:
+                run.close()
+            else:
+                tokens_of(run)
+        assert engine.prefix.nbytes <= engine.prefix.budget
+        assert engine.scheduler.idle
+    request = request_of([*prompt, 1], max_tokens=3)
+    assert_same(events_of(engine.run(request)), cold(pair, request))
+    engine.prefix.release(1 << 40)
+    assert engine.prefix.nbytes == 0
 
 
 def test_an_interrupt_leaves_nothing_half_kept(pair, monkeypatch):

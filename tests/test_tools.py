@@ -27,6 +27,7 @@ WITH_ARGUMENTS = (
     "measure_look_ahead",
     "measure_picture_memory",
     "measure_quantized_cache",
+    "measure_prefix_cache",
     "round_parts",
     "synthetic",
 )
