@@ -4,6 +4,7 @@
 loaded. Imports neither MLX nor anything that does.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import inf
@@ -84,6 +85,24 @@ def _functions(value: Any) -> tuple[LogitsProcessor, ...]:
     return functions
 
 
+def _schema(value: Any) -> str:
+    """A JSON schema as text; the order of its keys, in which an object is written, stays."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        schema = json.loads(text)
+    except RecursionError:
+        raise ValueError from None
+    if not isinstance(schema, dict):
+        raise TypeError
+    return text
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
 def option(
     default: Any,
     read: Callable[[Any], Any],
@@ -121,12 +140,15 @@ class GenerationOptions:
         skip_special_tokens: whether answers, thoughts and calls of tools are told apart, and their markers left out of
             the text; otherwise all is one text, with all special tokens.
         logits_processors: mlx-lm's ``(tokens, logits) -> logits``, called once per token; rounds then do not overlap.
+        json_schema, regex, lark: what the answer must be, one of the three at most: JSON of a schema (a mapping, or
+            JSON text), what a regular expression matches as a whole, or what a grammar in llguidance's variant of Lark
+            gives. It holds the answer, not thoughts before it. Needs the extra ``grammar``.
         compile: whether rounds run under ``mx.compile``; None does so on a GPU. On the CPU backend that takes a C++
             compiler, and half a minute the first time on a machine.
         prefill_step_size: tokens of the prompt computed at once, which bounds memory.
 
     Raises:
-        OptionError: a value of another kind or out of its range; how drafts are drawn where none are.
+        OptionError: a value of another kind or out of its range; how drafts are drawn where none are; two grammars.
     """
 
     max_tokens: int = option(
@@ -210,6 +232,19 @@ class GenerationOptions:
     logits_processors: Sequence[LogitsProcessor] = option(
         (), _functions, lambda x: True, "functions of (tokens, logits)", ""
     )
+    json_schema: str | None = option(
+        None,
+        _schema,
+        lambda x: True,
+        "a JSON schema, as a mapping or as JSON text",
+        "The answer is JSON of this schema.",
+    )
+    regex: str | None = option(
+        None, _text, lambda x: x != "", "a regular expression", "The answer is what this expression matches as a whole."
+    )
+    lark: str | None = option(
+        None, _text, lambda x: x.strip() != "", "a grammar", "The answer is what this Lark grammar gives."
+    )
     compile: bool | None = option(
         None,
         _switch,
@@ -228,10 +263,21 @@ class GenerationOptions:
             raise OptionError("{draft_temperature} needs a {temperature} above 0: greedy decoding drafts greedily")
         if self.num_assistant_tokens == 0 and self.draft_temperature:
             raise OptionError("{draft_temperature} is for drafts, but {num_assistant_tokens} is 0, which makes none")
+        if len(grammars := self._grammars()) > 1:
+            raise OptionError(f"{{{grammars[0][0]}}} and {{{grammars[1][0]}}} exclude each other")
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    @property
+    def grammar(self) -> tuple[str, str] | None:
+        """What holds the answer: the name of the option, and its value."""
+        return next(iter(self._grammars()), None)
+
+    def _grammars(self) -> list[tuple[str, str]]:
+        given = {"json_schema": self.json_schema, "regex": self.regex, "lark": self.lark}
+        return [(name, value) for name, value in given.items() if value is not None]
 
 
 def read_options(options: Any) -> None:
@@ -281,6 +327,9 @@ class OptionValues(TypedDict, total=False):
     stop: str | Iterable[str] | None
     skip_special_tokens: bool
     logits_processors: Iterable[LogitsProcessor] | None
+    json_schema: Mapping[str, Any] | str | None
+    regex: str | None
+    lark: str | None
     compile: bool | None
     prefill_step_size: int
 

@@ -7,18 +7,18 @@ whose bytes must have the hash that the header names. Nothing is allocated befor
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from ..backend import dtype_name
 from ..errors import InputError
 from ..files import replacing, why_not_written
-from ..models.attention import KeysValues
 from ..models.config import FULL, Gemma4TextConfig
 from .file_header import (
     DIGITS,
@@ -63,7 +63,7 @@ def save_prompt_cache(file_name: PathLike, cache: KVCache, metadata: Mapping[str
         raise InputError(f"cannot write {path}: it is a folder")
     try:
         with replacing(path) as file:
-            _write(file, header_of(contents, tensors), _stored(cache.buffers, tensors))
+            write_hashed(file, header_of(contents, tensors), _stored(cache.buffers, tensors))
     except OSError as error:
         raise InputError(f"cannot write {path}: {why_not_written(error)}") from error
 
@@ -74,7 +74,7 @@ def read_contents(path: Path) -> Contents:
     Raises:
         InputError: it cannot be read, is none of this format and version, or is damaged as far as can be seen.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return read_header(file, path).contents
 
 
@@ -93,7 +93,7 @@ def read_cache(
     Raises:
         InputError: as :func:`read_contents`; a file of another target or dtype; a damaged one.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         header = read_header(file, path)
         contents = header.contents
         check_belongs(contents, dtype, fingerprint, path)
@@ -131,7 +131,8 @@ def _stored(buffers: Buffers, tensors: Sequence[Tensor]) -> Iterator[mx.array]:
         yield array[:, :, : tensor.shape[2]]
 
 
-def _write(file: BinaryIO, header: bytes, arrays: Iterator[mx.array]) -> None:
+def write_hashed(file: BinaryIO, header: bytes, arrays: Iterable[mx.array]) -> None:
+    """A header with zeros for its hash, the arrays one behind the other, and then the hash of all."""
     file.write(len(header).to_bytes(8, "little") + header)
     digest = digest_of(header)
     for array in arrays:
@@ -146,7 +147,7 @@ def _write(file: BinaryIO, header: bytes, arrays: Iterator[mx.array]) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """Raises:
     InputError: a file that is not there, is none, or cannot be read.
     """
@@ -167,22 +168,33 @@ def _read_arrays(
     Raises:
         InputError: they are not.
     """
-    digest = digest_of(header.raw)
-    arrays = []
-    for each in tensors:
-        content = np.empty(each.nbytes, np.uint8)
-        if file.readinto(content.data) != each.nbytes:  # type: ignore[attr-defined]  # typeshed knows it of some files
+    sizes = [each.nbytes for each in tensors]
+    return [
+        mx.array(content).view(dtype).reshape(each.shape)
+        for each, content in zip(tensors, read_hashed(file, header.raw, sizes, path), strict=True)
+    ]
+
+
+def read_hashed(file: BinaryIO, header: bytes, sizes: Iterable[int], path: Path) -> Iterator[NDArray[np.uint8]]:
+    """The bytes of one array after the other; only where all were taken are they known to be those that were written.
+
+    Raises:
+        InputError: they are not.
+    """
+    digest = digest_of(header)
+    for size in sizes:
+        content = np.empty(size, np.uint8)
+        if file.readinto(content.data) != size:  # type: ignore[attr-defined]  # typeshed knows it of some files
             raise damaged(path, "it has become shorter")
         digest.update(content.data)
-        arrays.append(mx.array(content).view(dtype).reshape(each.shape))
-    if digest.hexdigest().encode() != header.raw[DIGITS]:
+        yield content
+    if digest.hexdigest().encode() != header[DIGITS]:
         raise damaged(path, "it does not hold what was written")
-    return arrays
 
 
 def _restored(layout: CacheLayout, contents: Contents, arrays: list[mx.array]) -> Buffers:
     """A cache's buffers, with the slots that are not stored; one layer after the other, so that memory suffices."""
-    made: list[KeysValues] = []
+    made: list[tuple[mx.array, mx.array]] = []
     arrays.reverse()
     for kind in layout.kinds:
         keys, values = (_restored_layer(layout, kind, contents, arrays.pop()) for _ in range(2))

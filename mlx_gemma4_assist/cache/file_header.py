@@ -28,7 +28,7 @@ LARGEST_HEADER = 100_000_000  # bytes, as for all safetensors
 
 _BEGIN = b'{"__metadata__":{"sha256":"'  # of every header; 64 digits follow
 DIGITS = slice(len(_BEGIN), len(_BEGIN) + 64)
-_ALIGNMENT = 8
+ALIGNMENT = 8
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
@@ -100,7 +100,7 @@ def header_of(contents: Contents, tensors: Sequence[Tensor]) -> bytes:
     }
     about = {"sha256": "0" * 64, "format": FORMAT, "format_version": str(FORMAT_VERSION), "version": __version__}
     encoded = json.dumps({"__metadata__": about | values} | _entries(tensors, contents.dtype), separators=(",", ":"))
-    return encoded.encode() + b" " * (-len(encoded) % _ALIGNMENT)
+    return encoded.encode() + b" " * (-len(encoded) % ALIGNMENT)
 
 
 def _entries(tensors: Sequence[Tensor], dtype: str) -> dict[str, Any]:
@@ -144,6 +144,16 @@ def damaged(path: Path, why: str) -> InputError:
 
 
 def read_header(file: BinaryIO, path: Path) -> Header:
+    raw, about, entries, data_bytes = read_raw_header(file, path)
+    return Header(raw, _parse(about, path), entries, data_bytes)
+
+
+def read_raw_header(file: BinaryIO, path: Path) -> tuple[bytes, Any, dict[str, Any], int]:
+    """A header's bytes, its metadata, its entries of arrays, and how long the file is behind it.
+
+    Raises:
+        InputError: it does not begin as what this package writes, or is no JSON.
+    """
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     begin = file.read(len(_BEGIN))
@@ -157,7 +167,7 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     except (InputError, UnicodeDecodeError):
         raise damaged(path, "its header is not valid JSON") from None
     about = content.pop("__metadata__")  # which it begins with
-    return Header(raw, _parse(about, path), content, size - 8 - length)
+    return raw, about, content, size - 8 - length
 
 
 def _parse(about: Any, path: Path) -> Contents:

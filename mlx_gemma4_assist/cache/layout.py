@@ -21,9 +21,17 @@ from ..models.config import FULL, Gemma4TextConfig
 GROWTH = 256  # slots by which a linear buffer grows
 BUCKET = 64  # attention over a linear buffer stops at a multiple of this
 
+Bound = int | tuple[int, ...]
+"""An upper bound of lengths, known to the host: of all rows, or, where they lie on shelves, of the rows of each."""
+
 
 def round_up(value: int, step: int) -> int:
     return -(-value // step) * step
+
+
+def bounds_of(bound: Bound) -> tuple[int, ...]:
+    """The bounds of each shelf, or the one of all rows."""
+    return (bound,) if isinstance(bound, int) else bound
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from ..models.attention import KeysValues
 from ..models.config import FULL
 from .layout import CacheLayout, ring_positions
 
-Buffers = tuple[KeysValues, ...]
+Layer = tuple[mx.array, ...]
+"""Keys and values (B, G, S, D); where rows of a batch lie on shelves, those of each shelf, one after the other."""
+
+Buffers = tuple[Layer, ...]
 
 
 def empty(layout: CacheLayout, rows: int, size: int) -> Buffers:
@@ -53,14 +55,6 @@ def taken(buffers: Buffers, row: int) -> Buffers:
 def placed(array: mx.array, row: int, new: mx.array) -> mx.array:
     """An array (B, ...) with one row, (1, ...), in another's place."""
     return mx.slice_update(array, new, mx.array([row]), axes=(0,))
-
-
-def with_row(buffers: Buffers, row: int, new: Buffers) -> Buffers:
-    """Buffers with those of one row in another's place; both of one size."""
-    return tuple(
-        (placed(keys, row, new_keys), placed(values, row, new_values))
-        for (keys, values), (new_keys, new_values) in zip(buffers, new, strict=True)
-    )
 
 
 def moved_to_ring(buffer: mx.array, lengths: Sequence[int], ring: int) -> mx.array:

@@ -13,9 +13,10 @@ import typer
 from ..errors import InputError, OptionError, first_line
 from ..extras import library
 from ..options import GenerationOptions
-from .loading import check_choice, draft_memory, load_pair, note, open_checkpoint
+from .interrupts import ending_at_once
+from .loading import check_choice, draft_memory, load_pair, open_checkpoint
 from .options import DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
-from .streams import ending_at_once
+from .streams import note
 
 if TYPE_CHECKING:
     from rich.table import Table

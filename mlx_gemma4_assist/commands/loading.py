@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, OptionError
 from ..files import read_json_if_there
 from ..options import GenerationOptions
+from .interrupts import ending_at_once
 from .options import FILTERS, ModelChoice
-from .streams import ending_at_once
+from .streams import note
 
 if TYPE_CHECKING:
     from ..drafts.memory import DraftMemory
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 PATIENCE = 2.0  # seconds before a person is told that loading goes on
 PATIENCE_OF_LOGS = 15.0  # and whoever reads standard error elsewhere
 GENERATION_CONFIG = "generation_config.json"
-
-
-def note(message: str) -> None:
-    """A line for the user that is not part of the output."""
-    print(message, file=sys.stderr)
 
 
 def check_choice(choice: ModelChoice, options: GenerationOptions, *, compares: bool = False) -> None:
@@ -145,13 +141,6 @@ def _said_if_slow(message: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _wake_compiler() -> None:
-    """Let MLX's CPU backend look for g++ now: it does so once in a process, and is deaf to Ctrl-C meanwhile."""
-    import mlx.core as mx
-
-    mx.eval(mx.compile(mx.negative)(mx.zeros(1)))
-
-
 def _warn_of_memory(checkpoint: "Checkpoint", tokens: int | None) -> None:
     """Say so if the machine has too little memory."""
     from ..machine.doctor import this_machine
@@ -195,9 +184,7 @@ def load_pair(checkpoint: "Checkpoint", tokens: int | None = None) -> "Pair":
     """
     with ending_at_once(), _said_if_slow(f"Loading {checkpoint.source.path_or_repo} ..."):
         _warn_of_memory(checkpoint, tokens)
-        pair = checkpoint.load()
-        _wake_compiler()
-    return pair
+        return checkpoint.load()
 
 
 def draft_memory(learned: bool) -> "DraftMemory | None":

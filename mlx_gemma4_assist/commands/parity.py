@@ -13,9 +13,10 @@ import typer
 
 from ..errors import InputError, OptionError
 from ..options import MAX_DRAFTS, GenerationOptions
-from .loading import check_choice, load_pair, note, open_checkpoint
+from .interrupts import ending_at_once
+from .loading import check_choice, load_pair, open_checkpoint
 from .options import EMBEDDED, ModelChoice, Only, grouped
-from .streams import ending_at_once, moves_cursor, read_input
+from .streams import moves_cursor, note, read_input
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair

@@ -3,9 +3,13 @@
 All work is done in the thread that asks for events; one at a time.
 """
 
+import os
+from collections.abc import Sequence
+
 from ..backend import Kept, on_gpu
 from ..cache.layout import CacheLayout, round_up
 from ..cache.rows import KVCache
+from ..cache.soft_tokens import MediaPrompt
 from ..drafts.batch import AutoBatchDraftLength
 from ..drafts.fixed import DEFAULT_DRAFTS, FixedDraftLength
 from ..drafts.learned import AUTO_LONGEST
@@ -17,10 +21,12 @@ from ..rounds.compiled import CompiledSteps, compiles
 from ..rounds.sampling import Sampling
 from ..rounds.state import Accept, Decoder
 from ..rounds.steps import EAGER, Steps
+from .ahead import ReadAhead
 from .batch import SLOTS, Batch
 from .learning import Learning, Memory
 from .pair import Pair
 from .prefill import Progress, no_progress
+from .prefix_options import FOLDER_BYTES, prefix_cache
 from .request import Request
 from .run import Run
 from .scheduler import LOOK_AHEAD, Scheduler
@@ -36,18 +42,37 @@ class Engine:
         pair: the networks.
         memory: where draft lengths that were learned are kept for later processes; None keeps them for as long as the
             target lives.
+        prefix_cache_bytes: of keys and values that are kept of prompts and texts, so that what begins like them is not
+            read again; 0 keeps none. None is a sixteenth of the memory, at most 2 GiB.
+        prefix_cache_folder: where these are kept for later processes; None writes nothing.
+        prefix_cache_folder_bytes: the most that the folder's files take.
+
+    Attributes:
+        pair: as given.
+        scheduler: makes progress for all runs that have begun.
+        prefix: what is kept of prompts and texts.
 
     Raises:
         InputError: one of them is something else.
     """
 
-    def __init__(self, pair: Pair, memory: Memory | None = None):
+    def __init__(
+        self,
+        pair: Pair,
+        memory: Memory | None = None,
+        *,
+        prefix_cache_bytes: int | None = None,
+        prefix_cache_folder: str | os.PathLike[str] | None = None,
+        prefix_cache_folder_bytes: int = FOLDER_BYTES,
+    ):
         if not isinstance(pair, Pair):
             raise InputError(f"the pair is {described(pair)}, expected a Pair")
         if memory is not None and (isinstance(memory, type) or not isinstance(memory, Memory)):
             raise InputError(f"draft_memory is {described(memory)}, expected None or DraftMemory(folder)")
         self.pair = pair
         self.scheduler = Scheduler(Batch(self.decoder, self.steps), self._draft_length_together)
+        self.prefix = prefix_cache(pair, prefix_cache_bytes, prefix_cache_folder, prefix_cache_folder_bytes)
+        self._ahead = ReadAhead(pair.target, self.prefix, self.new_cache)
         self._memory = memory
 
     def new_cache(self, num_assistant_tokens: int | None = None) -> KVCache:
@@ -82,6 +107,7 @@ class Engine:
         if self.pair.assistant is None and options.draft_temperature:
             raise OptionError("{draft_temperature} is for drafts, but there is no assistant model")
         request.check(self.pair.target.config)
+        self._ahead.drop()
         if cache is None:
             return Run(self, request, self._cache(round_up(_needed_slack(longest), SLACK_STEP)), progress, kept=False)
         if not isinstance(cache, KVCache):
@@ -89,6 +115,24 @@ class Engine:
         if cache.fingerprint != self.pair.fingerprint or cache.layout.slack < _needed_slack(longest):
             raise InputError("prompt_cache was made for another model, or for fewer num_assistant_tokens")
         return Run(self, request, cache, progress)
+
+    def read_ahead(self, prompt: MediaPrompt | Sequence[int]) -> None:
+        """A later prompt is going to begin with this one: :meth:`idle` reads it, all but its last token.
+
+        Raises:
+            InputError: a prompt that the network could not read.
+        """
+        prompt = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(list(prompt))
+        Request(prompt).check(self.pair.target.config)
+        self._ahead.add(prompt)
+
+    def idle(self) -> bool:
+        """Do a little of what nobody waits for: read a chunk ahead, or write a restore point to the folder.
+
+        Returns:
+            Whether something was done, so that there may be more; nothing is while a request is under way.
+        """
+        return self.scheduler.idle and (self._ahead.step() or self.prefix.save())
 
     def decoder(self, layout: CacheLayout, sampling: Sampling, acceptor: Accept | None) -> Decoder:
         """The networks and settings of rounds; without an acceptor the device decides what stands."""

@@ -3,14 +3,12 @@
 Shapes: B rows of a batch, L positions, N query heads, G key-value heads, D head dim, S keys.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
 from ..backend import on_gpu
 from . import cpu
-
-KeysValues = tuple[mx.array, mx.array]
 
 BAND = 512
 
@@ -32,6 +30,17 @@ Mask = mx.array | str | list[Band] | None
 """What each query may see: (B, 1, L, S) bool, ``"causal"``, bands that cover all queries, or None for everything."""
 
 
+class View(Protocol):
+    """Keys and values that lie otherwise than in two arrays of the queries' type."""
+
+    def attend(self, queries: mx.array, mask: Mask) -> mx.array:
+        """Attention of scale 1: queries (B, N, L, D) -> (B, N, L, D)."""
+
+
+KeysValues = tuple[mx.array, mx.array] | View
+"""What is attended to: keys and values (B, G, S, D), or what knows how to."""
+
+
 def band_size() -> int:
     """Queries of a prompt that attend together, which bounds the memory for scores and the keys seen in vain.
 
@@ -45,6 +54,8 @@ def attend(queries: mx.array, keys_values: KeysValues, mask: Mask) -> mx.array:
 
     Bands leave out the keys that none of their queries may see, and bound the memory for scores.
     """
+    if not isinstance(keys_values, tuple):
+        return keys_values.attend(queries, mask)
     if isinstance(mask, list):
         keys, values = keys_values
         bands = [

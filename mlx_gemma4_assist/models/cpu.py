@@ -8,6 +8,7 @@ Shapes: B rows of a batch, L queries, N query heads, G key-value heads, D head d
 """
 
 import math
+from functools import cache
 
 import mlx.core as mx
 
@@ -55,16 +56,32 @@ def _exp(x: mx.array) -> mx.array:
 # Norms
 
 
-@fused
-def normalized(x: mx.array, eps: float) -> mx.array:
-    """``mx.fast.rms_norm`` without a weight: eight operations here, one kernel where that can be compiled."""
-    return mx.fast.rms_norm(x, None, eps)
+def normalized(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
+    """``mx.fast.rms_norm`` over the last axis, in the operations that MLX makes of it on this backend.
+
+    What it would count anew for each norm, the inverse of the axis' length, is the same array each time.
+    """
+    share = _share(x.shape[-1])
+    return _normalized(x, share, eps) if weight is None else _normalized_and_scaled(x, weight, share, eps)
+
+
+@cache
+def _share(dims: int) -> mx.array:
+    return mx.array(1.0 / dims)
 
 
 @fused
-def normalized_and_scaled(x: mx.array, weight: mx.array, eps: float) -> mx.array:
-    """The same with a weight."""
-    return mx.fast.rms_norm(x, weight, eps)
+def _normalized(x: mx.array, share: mx.array, eps: float) -> mx.array:
+    wide = x.astype(mx.float32)
+    mean = mx.sum(mx.square(wide), axis=-1, keepdims=True) * share
+    return (wide * mx.rsqrt(mean + eps)).astype(x.dtype)
+
+
+@fused
+def _normalized_and_scaled(x: mx.array, weight: mx.array, share: mx.array, eps: float) -> mx.array:
+    wide = x.astype(mx.float32)
+    mean = mx.sum(mx.square(wide), axis=-1, keepdims=True) * share
+    return weight * (wide * mx.rsqrt(mean + eps)).astype(mx.result_type(x, weight))
 
 
 # Attention
