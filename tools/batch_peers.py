@@ -24,12 +24,14 @@ class Question:
         arrivals: for each, the seconds after which it is there, in rising order.
         max_tokens: of each text.
         drafts: in a round: 0, a number, or ``auto`` where they are learned.
+        compiled: whether this package's rounds are; None where that is the default.
     """
 
     prompts: list[list[int]]
     arrivals: list[float]
     max_tokens: int
     drafts: int | str
+    compiled: bool | None = None
 
 
 class Timetable:
@@ -99,7 +101,9 @@ class OurBatches(Ours):
         from mlx_gemma4_assist.backend import wired_limit
 
         drafts = None if question.drafts in (0, AUTO) else question.drafts
-        options = GenerationOptions(max_tokens=question.max_tokens, num_assistant_tokens=drafts)
+        options = GenerationOptions(
+            max_tokens=question.max_tokens, num_assistant_tokens=drafts, compile=question.compiled
+        )
         mx.reset_peak_memory()
         with wired_limit():
             times = self._run(self._engine(question.drafts != 0), question, options)

@@ -215,7 +215,7 @@ class Comparison:
             if where in self.left_out:
                 continue
             try:
-                question = Question(prompts, arrivals, self._pair.tokens, column.drafts)
+                question = Question(prompts, arrivals, self._pair.tokens, column.drafts, self._args.compile)
                 answer = workers[column.engine].ask(asdict(question))
             except Failed as error:
                 self._leave_out(column.engine, where, error)
@@ -347,6 +347,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=positive, default=96, help="of a text of the embedded pair")
     parser.add_argument("--large-tokens", type=positive, default=32, help="of a text of the large pair")
     parser.add_argument("--prompt-tokens", type=positive, default=32, help="mixed ones have half to four times as many")
+    parser.add_argument("--compile", action="store_true", default=None, help="this package's rounds, by default or not")
     parser.add_argument("--scale", type=float, default=0.22, help="of the large pair's widths")
     parser.add_argument("--layers", type=positive, help="of the large pair, instead of E2B's 35")
     parser.add_argument("--acceptance", type=share, default=0.8, help="chance of the large pair's drafts to be right")
