@@ -16,7 +16,7 @@ from functools import cached_property
 
 import mlx.core as mx
 
-from ..models.config import FULL, Gemma4TextConfig
+from ..models.config import FULL, SLIDING, Gemma4TextConfig
 
 GROWTH = 256  # slots by which a linear buffer grows
 BUCKET = 64  # attention over a linear buffer stops at a multiple of this
@@ -57,6 +57,19 @@ class CacheLayout:
         """Of the keys, or the values, of a layer: (rows, G, size, D), in a sliding layer (rows, G, ring, D)."""
         slots = size if kind == FULL else self.ring
         return rows, self.config.kv_heads(kind), slots, self.config.head_dim_of(kind)
+
+    def linear_bytes(self, size: int) -> int:
+        """Of one row's full-attention layers, with so many slots."""
+        return size * self._slot_bytes(FULL)
+
+    def row_bytes(self, size: int) -> int:
+        """Of one row: its full-attention layers with so many slots, and its rings."""
+        return self.linear_bytes(size) + self.ring * self._slot_bytes(SLIDING)
+
+    def _slot_bytes(self, kind: str) -> int:
+        """Keys and values of one position in all layers of a kind that own some."""
+        numbers = 2 * self.config.kv_heads(kind) * self.config.head_dim_of(kind)
+        return self.kinds.count(kind) * numbers * self.dtype.size
 
 
 def grown_size(positions: int) -> int:

@@ -93,7 +93,7 @@ def generate(
     elif made:
         print()
         note(statistics(made[-1], pair.assistant is not None, options.num_assistant_tokens))
-        if why := cut_off(made[-1], pair.target.config.max_position_embeddings):
+        if why := cut_off(made[-1], pair.target.config.max_position_embeddings, options.max_tokens):
             note(f"The text ends here: {why}")
     if (kept := cache_file.keep(made)) and not as_json:
         note(kept)

@@ -125,12 +125,13 @@ def introduce(pair: "Pair", choice: ModelChoice, options: GenerationOptions) -> 
         note(header(pair, choice, options))
 
 
-def cut_off(last: "GenerationResponse", context: int) -> str:
+def cut_off(last: "GenerationResponse", context: int, max_tokens: int) -> str:
     """By what a text was cut off, for a sentence; empty if it ended by itself."""
     if last.finish_reason != "length":
         return ""
-    full = last.prompt_tokens + last.generation_tokens >= context
-    return "the context is full" if full else "cut off by --max-tokens"
+    if last.prompt_tokens + last.generation_tokens >= context:
+        return "the context is full"
+    return "cut off by --max-tokens" if last.generation_tokens >= max_tokens else "the memory is full"
 
 
 @contextmanager

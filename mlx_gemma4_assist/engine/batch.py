@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from ..cache.layout import CacheLayout
+from ..cache.layout import CacheLayout, grown_size
 from ..cache.rows import KVCache, resized
 from ..cache.store import placed
 from ..options import MAX_DRAFTS
@@ -99,6 +99,23 @@ class Batch:
     def slots(self) -> Sequence[Member | None]:
         """Who is in each slot."""
         return self._slots
+
+    @property
+    def size(self) -> int:
+        """Slots of linear buffers; 0 without any."""
+        return 0 if self._flight is None else self._flight.cache.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows' keys and values."""
+        return 0 if self._flight is None else self._flight.cache.nbytes
+
+    def size_for(self, member: Member) -> int:
+        """Slots of linear buffers that hold a row's next rounds: more than there are, if these must grow for it."""
+        assert self._flight is not None
+        flight, size = self._flight, self.size
+        end = flight.steps.reach(flight.end(self._slots.index(member)) + flight.cache.layout.slack)
+        return size if end <= size or size == 0 else grown_size(end)
 
     @property
     def in_flight(self) -> int:

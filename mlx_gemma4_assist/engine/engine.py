@@ -3,7 +3,7 @@
 All work is done in the thread that asks for events; one at a time.
 """
 
-from ..backend import Kept, on_gpu
+from ..backend import Kept, on_gpu, usable_bytes
 from ..cache.layout import CacheLayout, round_up
 from ..cache.rows import KVCache
 from ..drafts.batch import AutoBatchDraftLength
@@ -17,6 +17,7 @@ from ..rounds.compiled import CompiledSteps, compiles
 from ..rounds.sampling import Sampling
 from ..rounds.state import Accept, Decoder
 from ..rounds.steps import EAGER, Steps
+from .admission import Admission
 from .batch import SLOTS, Batch
 from .learning import Learning, Memory
 from .pair import Pair
@@ -36,18 +37,23 @@ class Engine:
         pair: the networks.
         memory: where draft lengths that were learned are kept for later processes; None keeps them for as long as the
             target lives.
+        memory_limit: bytes that MLX may use in this process; None is what the device recommends, or all that there is.
+            Requests wait, and at last are refused, rather than go beyond it.
 
     Raises:
         InputError: one of them is something else.
     """
 
-    def __init__(self, pair: Pair, memory: Memory | None = None):
+    def __init__(self, pair: Pair, memory: Memory | None = None, memory_limit: int | None = None):
         if not isinstance(pair, Pair):
             raise InputError(f"the pair is {described(pair)}, expected a Pair")
         if memory is not None and (isinstance(memory, type) or not isinstance(memory, Memory)):
             raise InputError(f"draft_memory is {described(memory)}, expected None or DraftMemory(folder)")
         self.pair = pair
-        self.scheduler = Scheduler(Batch(self.decoder, self.steps), self._draft_length_together)
+        limit = usable_bytes() if memory_limit is None else _positive("memory_limit", memory_limit)
+        self.admission = Admission(pair, limit)
+        batch = Batch(self.decoder, self.steps)
+        self.scheduler = Scheduler(batch, self.admission, self._draft_length_together)
         self._memory = memory
 
     def new_cache(self, num_assistant_tokens: int | None = None) -> KVCache:
@@ -61,7 +67,7 @@ class Engine:
 
     def _cache(self, slack: int) -> KVCache:
         layout = CacheLayout(self.pair.target.config, slack, self.pair.dtype)
-        return KVCache(layout, fingerprint=self.pair.fingerprint)
+        return KVCache.of(layout, self.pair.fingerprint, (), [[]], [0])  # its buffers are made once it is let in
 
     def run(self, request: Request, cache: KVCache | None = None, progress: Progress = no_progress) -> Run:
         """A request's events, as one iterates over them; nothing is computed before.
@@ -73,7 +79,8 @@ class Engine:
             progress: called with (tokens of the prompt computed, tokens to compute).
 
         Raises:
-            InputError: the prompt or an option does not fit the pair, or the cache does not belong to it.
+            InputError: the prompt or an option does not fit the pair, or the cache does not belong to it; there is no
+                memory for the prompt, whoever else is there.
         """
         if not callable(progress):
             raise InputError(f"prompt_progress_callback is {described(progress)}, expected a function")
@@ -82,13 +89,19 @@ class Engine:
         if self.pair.assistant is None and options.draft_temperature:
             raise OptionError("{draft_temperature} is for drafts, but there is no assistant model")
         request.check(self.pair.target.config)
+        run = self._run(request, cache, progress, longest)
+        self.admission.check(run.needs)
+        return run
+
+    def _run(self, request: Request, cache: KVCache | None, progress: Progress, longest: int) -> Run:
         if cache is None:
-            return Run(self, request, self._cache(round_up(_needed_slack(longest), SLACK_STEP)), progress, kept=False)
+            own = self._cache(round_up(_needed_slack(longest), SLACK_STEP))
+            return Run(self, request, own, progress, longest=longest, kept=False)
         if not isinstance(cache, KVCache):
             raise InputError(f"prompt_cache is {described(cache)}, expected what make_prompt_cache returns")
         if cache.fingerprint != self.pair.fingerprint or cache.layout.slack < _needed_slack(longest):
             raise InputError("prompt_cache was made for another model, or for fewer num_assistant_tokens")
-        return Run(self, request, cache, progress)
+        return Run(self, request, cache, progress, longest=longest)
 
     def decoder(self, layout: CacheLayout, sampling: Sampling, acceptor: Accept | None) -> Decoder:
         """The networks and settings of rounds; without an acceptor the device decides what stands."""
@@ -127,6 +140,12 @@ class Engine:
         if options.seed is not None and options.draft_temperature:
             return None  # drafts that are drawn change the text, so their number must not be learned from times
         return Learning(self.pair.target, assistant, compiles(options.compile), self._memory)
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise InputError(f"{name} is {described(value)}, expected a positive number of bytes")
+    return value
 
 
 def longest_draft(pair: Pair, num_assistant_tokens: int | None) -> int:

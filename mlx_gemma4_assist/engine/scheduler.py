@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from time import perf_counter
 
-from ..cache.layout import CacheLayout
+from ..cache.rows import KVCache
 from ..drafts.clock import RoundClock
 from ..drafts.protocol import BatchDraftLength, DraftLength
+from .admission import Admission, Needs, grown_bytes, joined_bytes
 from .batch import Batch, Landed, Member
 from .loop import LogProbs
 from .request import TokenEvent
@@ -33,7 +34,8 @@ class Job:
     Attributes:
         read_prompt: reads the prompt into a cache, one chunk with each step of what it returns, and at last gives the
             member to run. It is told whether others run meanwhile, and what to ask before each chunk for its size.
-        layout: of the cache.
+        cache: that the prompt is read into.
+        needs: how much memory it takes.
         suppress_tokens: ids that are never drawn.
         budget: the most tokens to make.
         stop_tokens: any of these ends it.
@@ -46,11 +48,13 @@ class Job:
         made: how many tokens these and the ones before have.
         ended: whether it has its last event.
         failed: whether a step that it had a part in was not completed.
+        refusal: why it cannot begin, if there is no memory for it.
         member: its row, once its prompt has been read.
     """
 
     read_prompt: ReadPrompt
-    layout: CacheLayout
+    cache: KVCache
+    needs: Needs
     suppress_tokens: tuple[int, ...]
     budget: int
     stop_tokens: frozenset[int]
@@ -63,6 +67,7 @@ class Job:
     made: int = 0
     ended: bool = False
     failed: bool = False
+    refusal: str | None = None
     member: Member | None = None
 
     def take(self, landed: Landed) -> None:
@@ -86,11 +91,12 @@ class Scheduler:
 
     Args:
         batch: has a row for each job that runs.
+        admission: knows who has room.
         together: makes what chooses how many drafts a round has that several rows share; asked for it once there are.
     """
 
-    def __init__(self, batch: Batch, together: Callable[[], BatchDraftLength]):
-        self._batch, self._make_together = batch, together
+    def __init__(self, batch: Batch, admission: Admission, together: Callable[[], BatchDraftLength]):
+        self._batch, self._admission, self._make_together = batch, admission, together
         self._has_read = False  # some of a prompt, since a round was read
         self._speed: float | None = None  # tokens of prompts per second
         self._waiting: deque[Job] = deque()
@@ -106,6 +112,11 @@ class Scheduler:
     def idle(self) -> bool:
         """Whether there is nobody to work for."""
         return not self._waiting and self._reading is None and not self._running and not self._batch.members
+
+    @property
+    def running(self) -> int:
+        """How many have rows now: prompts that are read, and requests that wait, have none."""
+        return len(self._running)
 
     def add(self, job: Job) -> None:
         """Let a job take part, as soon as there is room for it."""
@@ -128,6 +139,7 @@ class Scheduler:
         done = False
         self._clock.come_back()
         try:
+            self._stay_within_memory()
             self._read_prompts()
             if self._running:
                 self._run_round()
@@ -168,10 +180,44 @@ class Scheduler:
     def _next_prompt(self) -> tuple[Job, Iterator[Member | None]] | None:
         if self._reading is None and self._waiting and self._batch.has_room():
             job = self._waiting[0]
-            if self._batch.fits(job.layout, job.suppress_tokens):
+            if self._batch.fits(job.cache.layout, job.suppress_tokens) and self._has_memory(job):
                 self._reading = job, job.read_prompt(bool(self._running), self._chunk_size)
                 self._waiting.popleft()
         return self._reading
+
+    def _has_memory(self, job: Job) -> bool:
+        """Whether the next job may begin. It waits for others, and is refused where there are none."""
+        if self._running:
+            needs = [*(each.needs for each in self._running.values()), job.needs]
+            return self._admission.has_room(
+                joined_bytes(needs, len(self._batch.slots), max(self._batch.size, job.cache.size))
+            )
+        job.refusal = self._admission.refusal(job.needs, job.cache.nbytes)
+        if job.refusal is not None:
+            job.ended = True
+            self._waiting.popleft()
+        return job.refusal is None
+
+    def _stay_within_memory(self) -> None:
+        """Look at what the process uses, where that matters. A row that outgrows the memory ends with its next rounds,
+        for which it has room."""
+        if self._waiting:
+            self._admission.look(self._batch.nbytes + self._being_read() + self._waiting[0].cache.nbytes)
+        for member, job in self._running.items():
+            size = self._batch.size_for(member)
+            if size > self._batch.size and not self._may_grow(size):
+                job.budget = min(job.budget, job.made + max(1, self._batch.in_flight_for(member)))
+
+    def _may_grow(self, size: int) -> bool:
+        """Whether there is memory for linear buffers of so many slots."""
+        reading = self._being_read()
+        self._admission.look(self._batch.nbytes + reading)
+        needs = [job.needs for job in self._running.values()]
+        return self._admission.has_room(grown_bytes(needs, len(self._batch.slots), size) + reading)
+
+    def _being_read(self) -> int:
+        """Bytes of the cache that a prompt is being read into."""
+        return 0 if self._reading is None else self._reading[0].cache.nbytes
 
     def _run_round(self) -> None:
         batch, ahead = self._batch, self._ahead()

@@ -6,9 +6,11 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..cache.layout import CacheLayout
 from ..checkpoints.quantized import Quantizable, Quantization
 from ..engine.engine import SLACK_STEP
-from ..models.config import FULL, SLIDING, Gemma4TextConfig
+from ..models.config import Gemma4TextConfig
+from ..models.cost import score_bytes
 from ..models.families import Family
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
@@ -56,13 +58,9 @@ class ContextBytes(NamedTuple):
 
 def context_bytes(config: Gemma4TextConfig, context: int) -> ContextBytes:
     """For one conversation of ``context`` tokens in half precision, stored as ``KVCache`` does at default settings."""
-    owners = config.layer_types[: config.num_kv_layers]
-
-    def per_slot(kind: str) -> int:
-        return owners.count(kind) * config.kv_heads(kind) * config.head_dim_of(kind) * 2 * HALF
-
-    full, sliding = per_slot(FULL), per_slot(SLIDING) * (config.sliding_window + SLACK_STEP)
-    scores = config.num_attention_heads * min(GenerationOptions.prefill_step_size, context) * context * HALF
+    layout = CacheLayout(config, SLACK_STEP, mx.bfloat16)
+    full, sliding = layout.linear_bytes(1), layout.row_bytes(0)
+    scores = score_bytes(config, min(GenerationOptions.prefill_step_size, context), context, HALF)
     return ContextBytes(full, sliding, full * context + sliding, scores)
 
 

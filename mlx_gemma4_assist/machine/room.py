@@ -4,12 +4,13 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from ..backend import readable
 from ..checkpoints.loading import held
 from ..files import read_json
 from ..models.config import read_assistant_config, read_target_config
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
-from .doctor import Machine, readable
+from .doctor import Machine
 from .memory import HALF, Fit, context_bytes, fit
 
 
