@@ -22,6 +22,7 @@ from .engine.prefill import Progress, no_progress
 from .engine.request import Request
 from .engine.responses import BatchedText, GenerationResponse, responses
 from .engine.run import Run
+from .engine.scheduler import MAX_STALL
 from .errors import InputError, described
 from .models.gemma4_assistant import Gemma4AssistantForCausalLM
 from .models.gemma4_text import Gemma4ForCausalLM
@@ -284,6 +285,7 @@ def batch_generate(
     verbose: bool = False,
     draft_memory: Memory | None = None,
     memory_limit: int | None = None,
+    max_stall: float = MAX_STALL,
     **options: Any,
 ) -> BatchResponse:
     """Generate after many prompts at once, each with exactly the text that it would have got alone.
@@ -298,6 +300,7 @@ def batch_generate(
         return_prompt_caches: whether the caches are wanted afterwards.
         verbose: whether to tell of each text that is finished, on standard error.
         memory_limit: bytes that MLX may use in this process; None is what the device recommends, or all that there is.
+        max_stall: seconds that those who generate wait at most for others' prompts between two rounds.
         **options: the fields of ``GenerationOptions``, as keywords: a value for all prompts, or a list with one for
             each. ``stop`` and ``logits_processors`` are one for each where they are lists of lists.
 
@@ -308,7 +311,7 @@ def batch_generate(
     if isinstance(prompts, str | bytes | Mapping | MediaPrompt) or not isinstance(prompts, Sequence):
         raise InputError(f"the prompts are {described(prompts)}, expected a list of prompts")
     each = options_for_each(options, len(prompts))
-    engine = Engine(Pair(model, assistant_model, processor), draft_memory, memory_limit)
+    engine = Engine(Pair(model, assistant_model, processor), draft_memory, memory_limit, max_stall)
     caches = _caches(engine, prompts, each, prompt_caches, return_prompt_caches)
     requests = [_request(engine.pair, prompt, one, chat) for prompt, one in zip(prompts, each, strict=True)]
     runs = [engine.run(request, cache) for (request, _), cache in zip(requests, caches, strict=True)]

@@ -3,6 +3,8 @@
 All work is done in the thread that asks for events; one at a time.
 """
 
+from math import inf
+
 from ..backend import Kept, on_gpu, usable_bytes
 from ..cache.layout import CacheLayout, round_up
 from ..cache.rows import KVCache
@@ -24,7 +26,7 @@ from .pair import Pair
 from .prefill import Progress, no_progress
 from .request import Request
 from .run import Run
-from .scheduler import LOOK_AHEAD, Scheduler
+from .scheduler import LOOK_AHEAD, MAX_STALL, Scheduler
 
 KEPT = 8  # compiled rounds per target, each for what settings have in use
 SLACK_STEP = 32
@@ -39,12 +41,19 @@ class Engine:
             target lives.
         memory_limit: bytes that MLX may use in this process; None is what the device recommends, or all that there is.
             Requests wait, and at last are refused, rather than go beyond it.
+        max_stall: seconds that requests which generate wait at most for others' prompts between two rounds.
 
     Raises:
         InputError: one of them is something else.
     """
 
-    def __init__(self, pair: Pair, memory: Memory | None = None, memory_limit: int | None = None):
+    def __init__(
+        self,
+        pair: Pair,
+        memory: Memory | None = None,
+        memory_limit: int | None = None,
+        max_stall: float = MAX_STALL,
+    ):
         if not isinstance(pair, Pair):
             raise InputError(f"the pair is {described(pair)}, expected a Pair")
         if memory is not None and (isinstance(memory, type) or not isinstance(memory, Memory)):
@@ -53,7 +62,7 @@ class Engine:
         limit = usable_bytes() if memory_limit is None else _positive("memory_limit", memory_limit)
         self.admission = Admission(pair, limit)
         batch = Batch(self.decoder, self.steps)
-        self.scheduler = Scheduler(batch, self.admission, self._draft_length_together)
+        self.scheduler = Scheduler(batch, self.admission, self._draft_length_together, _seconds("max_stall", max_stall))
         self._memory = memory
 
     def new_cache(self, num_assistant_tokens: int | None = None) -> KVCache:
@@ -140,6 +149,12 @@ class Engine:
         if options.seed is not None and options.draft_temperature:
             return None  # drafts that are drawn change the text, so their number must not be learned from times
         return Learning(self.pair.target, assistant, compiles(options.compile), self._memory)
+
+
+def _seconds(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
+        raise InputError(f"{name} is {described(value)}, expected seconds, 0 or more")
+    return value
 
 
 def _positive(name: str, value: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..cache.soft_tokens import MediaPrompt
-from ..errors import InputError
+from ..errors import InputError, described
 from ..models.config import Gemma4TextConfig
 from ..options import GenerationOptions
 from .loop import LogProbs
@@ -20,19 +20,22 @@ class Request:
         options: how the text is generated; its stop strings are for whoever turns tokens into text.
         stop_tokens: any of these ends the text.
         suppress_tokens: ids that are never generated.
+        priority: who waits begins before those of a lower one, and after those of the same that came earlier. Nobody
+            has to make room for it. As long as higher ones keep coming, a lower one waits.
     """
 
     prompt: MediaPrompt
     options: GenerationOptions = field(default_factory=GenerationOptions)
     stop_tokens: frozenset[int] = frozenset()
     suppress_tokens: tuple[int, ...] = ()
+    priority: int = 0
 
     def check(self, config: Gemma4TextConfig) -> None:
         """Refuse what the network could not read or must not index.
 
         Raises:
             InputError: an empty prompt, one longer than the context, ids beyond the vocabulary, soft tokens that do
-                not fit.
+                not fit, a priority that is no integer.
         """
         check_tokens(self.prompt.tokens, config)
         last = config.vocab_size - 1
@@ -43,6 +46,8 @@ class Request:
         if outside is not None:
             raise InputError(f"logit_bias has the id {outside}, but the model's vocabulary ends at {last}")
         self.prompt.check()
+        if isinstance(self.priority, bool) or not isinstance(self.priority, int):
+            raise InputError(f"the priority is {described(self.priority)}, expected an integer")
 
     def budget(self, config: Gemma4TextConfig) -> int:
         """How many tokens may follow: what was asked for, as far as the context reaches."""

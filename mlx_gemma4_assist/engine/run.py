@@ -82,6 +82,7 @@ class Run:
             engine.draft_length(options, self._learning),
             learns=self._learning is not None,
             steady=self._draws_by_seed(),
+            priority=request.priority,
             top_logprobs=options.top_logprobs,
         )
         self._holder: object | None = None

@@ -1,9 +1,11 @@
 """Who runs when: prompts are read in the gaps between rounds, and rounds have all rows that want one.
 
-Decoding comes first: while rows run, prompts are read between two rounds for ``MAX_STALL`` seconds at most, in chunks
-of what was read in that time before. A request that ends leaves at once; its row is free for the next.
+Decoding comes first: while rows run, prompts are read between two rounds for ``max_stall`` seconds at most, in chunks
+of what was read in that time before, at first of ``LEAST_CHUNK`` tokens. A request that ends leaves at once; its row is
+free for the next.
 """
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +21,8 @@ from .loop import LogProbs
 from .request import TokenEvent
 
 LOOK_AHEAD = 1
-MAX_STALL = 0.15  # seconds that running rows wait for others' prompts between two rounds
-LEAST_CHUNK = 32  # tokens
+MAX_STALL = 0.15  # seconds
+LEAST_CHUNK = 32  # tokens: fewer take as long
 
 
 ChunkSize = Callable[[], int | None]
@@ -42,6 +44,7 @@ class Job:
         draft_length: how many drafts it wants in a round, where it is alone.
         learns: whether that is learned, and so what it wants beside others.
         steady: whether all its rounds have as many drafts, also where fewer tokens are left: its text depends on it.
+        priority: who waits begins before those of lower ones.
         top_logprobs: of how many of the likeliest tokens it wants log-probabilities; None for none, not even its own.
         events: what it has been given and nobody has fetched yet.
         read: how many tokens of the prompt have been read.
@@ -61,6 +64,7 @@ class Job:
     draft_length: DraftLength
     learns: bool = False
     steady: bool = False
+    priority: int = 0
     top_logprobs: int | None = None
     events: deque[TokenEvent] = field(default_factory=deque)
     read: int = 0
@@ -93,13 +97,23 @@ class Scheduler:
         batch: has a row for each job that runs.
         admission: knows who has room.
         together: makes what chooses how many drafts a round has that several rows share; asked for it once there are.
+        max_stall: seconds that rows wait at most for others' prompts between two rounds, as far as chunks of
+            ``LEAST_CHUNK`` tokens, and pictures, which are never divided, are read in that time.
     """
 
-    def __init__(self, batch: Batch, admission: Admission, together: Callable[[], BatchDraftLength]):
+    def __init__(
+        self,
+        batch: Batch,
+        admission: Admission,
+        together: Callable[[], BatchDraftLength],
+        max_stall: float = MAX_STALL,
+    ):
         self._batch, self._admission, self._make_together = batch, admission, together
+        self._max_stall = max_stall
         self._has_read = False  # some of a prompt, since a round was read
         self._speed: float | None = None  # tokens of prompts per second
-        self._waiting: deque[Job] = deque()
+        self._began = 0.0  # when rows began to wait for prompts
+        self._waiting: list[Job] = []
         self._reading: tuple[Job, Iterator[Member | None]] | None = None
         self._running: dict[Member, Job] = {}
         self._clock = RoundClock()
@@ -119,8 +133,8 @@ class Scheduler:
         return len(self._running)
 
     def add(self, job: Job) -> None:
-        """Let a job take part, as soon as there is room for it."""
-        self._waiting.append(job)
+        """Let a job take part, as soon as there is room for it: after those of its priority, before lower ones."""
+        insort(self._waiting, job, key=lambda each: -each.priority)
 
     def drop(self, job: Job) -> None:
         """Let a job go, at whatever point it is. Its row, if it has one, is its own again."""
@@ -153,7 +167,7 @@ class Scheduler:
         """Read on until somebody runs, and for a while beside those who do."""
         if self._reading is None and not self._waiting:
             return
-        begin = perf_counter()
+        self._began = perf_counter()
         while reading := self._next_prompt():
             job, chunks = reading
             before, start = job.read, perf_counter()
@@ -164,7 +178,7 @@ class Scheduler:
                 self._reading = None
                 self._batch.join(job.member)
                 self._running[job.member] = job
-            if self._running and perf_counter() - begin >= MAX_STALL / 2:
+            if self._running and perf_counter() - self._began >= self._max_stall / 2:
                 return
 
     def _time(self, tokens: int, seconds: float) -> None:
@@ -173,16 +187,17 @@ class Scheduler:
 
     def _chunk_size(self) -> int | None:
         """How many tokens of a prompt may be read at once; None for as many as it asks for, if nobody waits."""
-        if not self._running or self._speed is None:
+        if not self._running:
             return None
-        return max(LEAST_CHUNK, int(self._speed * MAX_STALL / 2))
+        left = self._max_stall - (perf_counter() - self._began)  # half of it, lest a slower chunk takes more than all
+        return LEAST_CHUNK if self._speed is None else max(LEAST_CHUNK, int(self._speed * left / 2))
 
     def _next_prompt(self) -> tuple[Job, Iterator[Member | None]] | None:
         if self._reading is None and self._waiting and self._batch.has_room():
             job = self._waiting[0]
             if self._batch.fits(job.cache.layout, job.suppress_tokens) and self._has_memory(job):
                 self._reading = job, job.read_prompt(bool(self._running), self._chunk_size)
-                self._waiting.popleft()
+                self._waiting.pop(0)
         return self._reading
 
     def _has_memory(self, job: Job) -> bool:
@@ -195,7 +210,7 @@ class Scheduler:
         job.refusal = self._admission.refusal(job.needs, job.cache.nbytes)
         if job.refusal is not None:
             job.ended = True
-            self._waiting.popleft()
+            self._waiting.pop(0)
         return job.refusal is None
 
     def _stay_within_memory(self) -> None:
