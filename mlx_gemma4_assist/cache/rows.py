@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from ..models.config import FULL, SLIDING
 from .layout import GROWTH, CacheLayout, grown_size
-from .store import Buffers, empty, joined, lengthened, taken, with_row
+from .store import Buffers, empty, joined, lengthened, taken, with_row, with_wider_rings
 
 
 class KVCache:
@@ -23,7 +23,7 @@ class KVCache:
     Evaluated when made, so that it can be used in another thread.
 
     Args:
-        layout: fixed for the cache's life.
+        layout: fixed for the cache's life, but for the slack of its rings.
         rows: how many sequences it holds.
         fingerprint: of the target whose keys and values these are; None where nobody asks.
 
@@ -175,11 +175,19 @@ class KVCache:
         self._tokens[row] = list(other.tokens[0])
 
     def adopt(self, other: "KVCache") -> None:
-        """Become what another cache of this layout is; the two share no later writes."""
+        """Become what another cache of this layout is, perhaps with more slack; the two share no later writes."""
+        self.layout = other.layout
         self._tokens = [[] for _ in other.tokens]
         self._written = other.written
         self._buffers = other.buffers
         self._tokens = [list(row) for row in other.tokens]
+
+    def widen(self, layout: CacheLayout) -> None:
+        """Give the rings the slack of a layout that has more; what the device may still write is lost."""
+        before, lengths = self.layout.ring, self.lengths
+        buffers = with_wider_rings(self.layout, self._buffers, lengths, layout.ring)
+        self._written = [end + layout.ring - before if end > before else end for end in self._written]
+        self.layout, self._buffers = layout, buffers
 
     def take(self, row: int) -> "KVCache":
         """A row as a cache of its own; the two share no later writes."""

@@ -88,7 +88,8 @@ def joined_bytes(requests: Sequence[Needs], rows: int = 0, size: int = 0) -> int
     layout = max((each.layout for each in requests), key=lambda layout: layout.slack)
     first = max(size, *(each.first_size for each in requests))
     last = max(first, *(each.last_size for each in requests))
-    joining = slots * layout.row_bytes(first) * (2 if slots > max(rows, 1) else 1)
+    moved = slots > max(rows, 1) or any(each.layout.slack < layout.slack for each in requests)
+    joining = slots * layout.row_bytes(first) * (2 if moved else 1)
     growing = grown_bytes(requests, slots, last) if last > first else 0
     reading = layout.row_bytes(first) if slots > 1 else 0  # a row has a cache of its own as long as its prompt is read
     most = max(joining + _round_bytes(requests, slots, first), growing)

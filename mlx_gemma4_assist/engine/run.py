@@ -76,7 +76,6 @@ class Run:
             self._read_prompt,
             cache,
             self.needs,
-            request.suppress_tokens,
             self.needs.budget,
             request.stop_tokens,
             engine.draft_length(options, self._learning),

@@ -38,7 +38,6 @@ class Job:
             member to run. It is told whether others run meanwhile, and what to ask before each chunk for its size.
         cache: that the prompt is read into.
         needs: how much memory it takes.
-        suppress_tokens: ids that are never drawn.
         budget: the most tokens to make.
         stop_tokens: any of these ends it.
         draft_length: how many drafts it wants in a round, where it is alone.
@@ -58,7 +57,6 @@ class Job:
     read_prompt: ReadPrompt
     cache: KVCache
     needs: Needs
-    suppress_tokens: tuple[int, ...]
     budget: int
     stop_tokens: frozenset[int]
     draft_length: DraftLength
@@ -170,16 +168,22 @@ class Scheduler:
         self._began = perf_counter()
         while reading := self._next_prompt():
             job, chunks = reading
-            before, start = job.read, perf_counter()
-            job.member = next(chunks)
-            self._has_read = True
-            self._time(job.read - before, perf_counter() - start)
+            if job.member is None:
+                self._read_on(job, chunks)
+            if job.member is not None and not self._batch.takes(job.member):
+                return
             if job.member is not None:
                 self._reading = None
                 self._batch.join(job.member)
                 self._running[job.member] = job
             if self._running and perf_counter() - self._began >= self._max_stall / 2:
                 return
+
+    def _read_on(self, job: Job, chunks: Iterator[Member | None]) -> None:
+        before, start = job.read, perf_counter()
+        job.member = next(chunks)
+        self._has_read = True
+        self._time(job.read - before, perf_counter() - start)
 
     def _time(self, tokens: int, seconds: float) -> None:
         if tokens >= LEAST_CHUNK:
@@ -195,7 +199,7 @@ class Scheduler:
     def _next_prompt(self) -> tuple[Job, Iterator[Member | None]] | None:
         if self._reading is None and self._waiting and self._batch.has_room():
             job = self._waiting[0]
-            if self._batch.fits(job.cache.layout, job.suppress_tokens) and self._has_memory(job):
+            if self._has_memory(job):
                 self._reading = job, job.read_prompt(bool(self._running), self._chunk_size)
                 self._waiting.pop(0)
         return self._reading
@@ -254,8 +258,10 @@ class Scheduler:
         self._batch.leave(member)
 
     def _ahead(self) -> int:
-        """How many rounds to submit beyond the one that is read. None where the host decides what stands, and none
-        before somebody has a first token: that round has no drafts to wait for."""
+        """How many rounds to submit beyond the one that is read. None where the host decides what stands, where a row
+        joins after the rounds in flight, and before anybody has a first token: that round has no drafts to wait for."""
+        if self._reading is not None and self._reading[0].member is not None:
+            return 0
         begun = False
         for member, job in self._running.items():
             if member.acceptor is not None:

@@ -69,7 +69,7 @@ def draft(decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bou
         if as_point_mass:
             token = assistant.argmax(last)
         else:
-            token, drawn_from = _drawn(sampling, state, suppress(assistant.logits(last), sampling), i + 1)
+            token, drawn_from = _drawn(sampling, state, suppress(assistant.logits(last), sampling, state.rows), i + 1)
             log_q.append(drawn_from)
         tokens.append(token)
     return Drafts(mx.concatenate(tokens, axis=1), None if as_point_mass else mx.concatenate(log_q, axis=1))
@@ -96,7 +96,7 @@ def verify(
     tokens = mx.concatenate([state.token, drafts], axis=1)
     block = Block(decoder.layout, buffers, state.length, tokens.shape[1], bound)
     hidden = decoder.target(tokens, block)
-    return hidden, suppress(decoder.target.logits(hidden), decoder.sampling), block.buffers
+    return hidden, suppress(decoder.target.logits(hidden), decoder.sampling, state.rows), block.buffers
 
 
 def advance(state: RoundState, emitted: Round, hidden: mx.array) -> RoundState:
