@@ -15,7 +15,18 @@ from ..options import GenerationOptions
 from ..text.messages import Media, user_message
 from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, note, open_checkpoint
 from .media import Content, MediaChoice, encoded, find_media, prepare
-from .options import DRAFTED, DRAWN, EMBEDDED, EnableThinking, Learned, ModelChoice, Only, ShowThinking, grouped
+from .options import (
+    ADJUSTED,
+    DRAFTED,
+    DRAWN,
+    EMBEDDED,
+    EnableThinking,
+    Learned,
+    ModelChoice,
+    Only,
+    ShowThinking,
+    grouped,
+)
 from .prompt_cache import CacheFile, PromptCacheFile
 from .run import INTERRUPTED
 from .screen import Screen
@@ -48,7 +59,17 @@ def generate(
     question: Question,
     choice: ModelChoice,
     options: Annotated[
-        GenerationOptions, Only(*DRAWN, *DRAFTED, "stop", "skip_special_tokens", "prefill_step_size", "compile")
+        GenerationOptions,
+        Only(
+            *DRAWN,
+            *DRAFTED,
+            *ADJUSTED,
+            "top_logprobs",
+            "stop",
+            "skip_special_tokens",
+            "prefill_step_size",
+            "compile",
+        ),
     ],
     media: MediaChoice,
     learned: Learned = True,
@@ -63,7 +84,7 @@ def generate(
     found = find_media(_content(question, media.media), media)
     cache_file = CacheFile(prompt_cache_file)
     check_choice(choice, options)
-    _check_shown(show_thinking, options)
+    _check_shown(show_thinking, as_json, options)
     checkpoint = open_checkpoint(choice, options)
     chat = not question.ignore_chat_template
     prompt = prepare(checkpoint, found, media, chat=chat, enable_thinking=question.enable_thinking)
@@ -100,7 +121,9 @@ def generate(
     return INTERRUPTED if interrupted else 0
 
 
-def _check_shown(show_thinking: bool, options: GenerationOptions) -> None:
+def _check_shown(show_thinking: bool, as_json: bool, options: GenerationOptions) -> None:
+    if options.top_logprobs is not None and not as_json:
+        raise InputError("--top-logprobs is for the object that --json prints")
     if show_thinking and not options.skip_special_tokens:
         raise InputError(
             "--show-thinking tells thoughts from the answer, which --no-skip-special-tokens leaves as one text"
@@ -222,4 +245,12 @@ def _summary(made: "list[GenerationResponse]", interrupted: bool) -> dict[str, A
             "accepted_at": stats.accepted_at,
             "drafted_at": stats.drafted_at,
         }
+        if last.logprob is not None:
+            summary["logprobs"] = [_log_probs(response) for response in made]
     return summary
+
+
+def _log_probs(response: "GenerationResponse") -> dict[str, Any]:
+    """Of a token and of the likeliest in its place, with OpenAI's names, but ids for tokens."""
+    likeliest = [{"token": token, "logprob": logprob} for token, logprob in response.top_logprobs or ()]
+    return {"token": response.token, "logprob": response.logprob, "top_logprobs": likeliest}

@@ -176,8 +176,10 @@ def open_checkpoint(choice: ModelChoice, options: GenerationOptions, *, compares
     named = choice.assistant_model
     with ending_at_once(), _said_if_slow(f"Loading {choice.model} ..."):
         from ..engine.pair import MATCHING, Checkpoint
+        from ..engine.request import check_biases
 
         checkpoint = Checkpoint.open(choice.model, MATCHING if named is None else named, dtype=choice.dtype)
+    check_biases(options, checkpoint.config)
     if checkpoint.assistant is None and named is None:
         _check_without_assistant(choice, options, compares)
         note(f"No assistant is known for {choice.model}: decoding plainly. --assistant-model names one.")

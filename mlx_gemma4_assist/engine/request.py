@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..cache.soft_tokens import MediaPrompt
-from ..errors import InputError, described
+from ..errors import InputError, OptionError, described
 from ..models.config import Gemma4TextConfig
 from ..options import GenerationOptions
 from .loop import LogProbs
@@ -42,9 +42,7 @@ class Request:
         outside = next((token for token in self.suppress_tokens if not 0 <= token <= last), None)
         if outside is not None:
             raise InputError(f"suppress_tokens has the id {outside}, but the model's vocabulary ends at {last}")
-        outside = next((token for token, _ in self.options.logit_bias if token > last), None)
-        if outside is not None:
-            raise InputError(f"logit_bias has the id {outside}, but the model's vocabulary ends at {last}")
+        check_biases(self.options, config)
         self.prompt.check()
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise InputError(f"the priority is {described(self.priority)}, expected an integer")
@@ -52,6 +50,19 @@ class Request:
     def budget(self, config: Gemma4TextConfig) -> int:
         """How many tokens may follow: what was asked for, as far as the context reaches."""
         return min(self.options.max_tokens, config.max_position_embeddings - len(self.prompt.tokens))
+
+
+def check_biases(options: GenerationOptions, config: Gemma4TextConfig) -> None:
+    """Refuse biases of what the target cannot say.
+
+    Raises:
+        OptionError: an id beyond the vocabulary.
+    """
+    last = config.vocab_size - 1
+    outside = next((token for token, _ in options.logit_bias if token > last), None)
+    if outside is not None:
+        sentence = "{logit_bias} has the id {id}, but the model's vocabulary ends at {last}"
+        raise OptionError(sentence, id=outside, last=last)
 
 
 def check_tokens(tokens: Sequence[int], config: Gemma4TextConfig) -> None:
