@@ -35,6 +35,7 @@ from .streams import STANDARD_INPUT, ending_at_once, moves_cursor, read_input
 if TYPE_CHECKING:
     from ..engine.responses import GenerationResponse
 
+HERE = ("top_logprobs", "stop", "skip_special_tokens", "prefill_step_size", "compile")
 TOO_SHORT = 5  # tokens: neither the prompt's round nor the first rounds of a new pair have drafts
 
 
@@ -58,19 +59,7 @@ class Question:
 def generate(
     question: Question,
     choice: ModelChoice,
-    options: Annotated[
-        GenerationOptions,
-        Only(
-            *DRAWN,
-            *DRAFTED,
-            *ADJUSTED,
-            "top_logprobs",
-            "stop",
-            "skip_special_tokens",
-            "prefill_step_size",
-            "compile",
-        ),
-    ],
+    options: Annotated[GenerationOptions, Only(*DRAWN, *DRAFTED, *ADJUSTED, *HERE)],
     media: MediaChoice,
     learned: Learned = True,
     show_thinking: ShowThinking = False,
