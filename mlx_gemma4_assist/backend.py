@@ -170,6 +170,23 @@ def wired_limit_bytes(device_info: Mapping[str, str | int]) -> int | None:
     return None if recommended is None else int(recommended)
 
 
+def memory_bytes(device_info: Mapping[str, str | int]) -> int:
+    """Of the device, or of the machine where it says nothing of its own."""
+    told = device_info.get("memory_size") or device_info.get("total_memory")
+    return int(told or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def usable_bytes() -> int:
+    """How much memory MLX may use: what the default device recommends, or all that there is."""
+    device_info = mx.device_info()
+    return wired_limit_bytes(device_info) or memory_bytes(device_info)
+
+
+def readable(count: int) -> str:
+    """A number of bytes, in the unit that suits it."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
 _wired_lock = threading.Lock()
 _wired_users = 0
 _unwired = 0  # the limit from before the first of them
