@@ -96,7 +96,7 @@ def test_keys_move_with_their_rows():
         rng = np.random.default_rng(0)
         shapes = [(len(shelf.rows), 1, shelf.capacity, 1) for shelf in before for _ in range(2)]
         layer = tuple(mx.array(rng.integers(0, 1 << 30, shape)) for shape in shapes)
-        found = moved(layer, before, after)
+        found = moved(layer, before, after, lambda capacity: [capacity] * 2)
         for part in range(2):
             old, new = (dict(of(*where, part)) for where in ((layer, before), (found, after)))
             for row in new:
@@ -265,7 +265,9 @@ def test_so_many_traces_are_kept(small_shelves, monkeypatch):
         options = GenerationOptions(max_tokens=12, num_assistant_tokens=2, compile=True)
         texts(pair, [Request(MediaPrompt(letters(length, 7)), options) for length in lengths], 3)
 
+    kept = []
     for _ in range(8):
         company()
-    (steps,) = target.kept.get("steps", dict)._things.values()
-    assert 0 < sum(bool(where.places) for _, _, where in steps._compiled) <= 3
+        (steps,) = target.kept.get("steps", dict)._things.values()
+        kept.append(sum(bool(where.places) for _, _, where in steps._compiled))
+    assert 0 < max(kept) <= 3

@@ -4,7 +4,7 @@ The arrays of such a layer are those of the first shelf, then those of the secon
 and slots are axis 2. Rings have one size for all rows: they lie in order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
@@ -13,6 +13,9 @@ from .layout import Bound
 from .rows import KVCache
 from .shelves import Places, Shelf, arranged, is_dense, places_of
 from .store import Layer, placed
+
+SlotsOf = Callable[[int], Sequence[int]]
+"""How many slots each array of a full layer has where there is room for so many positions."""
 
 
 class BatchCache(KVCache):
@@ -97,16 +100,19 @@ class BatchCache(KVCache):
         shelf = next(shelf for shelf in self._shelves if row in shelf.rows)
         alone = Shelf(shelf.capacity, (row,))
         buffers = tuple(
-            moved(layer, self._shelves, (alone,))
+            moved(layer, self._shelves, (alone,), self._slots_of)
             if kind == FULL
             else tuple(mx.contiguous(array[row : row + 1]) for array in layer)
             for kind, layer in zip(self.layout.kinds, self._buffers, strict=True)
         )
         return KVCache.of(self.layout, self.fingerprint, buffers, [self._tokens[row]], [self._written[row]])
 
+    def _slots_of(self, capacity: int) -> Sequence[int]:
+        return [self.layout.shape(FULL, 1, capacity)[2]] * 2
+
     def _put_on(self, shelves: tuple[Shelf, ...]) -> None:
         buffers = tuple(
-            moved(layer, self._shelves, shelves) if kind == FULL else layer
+            moved(layer, self._shelves, shelves, self._slots_of) if kind == FULL else layer
             for kind, layer in zip(self.layout.kinds, self._buffers, strict=True)
         )
         rows = len(self._tokens)
@@ -123,29 +129,33 @@ def _with_more(array: mx.array, rows: int) -> mx.array:
     return mx.concatenate([array, mx.zeros((rows, *array.shape[1:]), array.dtype)])
 
 
-def moved(layer: Layer, old: Sequence[Shelf], new: Sequence[Shelf]) -> Layer:
+def moved(layer: Layer, old: Sequence[Shelf], new: Sequence[Shelf], slots: SlotsOf) -> Layer:
     """The arrays of a layer for other shelves; every row of the new ones lies on one of the old.
 
     A shelf that some old one becomes by few rows more or less, or by another capacity, is that one with these changes.
     Else it is made anew, and nothing of an old one's memory is held.
     """
     width = len(layer) // len(old)
-    parts = [[layer[i * width + part] for i in range(len(old))] for part in range(width)]
-    return tuple(_shelf_of(arrays, old, shelf) for shelf in new for arrays in parts)
+    parts = [layer[part::width] for part in range(width)]
+    return tuple(
+        _shelf_of(arrays, old, shelf, count)
+        for shelf in new
+        for arrays, count in zip(parts, slots(shelf.capacity), strict=True)
+    )
 
 
-def _shelf_of(arrays: Sequence[mx.array], old: Sequence[Shelf], shelf: Shelf) -> mx.array:
+def _shelf_of(arrays: Sequence[mx.array], old: Sequence[Shelf], shelf: Shelf, slots: int) -> mx.array:
     """One array of a new shelf, from that of each old one."""
     where = {row: (i, place) for i, each in enumerate(old) for place, row in enumerate(each.rows) if row is not None}
     wanted = {place: where[row] for place, row in enumerate(shelf.rows) if row is not None}
     base = _base(wanted, old, shelf)
     if base is not None:
-        array = _fitted(arrays[base], shelf.capacity)
+        array = _fitted(arrays[base], slots)
         for place, (i, at) in wanted.items():
             if (i, at) != (base, place):
-                array = placed(array, place, _fitted(arrays[i][at : at + 1], shelf.capacity))
+                array = placed(array, place, _fitted(arrays[i][at : at + 1], slots))
         return array
-    rows = {place: _fitted(arrays[i][at : at + 1], shelf.capacity) for place, (i, at) in wanted.items()}
+    rows = {place: _fitted(arrays[i][at : at + 1], slots) for place, (i, at) in wanted.items()}
     nothing = mx.zeros_like(next(iter(rows.values())))
     return mx.contiguous(mx.concatenate([rows.get(place, nothing) for place in range(len(shelf.rows))]))
 

@@ -59,8 +59,7 @@ class ShelvedBlock:
         for arrays, rows, slots, seen in zip(
             shelves_of(layer, len(self._seen)), self._places.picks, self._slots, self._seen, strict=True
         ):
-            new = [mx.take(each, rows, axis=0) for each in (keys, values)]
-            arrays = tuple(slots.write(*pair, ring=False) for pair in zip(arrays, new, strict=True))
+            arrays = written_to(arrays, slots, mx.take(keys, rows, axis=0), mx.take(values, rows, axis=0))
             written += arrays
             parts.append(seen_of(arrays, seen))
         return written, Shelved(self._places, parts, self._masks)
@@ -70,6 +69,11 @@ def shelves_of(layer: Layer, count: int) -> list[Layer]:
     """The arrays of each of so many shelves."""
     width = len(layer) // count
     return [layer[begin : begin + width] for begin in range(0, len(layer), width)]
+
+
+def written_to(layer: Layer, slots: Slots, keys: mx.array, values: mx.array) -> Layer:
+    """A shelf's arrays with new keys and values (P, G, L, D)."""
+    return tuple(slots.write(*pair, ring=False) for pair in zip(layer, (keys, values), strict=True))
 
 
 def seen_of(layer: Layer, seen: int) -> KeysValues:
@@ -82,7 +86,7 @@ def verified(layer: Layer, places: Places, length: mx.array, bounds: Sequence[in
     """What an assistant sees of a layer: exactly the first ``length`` (B,) positions of each row."""
     parts, masks = [], []
     for arrays, rows, bound in zip(shelves_of(layer, len(bounds)), places.picks, bounds, strict=True):
-        seen = min(round_up(bound, BUCKET), arrays[0].shape[2])
+        seen = round_up(bound, BUCKET)
         parts.append(seen_of(arrays, seen))
         masks.append((mx.arange(seen) < mx.take(length, rows)[:, None])[:, None, None, :])
     return Shelved(places, parts, masks)
