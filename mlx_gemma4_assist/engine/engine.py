@@ -78,17 +78,20 @@ class Engine:
         if not callable(progress):
             raise InputError(f"prompt_progress_callback is {described(progress)}, expected a function")
         options = request.options
-        longest = longest_draft(self.pair, options.num_assistant_tokens)
+        longest = forced = longest_draft(self.pair, options.num_assistant_tokens)
         if self.pair.assistant is None and options.draft_temperature:
             raise OptionError("{draft_temperature} is for drafts, but there is no assistant model")
         request.check(self.pair.target.config)
+        if request.constraint is not None and self.pair.assistant is None and options.num_assistant_tokens is None:
+            longest = forced = AUTO_LONGEST  # what a grammar forces needs no assistant
         if cache is None:
-            return Run(self, request, self._cache(round_up(_needed_slack(longest), SLACK_STEP)), progress, kept=False)
+            cache = self._cache(round_up(_needed_slack(longest), SLACK_STEP))
+            return Run(self, request, cache, progress, forced, kept=False)
         if not isinstance(cache, KVCache):
             raise InputError(f"prompt_cache is {described(cache)}, expected what make_prompt_cache returns")
         if cache.fingerprint != self.pair.fingerprint or cache.layout.slack < _needed_slack(longest):
             raise InputError("prompt_cache was made for another model, or for fewer num_assistant_tokens")
-        return Run(self, request, cache, progress)
+        return Run(self, request, cache, progress, forced)
 
     def decoder(self, layout: CacheLayout, sampling: Sampling, acceptor: Accept | None) -> Decoder:
         """The networks and settings of rounds; without an acceptor the device decides what stands."""

@@ -49,6 +49,7 @@ class Run:
         request: what to continue, and how.
         cache: of one row.
         progress: called with (tokens of the prompt computed, tokens to compute).
+        forced: how many of a round's drafts may be what a grammar forces.
         kept: whether the cache is wanted afterwards.
 
     Attributes:
@@ -57,7 +58,9 @@ class Run:
         to_compute: tokens of the prompt that the cache did not hold.
     """
 
-    def __init__(self, engine: Host, request: Request, cache: KVCache, progress: Progress, *, kept: bool = True):
+    def __init__(
+        self, engine: Host, request: Request, cache: KVCache, progress: Progress, forced: int = 0, *, kept: bool = True
+    ):
         options = request.options
         self.kept = 0
         self.to_compute = 0
@@ -67,7 +70,8 @@ class Run:
         self._sampling = sampling_of(options, request.suppress_tokens)
         self._compiled = compiles(options.compile)
         self._learning = engine.learning(options)
-        self._held = None if request.constraint is None else Held(request.constraint(), not self._draws_by_seed())
+        forced = 0 if self._draws_by_seed() else forced
+        self._held = None if request.constraint is None else Held(request.constraint(), forced)
         self._job = Job(
             self._read_prompt,
             cache.layout,

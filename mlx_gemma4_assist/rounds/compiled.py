@@ -113,12 +113,12 @@ class CompiledSteps:
         return *settle(decoder, state, proposal), proposal.buffers
 
     def propose(self, decoder: Decoder, state: RoundState, buffers: Buffers, known: mx.array, bound: int) -> Proposal:
-        """``round.propose``, compiled."""
-        count = known.shape[1]
+        """``round.propose``, compiled; without the assistant, if ``decoder`` has none."""
+        build, count = _given if decoder.assistant is None else _proposal, known.shape[1]
         bound = self.reach(bound + count + 1) - (count + 1)
-        if not self._is_worth_tracing(_proposal, count, bound):
+        if not self._is_worth_tracing(build, count, bound):
             return propose(decoder, state, buffers, count, bound, known)
-        return _proposed(self._get(_proposal, count, bound)(tuple(state), buffers, known))
+        return _proposed(self._get(build, count, bound)(tuple(state), buffers, known))
 
     def settle(
         self, decoder: Decoder, state: RoundState, proposal: Proposal, masks: mx.array
@@ -182,6 +182,11 @@ def _proposal(decoder: Decoder, count: int, bound: int) -> Function:
         return tuple(drafts), hidden, logits, buffers
 
     return run
+
+
+def _given(decoder: Decoder, count: int, bound: int) -> Function:
+    """As ``_proposal``, where all drafts are known."""
+    return _proposal(decoder._replace(assistant=None), count, bound)
 
 
 def _proposed(arrays: tuple[Any, ...]) -> Proposal:
