@@ -24,6 +24,11 @@ MAX_DRAFTS = 32
 COLDEST = 1e-30
 """The lowest temperature that is not 0."""
 
+KV_BITS = (4, 8)
+KV_GROUP_SIZES = (32, 64, 128)
+MAX_KV_START = 2**30
+"""How keys and values can be quantized: bits, numbers that share a scale, the latest position to begin at."""
+
 MAX_LOGPROBS = 20
 """Of how many of the likeliest tokens log-probabilities can be told, as with OpenAI's."""
 
@@ -146,9 +151,14 @@ class GenerationOptions:
         compile: whether rounds run under ``mx.compile``; None does so on a GPU. On the CPU backend that takes a C++
             compiler, and half a minute the first time on a machine.
         prefill_step_size: tokens of the prompt computed at once, which bounds memory.
+        kv_bits: of keys and values in layers with full attention, 4 or 8; None leaves them as they are, or as a
+            ``prompt_cache`` has them.
+        kv_group_size: how many of their numbers share a scale and a bias.
+        quantized_kv_start: the first position whose keys and values are quantized.
 
     Raises:
-        OptionError: a value of another kind or out of its range; how drafts are drawn where none are; two grammars.
+        OptionError: a value of another kind or out of its range; how drafts are drawn where none are, or how keys are
+            quantized that are not; two grammars.
     """
 
     max_tokens: int = option(
@@ -256,6 +266,23 @@ class GenerationOptions:
     prefill_step_size: int = option(
         2048, integer, lambda x: x > 0, "a positive integer", "Tokens of the prompt computed at once."
     )
+    kv_bits: int | None = option(
+        None,
+        integer,
+        lambda x: x in KV_BITS,
+        " or ".join(map(str, KV_BITS)),
+        "Quantize keys and values of full-attention layers to 4 or 8 bits, for less memory in long contexts.",
+    )
+    kv_group_size: int = option(
+        64,
+        integer,
+        lambda x: x in KV_GROUP_SIZES,
+        "32, 64 or 128",
+        "How many of their numbers share a scale.",
+    )
+    quantized_kv_start: int = option(
+        5000, integer, lambda x: 0 <= x <= MAX_KV_START, "0 to 2 ** 30", "Quantize them from this position on."
+    )
 
     def __post_init__(self) -> None:
         read_options(self)
@@ -265,6 +292,14 @@ class GenerationOptions:
             raise OptionError("{draft_temperature} is for drafts, but {num_assistant_tokens} is 0, which makes none")
         if len(grammars := self._grammars()) > 1:
             raise OptionError(f"{{{grammars[0][0]}}} and {{{grammars[1][0]}}} exclude each other")
+        if self.kv_bits is None:
+            self._check_dense()
+
+    def _check_dense(self) -> None:
+        """Refuse to say how keys and values are quantized where they are not."""
+        for each in fields(self):
+            if each.name in ("kv_group_size", "quantized_kv_start") and vars(self)[each.name] != each.default:
+                raise OptionError(f"{{{each.name}}} is for quantized keys and values, and there is no {{kv_bits}}")
 
     @property
     def greedy(self) -> bool:
@@ -332,6 +367,9 @@ class OptionValues(TypedDict, total=False):
     lark: str | None
     compile: bool | None
     prefill_step_size: int
+    kv_bits: int | None
+    kv_group_size: int
+    quantized_kv_start: int
 
 
 _OF_SEVERAL = ("stop", "logits_processors")  # options whose value for one text may be a list

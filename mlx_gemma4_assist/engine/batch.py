@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from ..cache.batch_rows import BatchCache
 from ..cache.layout import CacheLayout
-from ..cache.rows import KVCache, resized
+from ..cache.rows import KVCache
 from ..cache.store import placed
 from ..options import MAX_DRAFTS
 from ..rounds.adjust import counted, nothing_counted
@@ -42,6 +43,7 @@ class Member:
         compiled: whether its rounds are compiled, where it is alone; in a batch they are if anybody's are.
         holder: of the cache, if its content is wanted when the member has left.
         acceptor: stands in for acceptance on the device; such a row's rounds are not submitted ahead.
+        leaving: is handed the cache that has the row, and which it is there, just before the member leaves.
         held: by what its text is held, such as a grammar.
     """
 
@@ -54,6 +56,7 @@ class Member:
     compiled: bool = False
     holder: object | None = None
     acceptor: HostAcceptor | None = None
+    leaving: Callable[[KVCache, int], None] | None = None
     held: Held | None = None
 
     def take_back(self, cache: KVCache, slot: int) -> None:
@@ -137,6 +140,8 @@ class Batch:
         if member not in self._slots or self._flight is None:
             return
         slot, flight = self._slots.index(member), self._flight
+        if member.leaving is not None:
+            member.leaving(flight.cache, slot)
         self._slots[slot] = flight.holders[slot] = None
         if not self.members:
             self.clear()
@@ -202,9 +207,10 @@ class Batch:
         """More slots, behind those that there are."""
         assert self._flight is not None
         flight, now = self._flight, len(self._slots)
-        own = self.members[0].cache if now == 1 else None
-        flight.cache = resized(flight.cache, slots)
-        if own is not None:
+        if isinstance(flight.cache, BatchCache):
+            flight.cache.extend(slots)
+        else:
+            own, flight.cache = flight.cache, BatchCache(flight.cache, slots)
             own.empty()
         flight.state = _longer(flight.state, slots - now)
         flight.extend(slots - now)
@@ -214,6 +220,7 @@ class Batch:
         assert self._flight is not None
         flight = self._flight
         row = _state_of(member, flight.decoder)
+        assert isinstance(flight.cache, BatchCache)
         flight.cache.place(slot, member.cache)
         member.cache.empty()
         flight.state = _with_row(flight.state, slot, row)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import mlx.core as mx
 
+from ..cache.layout import Bound
 from ..cache.rows import KVCache
 from ..drafts.clock import RoundClock
 from ..drafts.protocol import DraftLength
@@ -155,25 +156,28 @@ class Flight:
         ends = [
             length + self._flying(holder) + count for length, holder in zip(cache.lengths, self.holders, strict=True)
         ]
-        cache.reserve(self.steps.reach(max(ends)))
-        if self.guide is not None:
-            self._propose(self.guide, drafts, ends)
-            return
-        emitted, self.state, buffers = self.steps.round(
-            self.decoder, self.state, cache.buffers, drafts, max(ends) - count
+        cache.reserve_each(
+            [0 if holder is None else self.steps.reach(end) for end, holder in zip(ends, self.holders, strict=True)]
         )
+        if self.state.places is not cache.places:
+            self.state = self.state._replace(places=cache.places)
+        bound = cache.bound([end - count for end in ends])
+        if self.guide is not None:
+            self._propose(self.guide, drafts, ends, bound)
+            return
+        emitted, self.state, buffers = self.steps.round(self.decoder, self.state, cache.buffers, drafts, bound)
         cache.store(buffers, ends)
         mx.async_eval(emitted, self.state[:3], self.state.counts, buffers)
         self._rounds.append(_Flying(list(self.holders), count, emitted=emitted))
 
-    def _propose(self, guide: Guide, drafts: int, ends: Sequence[int]) -> None:
+    def _propose(self, guide: Guide, drafts: int, ends: Sequence[int], bound: Bound) -> None:
         known, all_known = guide.known(drafts, [self.in_flight_for(holder) > 0 for holder in self.holders])
-        decoder, count = self.decoder._replace(assistant=None) if all_known else self.decoder, drafts + 1
-        self._half = self.steps.propose(decoder, self.state, self.cache.buffers, known, max(ends) - count)
+        decoder = self.decoder._replace(assistant=None) if all_known else self.decoder
+        self._half = self.steps.propose(decoder, self.state, self.cache.buffers, known, bound)
         self.cache.store(self._half.buffers, ends)
         mx.async_eval(self._half.drafts.tokens)  # apart: they can be read while the rest is computed
         mx.async_eval(self._half.hidden, self._half.logits, self._half.buffers)
-        self._rounds.append(_Flying(list(self.holders), count, all_known))
+        self._rounds.append(_Flying(list(self.holders), drafts + 1, all_known))
         if len(self._rounds) == 1:
             self.settle()
 

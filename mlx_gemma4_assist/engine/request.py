@@ -21,6 +21,8 @@ class Request:
         options: how the text is generated; its stop strings are for whoever turns tokens into text.
         stop_tokens: any of these ends the text.
         suppress_tokens: ids that are never generated.
+        points: positions of the prompt where later ones may part from it: where turns begin.
+        left_out: ids with which something begins that later prompts leave out, such as thoughts.
         constraint: makes what holds the text, at its beginning; None lets any token come.
     """
 
@@ -28,6 +30,8 @@ class Request:
     options: GenerationOptions = field(default_factory=GenerationOptions)
     stop_tokens: frozenset[int] = frozenset()
     suppress_tokens: tuple[int, ...] = ()
+    points: tuple[int, ...] = ()
+    left_out: frozenset[int] = frozenset()
     constraint: Callable[[], Constraint] | None = None
 
     def check(self, config: Gemma4TextConfig) -> None:

@@ -16,6 +16,7 @@ Shapes: B rows, K drafts, V vocabulary, H the target's hidden size. All token id
 import mlx.core as mx
 
 from ..cache.block import Block
+from ..cache.layout import Bound
 from ..cache.shared import shared_kv_states
 from ..cache.store import Buffers
 from .adjust import adjusted, counts_after, masked, with_log_probs
@@ -24,15 +25,15 @@ from .state import Decoder, Drafts, Proposal, Round, RoundState
 
 
 def speculate(
-    decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int
+    decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound
 ) -> tuple[Round, RoundState, Buffers]:
-    """One round of ``count`` drafts. ``bound`` is an upper bound of ``length``, known to the host."""
+    """One round of ``count`` drafts. ``bound`` is an upper bound of ``length``."""
     proposal = propose(decoder, state, buffers, count, bound)
     return *settle(decoder, state, proposal), proposal.buffers
 
 
 def propose(
-    decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int, known: mx.array | None = None
+    decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound, known: mx.array | None = None
 ) -> Proposal:
     """The first half of a round: draft and verify. ``known``: see :func:`draft`."""
     drafts = draft(decoder, state, buffers, count, bound, known)
@@ -62,7 +63,7 @@ def draft_position(state: RoundState) -> mx.array:
 
 
 def draft(
-    decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int, known: mx.array | None = None
+    decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound, known: mx.array | None = None
 ) -> Drafts:
     """``count`` tokens, each from the target's embedding of the one before and the assistant's own projected state.
 
@@ -76,7 +77,7 @@ def draft(
         return Drafts(given, None if as_point_mass else _points(given, decoder.layout.config.vocab_size))
     if count == 0 or assistant is None:
         return Drafts(mx.zeros((state.token.shape[0], 0), mx.int32), None)
-    states, masks = shared_kv_states(decoder.layout, buffers, state.length, bound)
+    states, masks = shared_kv_states(decoder.layout, buffers, state.length, bound, state.places)
     position = draft_position(state)
     token, hidden = state.token, state.hidden
     tokens, log_q = [], []
@@ -122,11 +123,11 @@ def _drawn(sampling: Sampling, state: RoundState, logits: mx.array, place: int) 
 
 
 def verify(
-    decoder: Decoder, state: RoundState, buffers: Buffers, drafts: mx.array, bound: int
+    decoder: Decoder, state: RoundState, buffers: Buffers, drafts: mx.array, bound: Bound
 ) -> tuple[mx.array, mx.array, Buffers]:
     """One forward over the token and its drafts: hidden states (B, K + 1, H), logits (B, K + 1, V), buffers."""
     tokens = mx.concatenate([state.token, drafts], axis=1)
-    block = Block(decoder.layout, buffers, state.length, tokens.shape[1], bound)
+    block = Block(decoder.layout, buffers, state.length, tokens.shape[1], bound, places=state.places)
     hidden = decoder.target(tokens, block)
     return hidden, suppress(decoder.target.logits(hidden), decoder.sampling), block.buffers
 

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from ..cache.layout import CacheLayout
+from ..cache.layout import Bound, CacheLayout
 from ..cache.store import Buffers
 from .chunk import Chunk, fill
 from .round import propose, settle, speculate
@@ -18,11 +18,11 @@ class Steps(Protocol):
         """How many slots of the cache a round needs that ends at this position."""
 
     def round(
-        self, decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int
+        self, decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound
     ) -> tuple[Round, RoundState, Buffers]:
         """``round.speculate``: what a round of ``count`` drafts emits, and the state and buffers after it."""
 
-    def propose(self, decoder: Decoder, state: RoundState, buffers: Buffers, known: mx.array, bound: int) -> Proposal:
+    def propose(self, decoder: Decoder, state: RoundState, buffers: Buffers, known: mx.array, bound: Bound) -> Proposal:
         """``round.propose``, of a round of as many drafts as ``known`` (B, K) has places."""
 
     def settle(
@@ -41,11 +41,11 @@ class EagerSteps:
         return end
 
     def round(
-        self, decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int
+        self, decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound
     ) -> tuple[Round, RoundState, Buffers]:
         return speculate(decoder, state, buffers, count, bound)
 
-    def propose(self, decoder: Decoder, state: RoundState, buffers: Buffers, known: mx.array, bound: int) -> Proposal:
+    def propose(self, decoder: Decoder, state: RoundState, buffers: Buffers, known: mx.array, bound: Bound) -> Proposal:
         return propose(decoder, state, buffers, known.shape[1], bound, known)
 
     def settle(

@@ -40,6 +40,9 @@ class TextProcessor(Protocol):
     def encode(self, prompt: Prompt, *, chat: bool = True) -> list[int]: ...
     def stop_ids(self, stop: Iterable[str]) -> frozenset[int]: ...
     def turn(self, prompt: Sequence[int], stop: StopStrings, *, skip_special_tokens: bool = True) -> ChannelText: ...
+    def turn_begins(self, tokens: Sequence[int]) -> list[int]: ...
+    @property
+    def left_out(self) -> frozenset[int]: ...
 
 
 class Processor:
@@ -211,6 +214,18 @@ class Processor:
             for token in self.markers.unfinished(prompt, self.eos_token_ids):
                 text.add(token)
         return text
+
+    def turn_begins(self, tokens: Sequence[int]) -> list[int]:
+        """The positions where turns begin, by the token that opens them; none where the tokenizer has no such token.
+
+        A later prompt of the same conversation mostly parts from this one there.
+        """
+        return [place for place, token in enumerate(tokens) if token == self.markers.turn]
+
+    @property
+    def left_out(self) -> frozenset[int]:
+        """The ids with which something begins that later turns do not have: thoughts."""
+        return frozenset() if self.markers.open is None else frozenset([self.markers.open])
 
     @cached_property
     def _grammar_tokens(self) -> GrammarTokens:

@@ -27,6 +27,11 @@ class LetterProcessor:
     def turn(self, prompt: Sequence[int], stop: StopStrings, *, skip_special_tokens: bool = True) -> ChannelText:
         return ChannelText(lambda skip: self, Markers(), stop)
 
+    def turn_begins(self, tokens: Sequence[int]) -> list[int]:
+        return []
+
+    left_out: frozenset[int] = frozenset()
+
     def add(self, token: int) -> str:
         return chr(48 + token)
 
