@@ -59,13 +59,6 @@ class Member:
     leaving: Callable[[KVCache, int], None] | None = None
     held: Held | None = None
 
-    @property
-    def drafts_at_once(self) -> int:
-        """How many drafts its first round may have: any number, if there is a hidden state to draft from."""
-        if self.hidden is not None:
-            return MAX_DRAFTS
-        return 0 if self.held is None else len(self.held.known(unread=False))
-
     def take_back(self, cache: KVCache, slot: int) -> None:
         """Have the row of a batch's cache as one's own again, if it is still wanted."""
         if self.holder is not None and self.cache.is_held_by(self.holder):
@@ -74,14 +67,15 @@ class Member:
 
 
 class Landed(NamedTuple):
-    """What a round gave a member: its tokens, of which the first ``accepted`` are drafts, out of ``drafted``; and their
-    log-probabilities, if anybody asked for them."""
+    """What a round gave a member: its tokens, of which the first ``accepted`` are drafts, out of ``drafted``; their
+    log-probabilities, if anybody asked for them; and whether the assistant had no part in it."""
 
     member: Member
     tokens: list[int]
     accepted: int
     drafted: int
     log_probs: Sequence[LogProbs]
+    known: bool
 
 
 class Batch:
@@ -201,7 +195,7 @@ class Batch:
         found = self._flight.land()
         counted = self._counted.popleft()
         landed = [
-            Landed(member, found.tokens[row], found.accepted[row], counted[row], found.log_probs[row])
+            Landed(member, found.tokens[row], found.accepted[row], counted[row], found.log_probs[row], found.known)
             for row, member in enumerate(self._slots[: len(counted)])
             if member is not None and found.tokens[row]
         ]

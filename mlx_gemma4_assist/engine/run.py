@@ -55,6 +55,7 @@ class Run:
         cache: of one row.
         progress: called with (tokens of the prompt computed, tokens to compute).
         longest: the most drafts of a round.
+        forced: how many of a round's drafts may be what a grammar forces.
         kept: whether the cache is wanted afterwards.
 
     Attributes:
@@ -65,7 +66,15 @@ class Run:
     """
 
     def __init__(
-        self, engine: Host, request: Request, cache: KVCache, progress: Progress, *, longest: int, kept: bool = True
+        self,
+        engine: Host,
+        request: Request,
+        cache: KVCache,
+        progress: Progress,
+        *,
+        longest: int,
+        forced: int = 0,
+        kept: bool = True,
     ):
         options = request.options
         self.kept = 0
@@ -77,7 +86,8 @@ class Run:
         self._sampling = sampling_of(options, request.suppress_tokens)
         self._compiled = compiles(options.compile)
         self._learning = engine.learning(options)
-        self._held = None if request.constraint is None else Held(request.constraint(), not self._draws_by_seed())
+        forced = 0 if self._draws_by_seed() else forced
+        self._held = None if request.constraint is None else Held(request.constraint(), forced)
         self.needs = self._needs(longest)
         self._job = Job(
             self._read_prompt,

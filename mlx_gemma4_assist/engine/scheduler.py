@@ -290,12 +290,16 @@ class Scheduler:
         left = job.budget - job.made - flying
         if left <= 0:
             return -1
-        first = job.made == 0 and flying == 0
-        if first and member.drafts_at_once == 0:
-            return 0
+        known = self._known(member, flying)
+        if job.made == 0 and flying == 0 and member.hidden is None:
+            return min(known, left - 1)
         longest = self._together.longest if job.learns and together else job.draft_length.choose()
-        longest = min(longest, member.drafts_at_once) if first else longest
-        return longest if job.steady else min(longest, left - 1)
+        return longest if job.steady else min(max(longest, known), left - 1)
+
+    def _known(self, member: Member, flying: int) -> int:
+        """How many drafts of a row's next round are known without the assistant, where nobody else would have to make
+        as many."""
+        return 0 if member.held is None or len(self._batch.slots) > 1 else len(member.held.known(flying > 0))
 
     def _learns_together(self) -> bool:
         """Whether several rows share rounds, and any of them has as many drafts as are worth their time."""
@@ -305,6 +309,8 @@ class Scheduler:
         """A round was read: whoever chose its drafts learns from it."""
         if len(self._batch.slots) == 1:
             for each in found:
+                if each.known:  # which says nothing of the assistant
+                    return
                 self._running[each.member].draft_length.observe(each.drafted, [each.accepted], seconds)
         elif self._learns_together():
             of = {each.member: each for each in found}
