@@ -11,6 +11,7 @@ import mlx.core as mx
 from ..models.config import FULL
 from .layout import CacheLayout, ring_positions
 
+Layer = tuple[mx.array, ...]
 Buffers = tuple[tuple[mx.array, mx.array], ...]
 
 
@@ -60,6 +61,34 @@ def with_row(buffers: Buffers, row: int, new: Buffers) -> Buffers:
         (placed(keys, row, new_keys), placed(values, row, new_values))
         for (keys, values), (new_keys, new_values) in zip(buffers, new, strict=True)
     )
+
+
+def positions_of(layout: CacheLayout, layer: int, arrays: Layer, begin: int, end: int) -> Layer:
+    """What a layer holds of positions ``begin`` to ``end`` - 1, in their order; of a ring at most all it has."""
+    ranges = _slot_ranges(layout, layer, begin, end)
+    return tuple(mx.concatenate([array[:, :, first:last] for first, last in ranges], axis=2) for array in arrays)
+
+
+def with_positions(layout: CacheLayout, layer: int, arrays: Layer, begin: int, end: int, new: Layer) -> Layer:
+    """A layer's arrays with what :func:`positions_of` has taken from others."""
+    written = []
+    for array, part in zip(arrays, new, strict=True):
+        at = 0
+        for first, last in _slot_ranges(layout, layer, begin, end):
+            piece = part[:, :, at : at + last - first]
+            array = mx.slice_update(array, piece, mx.array([first]), axes=(2,))
+            at += last - first
+        written.append(array)
+    return tuple(written)
+
+
+def _slot_ranges(layout: CacheLayout, layer: int, begin: int, end: int) -> list[tuple[int, int]]:
+    """The slots, first and last + 1, of positions; in a ring they may be two pieces."""
+    if layout.kinds[layer] == FULL:
+        return [(begin, end)]
+    first = begin % layout.ring
+    last = first + end - begin
+    return [(first, last)] if last <= layout.ring else [(first, layout.ring), (0, last - layout.ring)]
 
 
 def moved_to_ring(buffer: mx.array, lengths: Sequence[int], ring: int) -> mx.array:
