@@ -130,7 +130,7 @@ class Chat:
         self.conversation.record(prompt, [response.token for response in made])
         if len(self.conversation.tokens) < len(prompt) + len(made):  # thoughts: what is behind them has other keys now
             with suppress(InputError):  # the context is full
-                self._engine.read_ahead(self.conversation.tokens)
+                self._engine.read_ahead(self.conversation.tokens, self._options)
         self.totals.add(made[-1])
         print()
         self._say(_statistics(made[-1], computed, self._pair.target.config.max_position_embeddings))

@@ -23,25 +23,24 @@ class ReadAhead:
     Args:
         target: the network.
         store: of restore points; what is read leaves one at its end.
-        new_cache: makes a cache of one row.
     """
 
-    def __init__(self, target: Target, store: PrefixCache, new_cache: Callable[[], KVCache]):
-        self._target, self._store, self._new_cache = target, store, new_cache
-        self._prompts: deque[MediaPrompt] = deque()
+    def __init__(self, target: Target, store: PrefixCache):
+        self._target, self._store = target, store
+        self._prompts: deque[tuple[MediaPrompt, Callable[[], KVCache]]] = deque()
         self._reading: tuple[Reading, Iterator[None]] | None = None
 
-    def add(self, prompt: MediaPrompt) -> None:
-        """A later prompt begins with this one, of which the last token is not read."""
+    def add(self, prompt: MediaPrompt, new_cache: Callable[[], KVCache]) -> None:
+        """A later prompt begins with this one, of which the last token is not read, and has such a cache of one row."""
         if self._store.budget:
-            self._prompts.append(prompt)
+            self._prompts.append((prompt, new_cache))
 
     def step(self) -> bool:
         """Read one chunk; False if there is nothing to read."""
         if self._reading is None:
             if not self._prompts:
                 return False
-            self._reading = self._begin(self._prompts.popleft())
+            self._reading = self._begin(*self._prompts.popleft())
         reading, read = self._reading
         done = True
         try:
@@ -61,8 +60,8 @@ class ReadAhead:
             reading, self._reading = self._reading[0], None
             reading.keep()
 
-    def _begin(self, prompt: MediaPrompt) -> tuple[Reading, Iterator[None]]:
-        cache, keys = self._new_cache(), prompt.keys
+    def _begin(self, prompt: MediaPrompt, new_cache: Callable[[], KVCache]) -> tuple[Reading, Iterator[None]]:
+        cache, keys = new_cache(), prompt.keys
         reading = Reading(self._store, cache, Text(keys, prompt.media))
         rest = keys[reading.begin : -1]
         if len(rest) < self._store.least:

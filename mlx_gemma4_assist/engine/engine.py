@@ -72,7 +72,7 @@ class Engine:
         self.pair = pair
         self.scheduler = Scheduler(Batch(self.decoder, self.steps), self._draft_length_together)
         self.prefix = prefix_cache(pair, prefix_cache_bytes, prefix_cache_folder, prefix_cache_folder_bytes)
-        self._ahead = ReadAhead(pair.target, self.prefix, self.new_cache)
+        self._ahead = ReadAhead(pair.target, self.prefix)
         self._memory = memory
 
     def new_cache(self, num_assistant_tokens: int | None = None) -> KVCache:
@@ -116,15 +116,21 @@ class Engine:
             raise InputError("prompt_cache was made for another model, or for fewer num_assistant_tokens")
         return Run(self, request, cache, progress)
 
-    def read_ahead(self, prompt: MediaPrompt | Sequence[int]) -> None:
+    def read_ahead(self, prompt: MediaPrompt | Sequence[int], options: GenerationOptions | None = None) -> None:
         """A later prompt is going to begin with this one: :meth:`idle` reads it, all but its last token.
+
+        Args:
+            prompt: what is known of it.
+            options: how it is going to be continued.
 
         Raises:
             InputError: a prompt that the network could not read.
         """
         prompt = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(list(prompt))
-        Request(prompt).check(self.pair.target.config)
-        self._ahead.add(prompt)
+        options = GenerationOptions() if options is None else options
+        Request(prompt, options).check(self.pair.target.config)
+        slack = self.slack(options.num_assistant_tokens)
+        self._ahead.add(prompt, lambda: self._cache(slack))
 
     def idle(self) -> bool:
         """Do a little of what nobody waits for: read a chunk ahead, or write a restore point to the folder.
