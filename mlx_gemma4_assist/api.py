@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from .backend import wired_limit
 from .cache.file import PathLike, read_cache
+from .cache.quantization import kv_quantization
 from .cache.rows import KVCache
 from .cache.soft_tokens import MediaPrompt
 from .engine.engine import Engine
@@ -37,14 +38,30 @@ def make_prompt_cache(
     model: Gemma4ForCausalLM,
     assistant_model: Gemma4AssistantForCausalLM | None = None,
     num_assistant_tokens: int | None = None,
+    *,
+    kv_bits: int | None = None,
+    kv_group_size: int = GenerationOptions.kv_group_size,
+    quantized_kv_start: int = GenerationOptions.quantized_kv_start,
 ) -> KVCache:
     """An empty cache for several calls of ``stream_generate``: a conversation's earlier turns are then not read again.
 
     Args:
         model: the target.
         assistant_model, num_assistant_tokens: as those calls will have them; more drafts need more slack.
+        kv_bits, kv_group_size, quantized_kv_start: how keys and values are quantized, see ``GenerationOptions``; those
+            calls need not say it again.
+
+    Raises:
+        InputError: an option out of range; keys that cannot be quantized so.
     """
-    return Engine(Pair(model, assistant_model), prefix_cache_bytes=0).new_cache(num_assistant_tokens)
+    engine = Engine(Pair(model, assistant_model), prefix_cache_bytes=0)
+    options = GenerationOptions(
+        num_assistant_tokens=num_assistant_tokens,
+        kv_bits=kv_bits,
+        kv_group_size=kv_group_size,
+        quantized_kv_start=quantized_kv_start,
+    )
+    return engine.new_cache(options.num_assistant_tokens, kv_quantization(options, model.config))
 
 
 @overload
@@ -136,6 +153,8 @@ def _request(
     stop = StopStrings(options.stop)
     whole = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(processor.encode(prompt, chat=chat))
     ends = processor.eos_token_ids | processor.stop_ids(options.stop)
+    vocabulary = pair.target.config.vocab_size
+    held = None if options.grammar is None else processor.grammar(options, whole.tokens, ends, vocabulary)
     request = Request(
         whole,
         options,
@@ -143,6 +162,7 @@ def _request(
         tuple(processor.suppress_tokens),
         points=tuple(processor.turn_begins(whole.tokens)),
         left_out=processor.left_out,
+        constraint=held,
     )
     text = processor.turn(whole.tokens, stop, skip_special_tokens=options.skip_special_tokens)
     return request, text
@@ -209,7 +229,7 @@ def stream_generate(
 
     Raises:
         InputError: before any work is done: an option out of range, an empty prompt, one longer than the context, an
-            assistant of another target, an argument of another kind.
+            assistant of another target, an argument of another kind, a grammar that is not supported.
         TypeError: a keyword that is none of these.
     """
     _check_names("stream_generate", options)
@@ -356,7 +376,10 @@ def _caches(
         if len(set(map(id, given))) < len(given):
             raise InputError("prompt_caches has a cache twice: each holds one prompt's text")
         return given
-    return [engine.new_cache(one.num_assistant_tokens) if wanted else None for one in options]
+    config = engine.pair.target.config
+    return [
+        engine.new_cache(one.num_assistant_tokens, kv_quantization(one, config)) if wanted else None for one in options
+    ]
 
 
 def _collected(

@@ -133,6 +133,14 @@ def _has_compiler() -> bool:
     return shutil.which("g++") is not None
 
 
+def wake_compiler() -> None:
+    """Let MLX's CPU backend look for g++ now: it does so once in a process, and is deaf to Ctrl-C meanwhile.
+
+    Without this the first forward would do so.
+    """
+    mx.eval(mx.compile(mx.negative)(mx.zeros(1)))
+
+
 def fused(function: Callable[[*Ts], mx.array]) -> Callable[[*Ts], mx.array]:
     """One kernel for an elementwise function where it can be compiled, the function itself elsewhere.
 

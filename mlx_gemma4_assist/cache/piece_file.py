@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from numpy.typing import NDArray
 
 from .. import __version__
 from ..backend import dtype_name
 from ..errors import InputError
 from ..files import parse_json, replacing
 from .chain import FORMAT_VERSION, link
-from .file import opened, read_hashed, write_hashed
+from .file import array_of, opened, read_hashed, write_hashed
 from .file_header import ALIGNMENT, damaged, read_raw_header
 
 FORMAT = "mlx_gemma4_assist prefix cache"
@@ -69,7 +67,7 @@ def write_piece(path: Path, piece: Piece, arrays: Mapping[str, mx.array]) -> Non
         OSError: it cannot be written.
     """
     with replacing(path) as file:
-        write_hashed(file, _header(piece, arrays), (array for array in arrays.values() if array.size))
+        write_hashed(file, _header(piece, arrays), arrays.values())
 
 
 def piece_bytes(piece: Piece, arrays: Mapping[str, mx.array]) -> int:
@@ -98,12 +96,10 @@ def load_piece(path: Path, fingerprint: str) -> tuple[Piece, dict[str, mx.array]
         piece = _parsed(about, fingerprint, path)
         sizes = _check_entries(entries, data_bytes, path)
         contents = zip(entries.items(), read_hashed(file, raw, sizes, path), strict=True)
-        arrays = {name: _array(content, _DTYPES[entry["dtype"]], entry["shape"]) for (name, entry), content in contents}
+        arrays = {
+            name: array_of(content, _DTYPES[entry["dtype"]], entry["shape"]) for (name, entry), content in contents
+        }
     return piece, arrays
-
-
-def _array(content: NDArray[np.uint8], dtype: mx.Dtype, shape: list[int]) -> mx.array:
-    return mx.array(content).view(dtype).reshape(shape) if content.size else mx.zeros(shape, dtype)
 
 
 def _header(piece: Piece, arrays: Mapping[str, mx.array]) -> bytes:

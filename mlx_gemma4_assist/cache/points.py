@@ -8,29 +8,46 @@ Nothing here knows what the arrays of a layer are, only that there may be severa
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import cast
 
 import mlx.core as mx
 
+from ..backend import dtype_name
 from ..models.config import FULL, SLIDING
-from .layout import CacheLayout, grown_size
+from .layout import CacheLayout, grown_size, ring_positions
 from .rows import KVCache
-from .store import Buffers, Layer, empty, positions_of, with_positions
+from .store import Buffers, Layer, positions_of, with_positions
 
 Part = tuple[Layer, ...]
-"""For each layer of one kind, what its arrays have of some positions, see ``store.positions_of``."""
+"""For each layer of one kind, its arrays (1, G, n, D) for n positions, in their order."""
 
 
-def form(layout: CacheLayout) -> str:
-    """How keys and values are stored, whatever the rings' slack: parts fit caches of the same form only."""
-    return repr(replace(layout, slack=0))
+def form(cache: KVCache) -> str:
+    """How a cache stores keys and values, whatever its rings' slack: parts fit caches of the same form only."""
+    layers = zip(cache.layout.kinds, cache.buffers, strict=True)
+    forms = "; ".join(f"{kind} {form_of(layer)}" for kind, layer in layers)
+    return forms if cache.layout.quantization is None else f"{forms}; {cache.layout.quantization}"
 
 
-def slot_bytes(cache: KVCache, kind: str) -> int:
-    """Bytes of one position in all layers of a kind, at most."""
-    arrays = [array for layer, arrays in _layers(cache, kind) for array in arrays]
-    return sum(array.nbytes // (array.shape[0] * array.shape[2]) for array in arrays if array.size)
+def form_of(layer: Layer) -> str:
+    """The types of a layer's arrays, and their sizes but rows and slots."""
+    return ", ".join(f"{dtype_name(array.dtype)} {array.shape[1]}x{array.shape[3]}" for array in layer)
+
+
+def full_bytes(layout: CacheLayout, begin: int, end: int) -> int:
+    """Bytes of positions ``begin`` to ``end`` - 1 of a row in all full layers."""
+    how = layout.quantization
+    (first, last), (packed_first, packed_last) = ((begin, end), (0, 0)) if how is None else how.ranges(begin, end)
+    slots = (last - first, last - first, *[packed_last - packed_first] * 6)
+    full = [layer for layer, kind in enumerate(layout.kinds) if kind == FULL]
+    each = [zip(layout.parts(layer, 1, 1), slots, strict=False) for layer in full]
+    return sum(part.slot_bytes * count for parts in each for part, count in parts)
+
+
+def window_bytes(layout: CacheLayout, positions: int) -> int:
+    """Bytes of so many positions of a row in all sliding layers."""
+    sliding = [layer for layer, kind in enumerate(layout.kinds) if kind == SLIDING]
+    return positions * sum(part.slot_bytes for layer in sliding for part in layout.parts(layer, 1, 1))
 
 
 def part_bytes(part: Part) -> int:
@@ -39,7 +56,13 @@ def part_bytes(part: Part) -> int:
 
 def full_part(cache: KVCache, begin: int, end: int) -> Part:
     """Copies of what full layers of a cache of one row hold for positions ``begin`` to ``end`` - 1; lazy."""
-    return _part(cache, FULL, begin, end)
+    layout = cache.layout
+    layers = [
+        positions_of(layout, layer, arrays, begin, end)
+        for layer, (kind, arrays) in enumerate(zip(layout.kinds, cache.buffers, strict=True))
+        if kind == FULL
+    ]
+    return tuple(tuple(map(mx.contiguous, arrays)) for arrays in layers)
 
 
 def window_part(cache: KVCache, end: int) -> Part:
@@ -47,7 +70,15 @@ def window_part(cache: KVCache, end: int) -> Part:
 
     The row must be able to go on from there: ``KVCache.can_rewind``.
     """
-    return _part(cache, SLIDING, max(0, end - cache.layout.window), end)
+    ring, first = cache.layout.ring, max(0, end - cache.layout.window)
+    begin, count = first % ring, end - first
+
+    def copied(array: mx.array) -> mx.array:
+        if begin + count <= ring:
+            return mx.contiguous(array[:, :, begin : begin + count])
+        return mx.concatenate([array[:, :, begin:], array[:, :, : begin + count - ring]], axis=2)
+
+    return tuple(tuple(map(copied, layer)) for layer in _layers(cache, SLIDING))
 
 
 def restored(
@@ -64,33 +95,33 @@ def restored(
         parts: what full layers hold for these, one part behind the other.
         window: what sliding layers hold for the last of them.
     """
-    end = len(tokens)
-    blank = empty(layout, 1, grown_size(end))
-    full, sliding = iter([_whole(pieces) for pieces in zip(*parts, strict=True)]), iter(window)
-    layers = [
-        with_positions(layout, layer, arrays, 0, end, next(full))
-        if kind == FULL
-        else with_positions(layout, layer, arrays, max(0, end - layout.window), end, next(sliding))
-        for layer, (kind, arrays) in enumerate(zip(layout.kinds, blank, strict=True))
-    ]
+    end, numbers = len(tokens), {FULL: 0, SLIDING: 0}
+    layers: list[Layer] = []
+    for layer, kind in enumerate(layout.kinds):
+        number = numbers[kind]
+        numbers[kind] += 1
+        if kind == FULL:
+            layers.append(_linear(layout, layer, [part[number] for part in parts], end))
+        else:
+            layers.append(_ring(window[number], end, layout.ring))
     written = end if end <= layout.window else end + layout.slack
     return KVCache.of(layout, fingerprint, cast(Buffers, tuple(layers)), [list(tokens)], [written])
 
 
-def _layers(cache: KVCache, kind: str) -> list[tuple[int, Layer]]:
-    """The layers of a kind that own keys and values, and their arrays."""
-    layers = enumerate(zip(cache.layout.kinds, cache.buffers, strict=True))
-    return [(layer, arrays) for layer, (one, arrays) in layers if one == kind]
+def _layers(cache: KVCache, kind: str) -> list[Layer]:
+    return [layer for one, layer in zip(cache.layout.kinds, cache.buffers, strict=True) if one == kind]
 
 
-def _part(cache: KVCache, kind: str, begin: int, end: int) -> Part:
-    """Copies, so that a part does not keep a whole cache alive."""
-    return tuple(
-        tuple(mx.contiguous(array) for array in positions_of(cache.layout, layer, arrays, begin, end))
-        for layer, arrays in _layers(cache, kind)
-    )
+def _linear(layout: CacheLayout, layer: int, pieces: Sequence[Layer], end: int) -> Layer:
+    """A full layer's arrays with what the pieces, one behind the other, hold for the first ``end`` positions."""
+    nothing = tuple(mx.zeros(part.shape, part.dtype) for part in layout.parts(layer, 1, grown_size(end)))
+    held = tuple(mx.concatenate(list(arrays), axis=2) for arrays in zip(*pieces, strict=True))
+    return with_positions(layout, layer, nothing, 0, end, held) if pieces else nothing
 
 
-def _whole(pieces: Sequence[Layer]) -> Layer:
-    """What one layer has of some positions, and of those that follow."""
-    return tuple(mx.concatenate(list(arrays), axis=2) for arrays in zip(*pieces, strict=True))
+def _ring(layer: Layer, end: int, ring: int) -> Layer:
+    """A sliding layer's arrays, each position in its slot; slots of no position get something, which is never seen."""
+    held = layer[0].shape[2]
+    positions = ring_positions(ring, mx.array([end - 1]), ring)[0]
+    places = mx.clip(positions - (end - held), 0, held - 1)
+    return tuple(mx.take(array, places, axis=2) for array in layer)

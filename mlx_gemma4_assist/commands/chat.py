@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, note, open_checkpoint
+from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, open_checkpoint
 from .options import (
     DRAFTED,
     DRAWN,
     EMBEDDED,
     FILTERS,
+    QUANTIZED,
     EnableThinking,
     Learned,
     ModelChoice,
@@ -22,7 +23,7 @@ from .options import (
     ShowThinking,
     grouped,
 )
-from .streams import check_standard_input
+from .streams import check_standard_input, note
 
 if TYPE_CHECKING:
     from ..engine.pair import Checkpoint
@@ -36,7 +37,7 @@ UNSAID = {"max_tokens": "Without it until the context is full."} | dict.fromkeys
 @grouped
 def chat(
     choice: ModelChoice,
-    said: Annotated[Said, Only(*DRAWN, *DRAFTED, "prefill_step_size", **UNSAID)],
+    said: Annotated[Said, Only(*DRAWN, *DRAFTED, *QUANTIZED, "prefill_step_size", **UNSAID)],
     system_prompt: Annotated[str | None, typer.Option("--system-prompt", help="Goes before the first message.")] = None,
     learned: Learned = True,
     enable_thinking: EnableThinking = False,
@@ -54,7 +55,7 @@ def chat(
     check_choice(choice, said.over({"temperature": options.temperature}))
     checkpoint = open_checkpoint(choice, options)
     conversation = _conversation(checkpoint, system_prompt, enable_thinking)
-    pair = load_pair(checkpoint)
+    pair = load_pair(checkpoint, options)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers, from Jane Austen's novels; --model google/gemma-4-E2B-it is a real one.")
     introduce(pair, choice, options)

@@ -161,3 +161,5 @@ FILTERS = ("temperature", "top_p", "top_k", "min_p")
 DRAWN = ("max_tokens", *FILTERS, "seed")
 """How a text is drawn: what all commands that generate have."""
 DRAFTED = ("num_assistant_tokens", "draft_temperature")
+QUANTIZED = ("kv_bits", "kv_group_size", "quantized_kv_start")
+"""How keys and values are held."""

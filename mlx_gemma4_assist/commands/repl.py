@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from ..api import stream_on
+from ..cache.quantization import kv_quantization
 from ..engine.engine import Engine
 from ..engine.learning import Memory
 from ..engine.pair import Pair
@@ -19,7 +20,7 @@ from ..errors import InputError
 from ..options import GenerationOptions
 from .loading import cut_off
 from .screen import Screen
-from .streams import has_styles
+from .streams import has_styles, note
 
 HELP = """\
 q       leave (Ctrl-D too)
@@ -130,7 +131,7 @@ class Chat:
         self.conversation.record(prompt, [response.token for response in made])
         if len(self.conversation.tokens) < len(prompt) + len(made):  # thoughts: what is behind them has other keys now
             with suppress(InputError):  # the context is full
-                self._engine.read_ahead(self.conversation.tokens, self._options)
+                self._engine.read_ahead(self.conversation.tokens, self._cache.layout.quantization)
         self.totals.add(made[-1])
         print()
         self._say(_statistics(made[-1], computed, self._pair.target.config.max_position_embeddings))
@@ -172,7 +173,8 @@ class Chat:
     def _begin_anew(self) -> None:
         """Nothing of what was computed before is used any longer."""
         self._engine = Engine(self._pair, self._memory)
-        self._cache = self._engine.new_cache(self._options.num_assistant_tokens)
+        quantization = kv_quantization(self._options, self._pair.target.config)
+        self._cache = self._engine.new_cache(self._options.num_assistant_tokens, quantization)
 
     def _message(self) -> str | None:
         """The next message, of one line or several; None if there is no more."""
@@ -215,7 +217,7 @@ class Chat:
 
     def _say(self, text: str) -> None:
         """To the person, not part of the conversation: dim, on standard error."""
-        print(f"\033[2m{text}\033[0m" if text and has_styles(sys.stderr) else text, file=sys.stderr, flush=True)
+        note(f"\033[2m{text}\033[0m" if text and has_styles(sys.stderr) else text)
 
 
 def _statistics(last: GenerationResponse, computed: int, context: int) -> str:

@@ -7,6 +7,7 @@ thoughts are left out, and what follows has other keys. It can be read before so
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from ..cache.quantization import KVQuantization
 from ..cache.rows import KVCache
 from ..cache.soft_tokens import MediaPrompt
 from ..rounds.state import Target
@@ -23,17 +24,18 @@ class ReadAhead:
     Args:
         target: the network.
         store: of restore points; what is read leaves one at its end.
+        new_cache: makes a cache of one row, dense or quantized.
     """
 
-    def __init__(self, target: Target, store: PrefixCache):
-        self._target, self._store = target, store
-        self._prompts: deque[tuple[MediaPrompt, Callable[[], KVCache]]] = deque()
+    def __init__(self, target: Target, store: PrefixCache, new_cache: Callable[[KVQuantization | None], KVCache]):
+        self._target, self._store, self._new_cache = target, store, new_cache
+        self._prompts: deque[tuple[MediaPrompt, KVQuantization | None]] = deque()
         self._reading: tuple[Reading, Iterator[None]] | None = None
 
-    def add(self, prompt: MediaPrompt, new_cache: Callable[[], KVCache]) -> None:
-        """A later prompt begins with this one, of which the last token is not read, and has such a cache of one row."""
+    def add(self, prompt: MediaPrompt, quantization: KVQuantization | None) -> None:
+        """A later prompt begins with this one, of which the last token is not read; its keys are quantized so."""
         if self._store.budget:
-            self._prompts.append((prompt, new_cache))
+            self._prompts.append((prompt, quantization))
 
     def step(self) -> bool:
         """Read one chunk; False if there is nothing to read."""
@@ -60,8 +62,8 @@ class ReadAhead:
             reading, self._reading = self._reading[0], None
             reading.keep()
 
-    def _begin(self, prompt: MediaPrompt, new_cache: Callable[[], KVCache]) -> tuple[Reading, Iterator[None]]:
-        cache, keys = new_cache(), prompt.keys
+    def _begin(self, prompt: MediaPrompt, quantization: KVQuantization | None) -> tuple[Reading, Iterator[None]]:
+        cache, keys = self._new_cache(quantization), prompt.keys
         reading = Reading(self._store, cache, Text(keys, prompt.media))
         rest = keys[reading.begin : -1]
         if len(rest) < self._store.least:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ..backend import Kept, on_gpu
 from ..cache.layout import CacheLayout, round_up
+from ..cache.quantization import KVQuantization, kv_quantization
 from ..cache.rows import KVCache
 from ..cache.soft_tokens import MediaPrompt
 from ..drafts.batch import AutoBatchDraftLength
@@ -72,20 +73,20 @@ class Engine:
         self.pair = pair
         self.scheduler = Scheduler(Batch(self.decoder, self.steps), self._draft_length_together)
         self.prefix = prefix_cache(pair, prefix_cache_bytes, prefix_cache_folder, prefix_cache_folder_bytes)
-        self._ahead = ReadAhead(pair.target, self.prefix)
+        self._ahead = ReadAhead(pair.target, self.prefix, lambda quantization: self.new_cache(None, quantization))
         self._memory = memory
 
-    def new_cache(self, num_assistant_tokens: int | None = None) -> KVCache:
+    def new_cache(self, num_assistant_tokens: int | None = None, quantization: KVQuantization | None = None) -> KVCache:
         """An empty cache for requests with so many drafts per round; None leaves room for as many as are learned."""
-        return self._cache(self.slack(num_assistant_tokens))
+        return self._cache(self.slack(num_assistant_tokens), quantization)
 
     def slack(self, num_assistant_tokens: int | None = None) -> int:
         """Slots beyond the window that :meth:`new_cache` gives a ring."""
         asked = GenerationOptions(num_assistant_tokens=num_assistant_tokens).num_assistant_tokens
         return round_up(_needed_slack(longest_draft(self.pair, asked)), SLACK_STEP)
 
-    def _cache(self, slack: int) -> KVCache:
-        layout = CacheLayout(self.pair.target.config, slack, self.pair.dtype)
+    def _cache(self, slack: int, quantization: KVQuantization | None) -> KVCache:
+        layout = CacheLayout(self.pair.target.config, slack, self.pair.dtype, quantization)
         return KVCache(layout, fingerprint=self.pair.fingerprint)
 
     def run(self, request: Request, cache: KVCache | None = None, progress: Progress = no_progress) -> Run:
@@ -108,29 +109,30 @@ class Engine:
             raise OptionError("{draft_temperature} is for drafts, but there is no assistant model")
         request.check(self.pair.target.config)
         self._ahead.drop()
+        quantization = kv_quantization(options, self.pair.target.config)
         if cache is None:
-            return Run(self, request, self._cache(round_up(_needed_slack(longest), SLACK_STEP)), progress, kept=False)
+            cache = self._cache(round_up(_needed_slack(longest), SLACK_STEP), quantization)
+            return Run(self, request, cache, progress, kept=False)
         if not isinstance(cache, KVCache):
             raise InputError(f"prompt_cache is {described(cache)}, expected what make_prompt_cache returns")
         if cache.fingerprint != self.pair.fingerprint or cache.layout.slack < _needed_slack(longest):
             raise InputError("prompt_cache was made for another model, or for fewer num_assistant_tokens")
+        if quantization is not None and quantization != cache.layout.quantization:
+            held = "is dense" if cache.layout.quantization is None else f"has {cache.layout.quantization}"
+            raise OptionError("{kv_bits} asks for {asked}, and the prompt_cache {held}", asked=quantization, held=held)
         return Run(self, request, cache, progress)
 
-    def read_ahead(self, prompt: MediaPrompt | Sequence[int], options: GenerationOptions | None = None) -> None:
+    def read_ahead(self, prompt: MediaPrompt | Sequence[int], quantization: KVQuantization | None = None) -> None:
         """A later prompt is going to begin with this one: :meth:`idle` reads it, all but its last token.
 
-        Args:
-            prompt: what is known of it.
-            options: how it is going to be continued.
+        Its keys and values are to be quantized as this one's.
 
         Raises:
             InputError: a prompt that the network could not read.
         """
         prompt = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(list(prompt))
-        options = GenerationOptions() if options is None else options
-        Request(prompt, options).check(self.pair.target.config)
-        slack = self.slack(options.num_assistant_tokens)
-        self._ahead.add(prompt, lambda: self._cache(slack))
+        Request(prompt).check(self.pair.target.config)
+        self._ahead.add(prompt, quantization)
 
     def idle(self) -> bool:
         """Do a little of what nobody waits for: read a chunk ahead, or write a restore point to the folder.
@@ -150,7 +152,7 @@ class Engine:
             return EAGER
         kept: Kept = self.pair.target.kept.get("steps", lambda: Kept(KEPT))
         layout = decoder.layout
-        key = id(decoder.assistant), layout.slack, layout.dtype, decoder.sampling, on_gpu()
+        key = id(decoder.assistant), layout.slack, layout.dtype, layout.quantization, decoder.sampling, on_gpu()
         steps: CompiledSteps = kept.get(key, lambda: CompiledSteps(decoder))
         if not steps.serve(decoder):  # an assistant that has died left its id to another
             kept.drop(key)

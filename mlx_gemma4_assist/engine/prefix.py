@@ -15,9 +15,8 @@ from contextlib import contextmanager
 import mlx.core as mx
 
 from ..cache.chain import CHUNK, chain, root
-from ..cache.points import Part, form, full_part, part_bytes, restored, slot_bytes, window_part
+from ..cache.points import Part, form, full_bytes, full_part, part_bytes, restored, window_bytes, window_part
 from ..cache.rows import KVCache
-from ..models.config import FULL, SLIDING
 from .prefix_folder import PrefixFolder
 from .prefix_records import Chunk, Found, Point, PrefixStats, State
 
@@ -85,6 +84,7 @@ class PrefixCache:
             tokens: the text; at least its last is left to be read.
             held: how many of these the cache has by itself.
         """
+        cache.reserve(1)
         with self._whole():
             return self._restore(cache, tokens, held)
 
@@ -236,11 +236,11 @@ class PrefixCache:
         return True
 
     def _needed(self, cache: KVCache, names: Sequence[str], position: int, hidden: mx.array | None) -> int:
-        missing = sum(name not in self._chunks for name in names[1:])
-        full = CHUNK * missing + position - CHUNK * (len(names) - 1)
-        sliding = min(position, cache.layout.window)
-        held = 0 if hidden is None else hidden.nbytes
-        return full * slot_bytes(cache, FULL) + sliding * slot_bytes(cache, SLIDING) + held
+        layout, missing = cache.layout, [place for place, name in enumerate(names[1:]) if name not in self._chunks]
+        chunks = sum(full_bytes(layout, CHUNK * place, CHUNK * (place + 1)) for place in missing)
+        tail = full_bytes(layout, CHUNK * (len(names) - 1), position)
+        window = window_bytes(layout, min(position, layout.window))
+        return chunks + tail + window + (0 if hidden is None else hidden.nbytes)
 
     def _rank(self, point: Point, tokens: Sequence[int]) -> None:
         """A point was used: what it spares over what it takes, from now on."""
@@ -300,7 +300,7 @@ class PrefixCache:
     # Names
 
     def _names(self, cache: KVCache, tokens: Sequence[int]) -> list[str]:
-        return chain(root(cache.fingerprint or "", form(cache.layout)), tokens)
+        return chain(root(cache.fingerprint or "", form(cache)), tokens)
 
     def _last(self, names: Sequence[str], tokens: Sequence[int], end: int) -> Point | None:
         """The last point in a text that is at ``end`` or before."""

@@ -1,13 +1,14 @@
 """What an engine is asked for, and what it tells of it: token ids in, token ids out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..cache.soft_tokens import MediaPrompt
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..models.config import Gemma4TextConfig
 from ..options import GenerationOptions
+from .guiding import Constraint
 from .loop import LogProbs
 
 
@@ -22,6 +23,7 @@ class Request:
         suppress_tokens: ids that are never generated.
         points: positions of the prompt where later ones may part from it: where turns begin.
         left_out: ids with which something begins that later prompts leave out, such as thoughts.
+        constraint: makes what holds the text, at its beginning; None lets any token come.
     """
 
     prompt: MediaPrompt
@@ -30,15 +32,20 @@ class Request:
     suppress_tokens: tuple[int, ...] = ()
     points: tuple[int, ...] = ()
     left_out: frozenset[int] = frozenset()
+    constraint: Callable[[], Constraint] | None = None
 
     def check(self, config: Gemma4TextConfig) -> None:
         """Refuse what the network could not read or must not index.
 
         Raises:
             InputError: an empty prompt, one longer than the context, ids beyond the vocabulary, soft tokens that do
-                not fit.
+                not fit; a grammar without a token that ends the text.
         """
         check_tokens(self.prompt.tokens, config)
+        if self.options.grammar is not None and self.constraint is None:
+            raise OptionError(f"{{{self.options.grammar[0]}}} holds text, but the request has token ids only")
+        if self.constraint is not None and not self.stop_tokens:
+            raise InputError("a grammar needs a token that ends the text, and the checkpoint names none")
         last = config.vocab_size - 1
         outside = next((token for token in self.suppress_tokens if not 0 <= token <= last), None)
         if outside is not None:

@@ -18,6 +18,7 @@ from ..rounds.sampling import Sampling, in_use, row_keys, sampling_of
 from ..rounds.state import Accept, Decoder
 from ..rounds.steps import Steps
 from .batch import Member
+from .guiding import Held
 from .learning import Learning
 from .pair import Pair
 from .prefill import Progress, chunks, last_hidden
@@ -71,6 +72,7 @@ class Run:
         self._sampling = sampling_of(options, request.suppress_tokens)
         self._compiled = compiles(options.compile)
         self._learning = engine.learning(options)
+        self._held = None if request.constraint is None else Held(request.constraint(), not self._draws_by_seed())
         self._job = Job(
             self._read_prompt,
             cache.layout,
@@ -123,6 +125,8 @@ class Run:
                     event = job.events.popleft()
                     rounds_read += 1
                     self.kept += len(event.tokens)
+                    if event.finish_reason is not None:
+                        self._check_held()
                     yield event
                     if event.finish_reason is not None:
                         return
@@ -142,6 +146,13 @@ class Run:
             if self._engine.scheduler.idle and not job.failed:
                 while self._engine.prefix.save():
                     pass
+
+    def _check_held(self) -> None:
+        """Raises:
+        InputError: the grammar could not go on, and so the text has ended.
+        """
+        if self._held is not None and self._held.constraint.error is not None:
+            raise InputError(f"the grammar could not go on: {self._held.constraint.error}")
 
     def _step(self) -> None:
         if self._job.failed:
@@ -205,6 +216,7 @@ class Run:
             holder=self._holder if self._keeps_cache else None,
             acceptor=HostAcceptor(processors, self._request.prompt.tokens) if processors else None,
             leaving=None if self._keeps_cache else self._leave_point,
+            held=self._held,
         )
 
     def _leave_point(self, cache: KVCache, row: int) -> None:

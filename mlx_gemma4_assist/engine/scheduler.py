@@ -222,9 +222,11 @@ class Scheduler:
         left = job.budget - job.made - flying
         if left <= 0:
             return -1
-        if job.made == 0 and flying == 0 and member.hidden is None:
+        first = job.made == 0 and flying == 0
+        if first and member.drafts_at_once == 0:
             return 0
         longest = self._together.longest if job.learns and together else job.draft_length.choose()
+        longest = min(longest, member.drafts_at_once) if first else longest
         return longest if job.steady else min(longest, left - 1)
 
     def _learns_together(self) -> bool:

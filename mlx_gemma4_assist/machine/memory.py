@@ -6,6 +6,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..cache.quantization import KVQuantization
 from ..checkpoints.quantized import Quantizable, Quantization
 from ..engine.engine import SLACK_STEP
 from ..models.config import FULL, SLIDING, Gemma4TextConfig
@@ -42,7 +43,7 @@ class ContextBytes(NamedTuple):
     """What a context costs besides the weights.
 
     Attributes:
-        per_token: keys and values of the layers with full attention.
+        per_token: keys and values of the layers with full attention; where they are quantized, from there on.
         sliding: keys and values of the sliding layers, once the context is longer than their window.
         keys_values: both, at the context asked for.
         scores: of one full layer's attention while a prompt's chunk is computed; such layers are never fused.
@@ -54,16 +55,30 @@ class ContextBytes(NamedTuple):
     scores: int
 
 
-def context_bytes(config: Gemma4TextConfig, context: int) -> ContextBytes:
-    """For one conversation of ``context`` tokens in half precision, stored as ``KVCache`` does at default settings."""
+def context_bytes(
+    config: Gemma4TextConfig, context: int, quantization: KVQuantization | None = None, itemsize: int = HALF
+) -> ContextBytes:
+    """For one conversation of ``context`` tokens, stored as ``KVCache`` does.
+
+    Args:
+        config: the target's.
+        context: tokens.
+        quantization: of keys and values; None where they are dense.
+        itemsize: bytes of a number; half precision unless told.
+    """
     owners = config.layer_types[: config.num_kv_layers]
 
     def per_slot(kind: str) -> int:
-        return owners.count(kind) * config.kv_heads(kind) * config.head_dim_of(kind) * 2 * HALF
+        return owners.count(kind) * config.kv_heads(kind) * config.head_dim_of(kind) * 2 * itemsize
 
     full, sliding = per_slot(FULL), per_slot(SLIDING) * (config.sliding_window + SLACK_STEP)
-    scores = config.num_attention_heads * min(GenerationOptions.prefill_step_size, context) * context * HALF
-    return ContextBytes(full, sliding, full * context + sliding, scores)
+    scores = config.num_attention_heads * min(GenerationOptions.prefill_step_size, context) * context * itemsize
+    if quantization is None:
+        return ContextBytes(full, sliding, full * context + sliding, scores)
+    width = config.head_dim_of(FULL)
+    dense, quantized = quantization.slots(context)
+    per_token = full // (width * itemsize) * quantization.nbytes(width, itemsize)
+    return ContextBytes(per_token, sliding, full * dense + per_token * quantized + sliding, scores)
 
 
 class Fit(StrEnum):

@@ -17,7 +17,8 @@ from .stops import StopStrings
 OPEN, CLOSE = "<|channel>", "<channel|>"
 CALL, END_OF_CALL = "<|tool_call>", "<tool_call|>"
 TURN = "<|turn>"
-_THOUGHT = "thought\n"  # what a channel of thoughts begins with
+THOUGHT = "thought\n"
+"""What a channel of thoughts begins with."""
 _WELL_FORMED = re.compile(r"call:[^{}]+\{.*\}", re.DOTALL)
 
 
@@ -130,12 +131,12 @@ class ChannelText:
         if self._channel is Channel.THOUGHT and self._named:
             return Piece(text, Channel.THOUGHT)
         self._held += text
-        may_be_thought = _THOUGHT.startswith(self._held) and self._held != _THOUGHT
+        may_be_thought = THOUGHT.startswith(self._held) and self._held != THOUGHT
         if self._channel is Channel.TOOL_CALL or may_be_thought:
             return Piece("", self._channel)
         self._named = True
-        if self._held.startswith(_THOUGHT):
-            return Piece(self._held.removeprefix(_THOUGHT), Channel.THOUGHT)
+        if self._held.startswith(THOUGHT):
+            return Piece(self._held.removeprefix(THOUGHT), Channel.THOUGHT)
         self._channel = Channel.ANSWER
         return Piece(self._cut(self._held))
 
