@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from .backend import wired_limit
 from .cache.file import PathLike, read_cache
+from .cache.quantization import kv_quantization
 from .cache.rows import KVCache
 from .cache.soft_tokens import MediaPrompt
 from .engine.engine import Engine
@@ -38,14 +39,30 @@ def make_prompt_cache(
     model: Gemma4ForCausalLM,
     assistant_model: Gemma4AssistantForCausalLM | None = None,
     num_assistant_tokens: int | None = None,
+    *,
+    kv_bits: int | None = None,
+    kv_group_size: int = GenerationOptions.kv_group_size,
+    quantized_kv_start: int = GenerationOptions.quantized_kv_start,
 ) -> KVCache:
     """An empty cache for several calls of ``stream_generate``: a conversation's earlier turns are then not read again.
 
     Args:
         model: the target.
         assistant_model, num_assistant_tokens: as those calls will have them; more drafts need more slack.
+        kv_bits, kv_group_size, quantized_kv_start: how keys and values are quantized, see ``GenerationOptions``; those
+            calls need not say it again.
+
+    Raises:
+        InputError: an option out of range; keys that cannot be quantized so.
     """
-    return Engine(Pair(model, assistant_model)).new_cache(num_assistant_tokens)
+    engine = Engine(Pair(model, assistant_model), prefix_cache_bytes=0)
+    options = GenerationOptions(
+        num_assistant_tokens=num_assistant_tokens,
+        kv_bits=kv_bits,
+        kv_group_size=kv_group_size,
+        quantized_kv_start=quantized_kv_start,
+    )
+    return engine.new_cache(options.num_assistant_tokens, kv_quantization(options, model.config))
 
 
 @overload
@@ -87,7 +104,7 @@ def load_prompt_cache(
         InputError: a file that cannot be read; of another model, dtype, format or version; a damaged one.
     """
     pair = Pair(model, assistant_model)
-    slack = Engine(pair).slack(num_assistant_tokens)
+    slack = Engine(pair, prefix_cache_bytes=0).slack(num_assistant_tokens)
     cache, metadata = read_cache(Path(file_name), model.config, pair.dtype, pair.fingerprint, slack)
     return (cache, metadata) if return_metadata else cache
 
@@ -103,9 +120,27 @@ def stream(
     draft_memory: Memory | None = None,
 ) -> Generator[GenerationResponse, None, None]:
     """``stream_generate`` for a pair and options that were made before. Arguments and errors as there."""
-    engine = Engine(pair, draft_memory)
+    engine = Engine(pair, draft_memory, prefix_cache_bytes=0)  # which nobody asks a second time
+    return stream_on(
+        engine, prompt, options, chat=chat, prompt_cache=prompt_cache, prompt_progress_callback=prompt_progress_callback
+    )
+
+
+def stream_on(
+    engine: Engine,
+    prompt: Prompt | MediaPrompt,
+    options: GenerationOptions | None = None,
+    *,
+    chat: bool = True,
+    prompt_cache: KVCache | None = None,
+    prompt_progress_callback: Progress = no_progress,
+) -> Generator[GenerationResponse, None, None]:
+    """``stream_generate`` on an engine that lives longer: what its prefix cache has of the prompt is not read again.
+
+    Arguments and errors as there.
+    """
     options = GenerationOptions() if options is None else options
-    request, text = _request(pair, prompt, options, chat)
+    request, text = _request(engine.pair, prompt, options, chat)
     return responses(engine.run(request, prompt_cache, prompt_progress_callback), text)
 
 
@@ -119,7 +154,17 @@ def _request(
     stop = StopStrings(options.stop)
     whole = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(processor.encode(prompt, chat=chat))
     ends = processor.eos_token_ids | processor.stop_ids(options.stop)
-    request = Request(whole, options, ends, tuple(processor.suppress_tokens))
+    vocabulary = pair.target.config.vocab_size
+    held = None if options.grammar is None else processor.grammar(options, whole.tokens, ends, vocabulary)
+    request = Request(
+        whole,
+        options,
+        ends,
+        tuple(processor.suppress_tokens),
+        points=tuple(processor.turn_begins(whole.tokens)),
+        left_out=processor.left_out,
+        constraint=held,
+    )
     text = processor.turn(whole.tokens, stop, skip_special_tokens=options.skip_special_tokens)
     return request, text
 
@@ -185,7 +230,7 @@ def stream_generate(
 
     Raises:
         InputError: before any work is done: an option out of range, an empty prompt, one longer than the context, an
-            assistant of another target, an argument of another kind.
+            assistant of another target, an argument of another kind, a grammar that is not supported.
         TypeError: a keyword that is none of these.
     """
     _check_names("stream_generate", options)
@@ -244,6 +289,7 @@ class BatchStats:
         generation_time: seconds of the whole call, prompts included: they are read while others generate.
         generation_tps: tokens of all texts per second of it.
         peak_memory: MLX's peak memory in GB.
+        cached_tokens: of all prompts, how many tokens were not computed, since a cache had them.
     """
 
     prompt_tokens: int = 0
@@ -253,6 +299,7 @@ class BatchStats:
     generation_tps: float = 0.0
     generation_time: float = 0.0
     peak_memory: float = 0.0
+    cached_tokens: int = 0
 
 
 @dataclass
@@ -291,7 +338,7 @@ def batch_generate(
     """Generate after many prompts at once, each with exactly the text that it would have got alone.
 
     Up to 16 run at a time, fewer where memory is short; as one ends the next begins. Each accepts its own number of
-    drafts.
+    drafts. What several prompts begin with is read once.
 
     Args:
         model, processor, assistant_model, chat, draft_memory: as for ``stream_generate``.
@@ -311,7 +358,8 @@ def batch_generate(
     if isinstance(prompts, str | bytes | Mapping | MediaPrompt) or not isinstance(prompts, Sequence):
         raise InputError(f"the prompts are {described(prompts)}, expected a list of prompts")
     each = options_for_each(options, len(prompts))
-    engine = Engine(Pair(model, assistant_model, processor), draft_memory, memory_limit, max_stall)
+    pair = Pair(model, assistant_model, processor)
+    engine = Engine(pair, draft_memory, memory_limit=memory_limit, max_stall=max_stall)
     caches = _caches(engine, prompts, each, prompt_caches, return_prompt_caches)
     requests = [_request(engine.pair, prompt, one, chat) for prompt, one in zip(prompts, each, strict=True)]
     runs = [engine.run(request, cache) for (request, _), cache in zip(requests, caches, strict=True)]
@@ -334,7 +382,10 @@ def _caches(
         if len(set(map(id, given))) < len(given):
             raise InputError("prompt_caches has a cache twice: each holds one prompt's text")
         return given
-    return [engine.new_cache(one.num_assistant_tokens) if wanted else None for one in options]
+    config = engine.pair.target.config
+    return [
+        engine.new_cache(one.num_assistant_tokens, kv_quantization(one, config)) if wanted else None for one in options
+    ]
 
 
 def _collected(
@@ -361,6 +412,7 @@ def _collected(
     stats = BatchStats(computed, computed / (read - begin) if read > begin else 0.0, read - begin)
     stats.generation_tokens, stats.generation_time = made, seconds
     stats.generation_tps = made / seconds if seconds else 0.0
+    stats.cached_tokens = sum(run.cached_tokens for run in runs)
     stats.peak_memory = mx.get_peak_memory() / 1e9
     return parts, [last[place] for place in range(len(texts))], stats
 

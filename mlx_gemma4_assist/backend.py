@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any, Literal, TypeVar, TypeVarTuple, get_args
@@ -131,6 +132,36 @@ def compiles_by_default() -> bool:
 @cache
 def _has_compiler() -> bool:
     return shutil.which("g++") is not None
+
+
+def ending_in_order(work: Callable[[], T]) -> T:
+    """What ``work`` gives, computed in a thread that ends in order, unless this is the main thread.
+
+    A thread that has computed leaves a thread of MLX's behind, at which the end of the process may abort, unless it
+    clears its streams. Those of a caller's thread are not ours to clear, so it gets none.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return work()
+    device = mx.default_device()
+
+    def run() -> T:
+        mx.set_default_device(device)
+        try:
+            return work()
+        finally:
+            mx.synchronize()
+            mx.clear_streams()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()
+
+
+def wake_compiler() -> None:
+    """Let MLX's CPU backend look for g++ now: it does so once in a process, and is deaf to Ctrl-C meanwhile.
+
+    Without this the first forward would do so.
+    """
+    mx.eval(mx.compile(mx.negative)(mx.zeros(1)))
 
 
 def fused(function: Callable[[*Ts], mx.array]) -> Callable[[*Ts], mx.array]:

@@ -14,6 +14,7 @@ def check_endpoint() -> None:
     """
     address = os.environ.get("HF_ENDPOINT", "")
     try:
-        _ = urlsplit(address).hostname
-    except ValueError as error:  # brackets that hold no IPv6 address
+        parts = urlsplit(address)
+        _ = parts.hostname, parts.port
+    except ValueError as error:  # brackets that hold no IPv6 address, a port that is no number
         raise InputError(f"HF_ENDPOINT is {address!r:.100}, which is no address: {error}") from None

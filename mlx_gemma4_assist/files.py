@@ -122,7 +122,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     path = Path(os.path.realpath(path))  # what a link points to is replaced, not the link
     prefix = f".{path.name}-"
-    _remove_unfinished(path.parent, prefix)
+    remove_unfinished(path.parent, prefix)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=_UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -137,7 +137,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.unlink(name)
 
 
-def _remove_unfinished(folder: Path, prefix: str) -> None:
+def remove_unfinished(folder: Path, prefix: str) -> None:
     """Remove what killed processes have left: what nobody holds locked."""
     for left in folder.glob(f"{glob.escape(prefix)}*{_UNFINISHED}"):
         with suppress(OSError), left.open("rb") as file:

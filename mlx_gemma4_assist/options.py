@@ -24,6 +24,11 @@ MAX_DRAFTS = 32
 COLDEST = 1e-30
 """The lowest temperature that is not 0."""
 
+KV_BITS = (4, 8)
+KV_GROUP_SIZES = (32, 64, 128)
+MAX_KV_START = 2**30
+"""How keys and values can be quantized: bits, numbers that share a scale, the latest position to begin at."""
+
 MAX_LOGPROBS = 20
 """Of how many of the likeliest tokens log-probabilities can be told, as with OpenAI's."""
 
@@ -103,6 +108,24 @@ def _functions(value: Any) -> tuple[LogitsProcessor, ...]:
     return functions
 
 
+def _schema(value: Any) -> str:
+    """A JSON schema as text; the order of its keys, in which an object is written, stays."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        schema = json.loads(text)
+    except RecursionError:
+        raise ValueError from None
+    if not isinstance(schema, dict):
+        raise TypeError
+    return text
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
 def option(
     default: Any,
     read: Callable[[Any], Any],
@@ -141,12 +164,20 @@ class GenerationOptions:
         skip_special_tokens: whether answers, thoughts and calls of tools are told apart, and their markers left out of
             the text; otherwise all is one text, with all special tokens.
         logits_processors: mlx-lm's ``(tokens, logits) -> logits``, called once per token; rounds then do not overlap.
+        json_schema, regex, lark: what the answer must be, one of the three at most: JSON of a schema (a mapping, or
+            JSON text), what a regular expression matches as a whole, or what a grammar in llguidance's variant of Lark
+            gives. It holds the answer, not thoughts before it. Needs the extra ``grammar``.
         compile: whether rounds run under ``mx.compile``; None does so on a GPU. On the CPU backend that takes a C++
             compiler, and half a minute the first time on a machine.
         prefill_step_size: tokens of the prompt computed at once, which bounds memory.
+        kv_bits: of keys and values in layers with full attention, 4 or 8; None leaves them as they are, or as a
+            ``prompt_cache`` has them.
+        kv_group_size: how many of their numbers share a scale and a bias.
+        quantized_kv_start: the first position whose keys and values are quantized.
 
     Raises:
-        OptionError: a value of another kind or out of its range; how drafts are drawn where none are.
+        OptionError: a value of another kind or out of its range; how drafts are drawn where none are, or how keys are
+            quantized that are not; two grammars.
     """
 
     max_tokens: int = option(
@@ -234,6 +265,19 @@ class GenerationOptions:
     logits_processors: Sequence[LogitsProcessor] = option(
         (), _functions, lambda x: True, "functions of (tokens, logits)", ""
     )
+    json_schema: str | None = option(
+        None,
+        _schema,
+        lambda x: True,
+        "a JSON schema, as a mapping or as JSON text",
+        "The answer is JSON of this schema.",
+    )
+    regex: str | None = option(
+        None, _text, lambda x: x != "", "a regular expression", "The answer is what this expression matches as a whole."
+    )
+    lark: str | None = option(
+        None, _text, lambda x: x.strip() != "", "a grammar", "The answer is what this Lark grammar gives."
+    )
     compile: bool | None = option(
         None,
         _switch,
@@ -245,6 +289,23 @@ class GenerationOptions:
     prefill_step_size: int = option(
         2048, integer, lambda x: x > 0, "a positive integer", "Tokens of the prompt computed at once."
     )
+    kv_bits: int | None = option(
+        None,
+        integer,
+        lambda x: x in KV_BITS,
+        " or ".join(map(str, KV_BITS)),
+        "Quantize keys and values of full-attention layers to 4 or 8 bits, for less memory in long contexts.",
+    )
+    kv_group_size: int = option(
+        64,
+        integer,
+        lambda x: x in KV_GROUP_SIZES,
+        "32, 64 or 128",
+        "How many of their numbers share a scale.",
+    )
+    quantized_kv_start: int = option(
+        5000, integer, lambda x: 0 <= x <= MAX_KV_START, "0 to 2 ** 30", "Quantize them from this position on."
+    )
 
     def __post_init__(self) -> None:
         read_options(self)
@@ -252,10 +313,29 @@ class GenerationOptions:
             raise OptionError("{draft_temperature} needs a {temperature} above 0: greedy decoding drafts greedily")
         if self.num_assistant_tokens == 0 and self.draft_temperature:
             raise OptionError("{draft_temperature} is for drafts, but {num_assistant_tokens} is 0, which makes none")
+        if len(grammars := self._grammars()) > 1:
+            raise OptionError(f"{{{grammars[0][0]}}} and {{{grammars[1][0]}}} exclude each other")
+        if self.kv_bits is None:
+            self._check_dense()
+
+    def _check_dense(self) -> None:
+        """Refuse to say how keys and values are quantized where they are not."""
+        for each in fields(self):
+            if each.name in ("kv_group_size", "quantized_kv_start") and vars(self)[each.name] != each.default:
+                raise OptionError(f"{{{each.name}}} is for quantized keys and values, and there is no {{kv_bits}}")
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    @property
+    def grammar(self) -> tuple[str, str] | None:
+        """What holds the answer: the name of the option, and its value."""
+        return next(iter(self._grammars()), None)
+
+    def _grammars(self) -> list[tuple[str, str]]:
+        given = {"json_schema": self.json_schema, "regex": self.regex, "lark": self.lark}
+        return [(name, value) for name, value in given.items() if value is not None]
 
 
 def read_options(options: Any) -> None:
@@ -305,8 +385,14 @@ class OptionValues(TypedDict, total=False):
     stop: str | Iterable[str] | None
     skip_special_tokens: bool
     logits_processors: Iterable[LogitsProcessor] | None
+    json_schema: Mapping[str, Any] | str | None
+    regex: str | None
+    lark: str | None
     compile: bool | None
     prefill_step_size: int
+    kv_bits: int | None
+    kv_group_size: int
+    quantized_kv_start: int
 
 
 _OF_SEVERAL = ("stop", "logits_processors")  # options whose value for one text may be a list

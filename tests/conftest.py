@@ -4,6 +4,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 # What runs learn about draft lengths is not left in the user's folder, nor read from it; commands inherit this.
 os.environ["MLX_GEMMA4_ASSIST_CACHE"] = tempfile.mkdtemp(prefix="mlx-gemma4-assist-tests-")
 # MLX's CPU backend writes kernels to the temporary folder and loads what it finds there: two processes that build the
@@ -26,6 +28,15 @@ def pytest_configure(config):
     """In each worker too, and before the package is imported; commands that tests start inherit it."""
     if chosen := config.getoption("--branches"):
         os.environ["MLX_GEMMA4_ASSIST_BRANCHES"] = chosen
+
+
+@pytest.fixture
+def small_shelves(monkeypatch):
+    """Shelves that short texts outgrow: a row of 65 tokens no longer lies beside one of 30."""
+    from mlx_gemma4_assist.cache import shelves
+
+    for name, value in {"FLOOR": 64, "GROWTH": 64, "SPARE": 64}.items():
+        monkeypatch.setattr(shelves, name, value)
 
 
 def pytest_unconfigure():

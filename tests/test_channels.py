@@ -272,7 +272,7 @@ def test_what_the_command_prints(scripted, capsys, everything, printed):
 def test_what_a_chat_prints(scripted, tiny, processor, monkeypatch, capsys, shown, printed):
     """Thoughts only where they are asked for; they never stay."""
     made = list(scripted(WHOLE))
-    monkeypatch.setattr(repl, "stream", lambda *_, **__: (each for each in made))
+    monkeypatch.setattr(repl, "stream_on", lambda *_, **__: (each for each in made))
     talk = repl.Chat(
         Pair(tiny[0], None, processor),
         GenerationOptions(),

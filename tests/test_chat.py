@@ -146,6 +146,41 @@ def test_later_turns_compute_only_what_is_new(tiny, talk):
     assert chat.totals.answers == 5
 
 
+class Thinking(Conversation):
+    """Takes the first tokens of every answer for thoughts, which the next prompt leaves out."""
+
+    def record(self, prompt, answer):
+        super().record(prompt, answer[40:])
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_thoughts_cost_no_second_reading_of_the_conversation(tiny, capsys, idle):
+    """Past the window, and farther than a ring goes back: a turn computes the answer before it, or not even that."""
+    pair = Pair(tiny[0], tiny[2], tiny[1])
+    messages = iter(["It was a fine morning, and she was glad to see him. " * 3, "Who came?", "And then?", None])
+
+    def read(_):
+        if idle and chat.conversation.exchanges:
+            chat.work_ahead(lambda: False)
+        message = next(messages)
+        if message is None:
+            raise EOFError
+        return message
+
+    options = GenerationOptions(max_tokens=80, num_assistant_tokens=1)
+    chat = Chat(pair, options, Thinking(tiny[1]), read=read)
+    chat.run()
+    err = capsys.readouterr().err
+    computed = [line.split("; ")[1].split() for line in err.splitlines() if "prompt tokens computed" in line]
+    assert len(computed) == 3
+    for words in computed[1:]:
+        assert int(words[0]) < (25 if idle else 65) < int(words[2])
+    again = Thinking(tiny[1])
+    for message in ("It was a fine morning, and she was glad to see him. " * 3, "Who came?", "And then?"):
+        again.record(again.prompt(message), alone(tiny, again, message, max_tokens=80))
+    assert again.tokens == chat.conversation.tokens
+
+
 def test_commands(tiny, talk):
     chat, out, err = talk(["h", "/undo", "Hello", "/stats", "/undo", "/stats", "Hello", "r", "Hello", "", "q", "more"])
     assert "There is nothing to take back." in err

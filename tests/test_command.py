@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -42,6 +44,22 @@ def test_the_embedded_pair_answers():
     assert "tokens per round" in done.stderr
     assert "Peak memory" in done.stderr
     assert "RuntimeWarning" not in done.stderr
+
+
+def test_the_first_command_of_the_readme(command):
+    """It shows a paragraph, and what drafts did for it."""
+    line = re.search(r"python -m mlx_gemma4_assist\.generate (.*)", (ROOT / "README.md").read_text())[1]
+    done = command(*shlex.split(line))
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 40
+    assert float(re.search(r"([\d.]+) tokens per round", done.stderr)[1]) > 2
+
+
+def test_the_readme_says_what_it_takes():
+    said = (ROOT / "README.md").read_text()
+    least = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    for words in (f"Python {least} or newer", "macOS", "python3 -m venv", "about 10 GB", "~/.cache/huggingface"):
+        assert words in said
 
 
 @pytest.mark.parametrize(("flags", "files"), [((), 1), (("--no-learned",), 0)])

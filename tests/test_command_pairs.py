@@ -134,6 +134,16 @@ SWITCHES = {
     "as_json": ("", "--json"),
     "compile": ("", "--compile", "--no-compile"),
 }
+HELD = {
+    "kv_bits": ("", "--kv-bits 4 --kv-group-size 32", "--kv-bits 8 --kv-group-size 32"),  # 64 fits one model only
+    "kv_group_size": ("",),
+    "quantized_kv_start": ("", "--quantized-kv-start 0", "--quantized-kv-start 20"),
+}
+NOT_HELD = {
+    "kv_bits": {"--kv-bits 5": "--kv-bits is 5, expected 4 or 8"},
+    "kv_group_size": {"--kv-group-size 48": "--kv-group-size is 48, expected 32, 64 or 128"},
+    "quantized_kv_start": {"--quantized-kv-start -1": "--quantized-kv-start is -1, expected 0 to"},
+}
 STEP = {"prefill_step_size": ("", "--prefill-step-size 7")}
 NO_STEP = {"prefill_step_size": {"--prefill-step-size 0": "--prefill-step-size is 0, expected"}}
 ALONE, DRAWN_DRAFTS = says("--assistant-model none"), says("--draft-temperature 0.7")
@@ -148,6 +158,9 @@ UNDRAFTED = (
     Rule("temperature", greedy, "draft_temperature", DRAWN_DRAFTS, "--draft-temperature needs a --temp above 0"),
     Rule("num_assistant_tokens", says(" 0"), "draft_temperature", DRAWN_DRAFTS, "is 0, which makes none"),
 )
+HOLDING = (
+    Rule("kv_bits", untyped, "quantized_kv_start", typed, "--quantized-kv-start is for quantized keys and values, and"),
+)
 STRANGER = Rule("model", untyped, "assistant_model", says("PAIR-assistant"), "does not belong to this target")
 COMPARED = "--assistant-model is none, so there is nothing to compare plain decoding with"
 
@@ -160,6 +173,7 @@ GENERATE = Command(
         **MODEL,
         **DRAWN,
         **DRAFTED,
+        **HELD,
         **ADJUSTED,
         "top_logprobs": ("", "--top-logprobs 2"),
         **STEP,
@@ -178,6 +192,7 @@ GENERATE = Command(
         **NO_MODEL,
         **NOT_DRAWN,
         **NOT_DRAFTED,
+        **NOT_HELD,
         **NOT_ADJUSTED,
         "top_logprobs": {"--top-logprobs 21": "--top-logprobs is 21, expected 0 to 20"},
         **NO_STEP,
@@ -213,6 +228,7 @@ GENERATE = Command(
         STRANGER,
         *FILTERS,
         *UNDRAFTED,
+        *HOLDING,
     ),
 )
 CHAT = Command(
@@ -222,15 +238,17 @@ CHAT = Command(
         **DRAWN,
         **DRAFTED,
         **ADJUSTED,
+        **HELD,
         **STEP,
         **{name: SWITCHES[name] for name in ("learned", "enable_thinking", "show_thinking")},
     },
-    refused={**NO_MODEL, **NOT_DRAWN, **NOT_DRAFTED, **NOT_ADJUSTED, **NO_STEP},
+    refused={**NO_MODEL, **NOT_DRAWN, **NOT_DRAFTED, **NOT_ADJUSTED, **NOT_HELD, **NO_STEP},
     rules=(
         Rule("model", untyped, "enable_thinking", typed, "chat template knows no --enable-thinking"),
         STRANGER,
         *FILTERS,
         *UNDRAFTED,
+        *HOLDING,
     ),
 )
 BENCHMARK = Command(
@@ -238,6 +256,7 @@ BENCHMARK = Command(
         **MODEL,
         "assistant_model": ("", "--assistant-model PAIR-assistant"),
         **{name: values[:2] for name, values in DRAWN.items()},
+        **HELD,
         **{name: SWITCHES[name] for name in ("learned", "as_json", "compile")},
         "draft_lengths": ("--draft-lengths 1", "--draft-lengths auto"),
         "prompt_file": ("--prompt-file TEXT", "--prompt-file MESSAGES"),
@@ -248,13 +267,14 @@ BENCHMARK = Command(
         **NO_MODEL,
         "assistant_model": NO_MODEL["assistant_model"] | {"--assistant-model none": COMPARED},
         **NOT_DRAWN,
+        **NOT_HELD,
         "max_tokens": NOT_DRAWN["max_tokens"] | {"-m 1": "--max-tokens is 1, expected 2 or more to measure"},
         "draft_lengths": {"--draft-lengths ''": "--draft-lengths is", "--draft-lengths 0": "--draft-lengths is '0'"},
         "prompt_file": {"--prompt-file nowhere": "cannot read nowhere"},
         "repeats": {"--repeats 0": "--repeats is 0"},
         "plot": {"--plot out.gif": "--plot is out.gif", "--plot no/out.svg": "--plot is no/out.svg"},
     },
-    rules=(STRANGER, *FILTERS),
+    rules=(STRANGER, *FILTERS, *HOLDING),
 )
 PARITY = Command(
     accepted={

@@ -79,6 +79,7 @@ def test_json(tmp_path, monkeypatch, capsys):
         (["--hf-path", "nowhere", "--q-bits", "4"], "--q-bits says how to quantize, which takes --quantize"),
         (["--hf-path", "nowhere", "-q", "--q-bits", "9"], "--q-bits is 9, but no affine quantization has 9 bits"),
         (["--hf-path", "nowhere", "-q", "--q-bits", "0"], "--q-bits is 0, but no affine quantization has 0 bits"),
+        (["--hf-path", "nowhere", "-q", "--q-group-size", "0"], "--q-group-size is 0, but no affine quantization"),
         (["--hf-path", "nowhere", "-q", "--q-group-size", "5"], "--q-group-size is 5, but no affine quantization"),
         (["--hf-path", "nowhere", "-q", "--q-mode", "int4"], "--q-mode is 'int4', expected affine, mxfp4"),
         (["--hf-path", "nowhere", "-q", "--quant-predicate", "best"], "--quant-predicate is 'best', expected one of"),

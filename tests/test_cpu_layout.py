@@ -1,11 +1,18 @@
-"""Matrices by columns: the same shapes, values and products."""
+"""Matrices by columns, turned once, and norms: the same shapes, values and products."""
+
+import copy
+import io
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import pytest
 from mlx.utils import tree_flatten
 
+from mlx_gemma4_assist import load
 from mlx_gemma4_assist.checkpoints.loading import lay_out_by_columns
+from mlx_gemma4_assist.models import cpu
+from mlx_gemma4_assist.models.linear import Linear
 
 
 class Small(nn.Module):
@@ -42,3 +49,40 @@ def test_values_shapes_and_products_stay():
         np.testing.assert_array_equal(np.array(after[name].astype(mx.float32)), value)
     for found, right in zip(products(), expected, strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
+
+
+def test_a_turned_weight_is_not_used_for_another():
+    layer = Linear(8, 6)
+    x = mx.random.normal((2, 3, 8))
+    mx.eval(layer.turn())
+    before = np.array(layer(x))
+    np.testing.assert_array_equal(before, np.array(x @ layer.weight.T))
+    assert [name for name, _ in tree_flatten(layer.parameters())] == ["weight"]
+    layer.weight = layer.weight * 2
+    np.testing.assert_array_equal(np.array(layer(x)), 2 * before)
+    layer.weight = layer.weight / 2
+    copied = copy.deepcopy(layer)
+    copied.weight = copied.weight * 4
+    np.testing.assert_array_equal(np.array(copied(x)), 4 * before)
+    np.testing.assert_array_equal(np.array(layer(x)), before)
+
+
+def test_a_loaded_network_has_turned_its_weights():
+    """Otherwise each product turns its matrix, which shows in the graph."""
+    model, _ = load("tiny")
+    layers = [module for module in model.modules() if isinstance(module, Linear)]
+    assert layers
+    x = mx.zeros((1, layers[0].weight.shape[1]))
+    graph = io.StringIO()
+    mx.export_to_dot(graph, layers[0](x))
+    assert "Transpose" not in graph.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
+@pytest.mark.parametrize("weight_dtype", [None, mx.float32, mx.bfloat16])
+def test_norms_are_mlx_s_own(dtype, weight_dtype):
+    x = (3 * mx.random.normal((2, 3, 33))).astype(dtype)
+    weight = None if weight_dtype is None else mx.random.normal((33,)).astype(weight_dtype)
+    expected, found = mx.fast.rms_norm(x, weight, 1e-6), cpu.normalized(x, weight, 1e-6)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(np.array(found.astype(mx.float32)), np.array(expected.astype(mx.float32)))

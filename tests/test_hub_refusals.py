@@ -9,6 +9,7 @@ from support.hub import REPO, WRONG_SETTINGS, answering_hub
 from support.paths import ASSETS
 
 from mlx_gemma4_assist.checkpoints.hub import resolve
+from mlx_gemma4_assist.environment import check_endpoint
 from mlx_gemma4_assist.errors import InputError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -97,6 +98,21 @@ def test_an_endpoint_at_which_the_library_fails():
     done = subprocess.run(command, env=BRACKETS, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
     assert done.stderr == "error: HF_ENDPOINT is 'http://[::1', which is no address: Invalid IPv6 URL\n"
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://127.0.0.1:port", "Port could not be cast to integer value as 'port'"),
+        ("https://a:99999", "Port out of range 0-65535"),
+    ],
+)
+def test_endpoints_at_which_it_fails(monkeypatch, address, why):
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(InputError) as refused:
+        check_endpoint()
+    assert str(refused.value) == f"HF_ENDPOINT is {address!r}, which is no address: {why}"
 
 
 def test_such_an_endpoint_in_python():

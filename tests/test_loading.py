@@ -170,14 +170,12 @@ def test_terminals_get_what_they_want(tiny, monkeypatch, environment, moves, sty
 
 
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="MLX asks for g++ on Linux only")
-def test_mlx_looks_for_its_compiler_while_loading(tmp_path):
-    """Not in the first forward, which Ctrl-C must reach."""
+@pytest.mark.parametrize("call", ["load('tiny')", "load_assistant('tiny-assistant')"])
+def test_mlx_looks_for_its_compiler_while_loading(tmp_path, call):
+    """Not in the first forward, which Ctrl-C must reach; whoever loads, commands too."""
     (tmp_path / "g++").write_text(f'#!/bin/sh\necho asked >> {tmp_path}/log\nexec {shutil.which("g++")} "$@"\n')
     (tmp_path / "g++").chmod(0o755)
-    code = (
-        "from mlx_gemma4_assist.commands.loading import load_pair; "
-        "from mlx_gemma4_assist.engine.pair import Checkpoint; load_pair(Checkpoint.open('tiny'))"
-    )
+    code = f"from mlx_gemma4_assist import load, load_assistant; {call}"
     environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
     assert (tmp_path / "log").read_text().startswith("asked")

@@ -85,6 +85,11 @@ def test_what_is_plain_is_taken(name, given, read):
         ("logit_bias", ["5=1", "-6=1"], "ids and what is added"),
         ("logit_bias", {"5": 1}, "ids and what is added"),
         ("prefill_step_size", 0, "a positive integer"),
+        ("kv_bits", 3, "4 or 8"),
+        ("kv_bits", True, "4 or 8"),
+        ("kv_group_size", 48, "32, 64 or 128"),
+        ("quantized_kv_start", -1, "0 to 2"),
+        ("quantized_kv_start", 2**30 + 1, "0 to 2"),
     ],
 )
 def test_what_is_not_is_refused_in_the_words_of_whoever_asked(name, value, expected):

@@ -103,6 +103,7 @@ def test_a_tokenizer_that_cuts_or_pads_does_so_to_no_prompt(tmp_path, processor)
         ([1, "a"], "'a' among them"),
         (7, "the prompt is int, expected text, token ids or messages"),
         (b"abc", "the prompt is bytes, expected text, token ids or messages"),
+        (bytearray(b"abc"), "the prompt is bytearray, expected text, token ids or messages"),
         ({"text": "a"}, "the prompt is dict, expected text, token ids or messages"),
         (np.array([1.5, 2.0]), "1.5 among them, which is none"),
         (np.array([[1, 2], [3, 4]]), "the prompt has 2 rows of token ids, expected one"),

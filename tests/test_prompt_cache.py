@@ -232,7 +232,7 @@ def test_it_is_a_safetensors_file_for_its_owner(pair, saved):
     assert stat.S_IMODE(saved.stat().st_mode) == 0o600
     with safe_open(saved, framework="numpy") as file:
         about, names = file.metadata(), set(file.keys())
-    assert about["format_version"] == "1"
+    assert about["format_version"] == "2"
     assert about["version"] == mlx_gemma4_assist.__version__
     assert about["fingerprint"] == Pair(*pair).fingerprint
     assert (about["dtype"], json.loads(about["slack"])) == ("float32", cache.layout.slack)
@@ -453,7 +453,7 @@ def test_a_header_that_is_written_anew_is_right(pair, saved):
 LONG = json.dumps([[1] * 500])
 BAD = [
     ("format", "other", "it must be made anew"),
-    ("format_version", "2", "in format 2, and this is"),
+    ("format_version", "1", "in format 1, and this is"),
     ("version", "9.9", "by version 9.9 of this package"),
     ("version", 1, "does not say what wrote it"),
     ("format_version", None, "does not say what wrote it"),
@@ -471,6 +471,15 @@ BAD = [
     ("slack", "x", "slack is not valid JSON"),
     ("slack", "9" * 5000, "slack is not valid JSON"),
     ("slack", "[" * 3000, "slack is nested too deep"),
+    ("quantization", "4", "quantized in no way that is known"),
+    ("quantization", '{"bits":4,"group_size":32}', "quantized in no way that is known"),
+    ("quantization", '{"bits":3,"group_size":32,"start":0}', "quantized in no way that is known"),
+    ("quantization", '{"bits":4,"group_size":32,"start":-1}', "quantized in no way that is known"),
+    ("quantization", '{"bits":4,"group_size":32,"start":9999999999}', "quantized in no way that is known"),
+    ("quantization", '{"bits":4,"group_size":true,"start":0}', "quantized in no way that is known"),
+    ("quantization", '{"bits":4,"group_size":64,"start":0}', "does not divide the head dimension 32"),
+    ("quantization", '{"bits":4,"group_size":32,"start":0}', "do not fit its tokens"),
+    ("quantization", None, "its header is not made of"),
     ("tokens", "[]", "its tokens"),
     ("tokens", "[[]]", "its tokens"),
     ("tokens", "[3]", "its tokens"),

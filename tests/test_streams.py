@@ -9,9 +9,9 @@ import time
 
 import pytest
 from support.commands import runner
-from support.paths import ASSETS
+from support.paths import ROOT
 
-from mlx_gemma4_assist.commands import streams
+from mlx_gemma4_assist.commands import interrupts
 from mlx_gemma4_assist.errors import InputError
 from mlx_gemma4_assist.evaluation.benchmark import read_prompt
 from mlx_gemma4_assist.files import decode_text, parse_json, read_text
@@ -134,9 +134,10 @@ def test_a_stream_that_cannot_be_used(arguments, redirection, message):
 
 @pytest.mark.parametrize("redirection", ["0<&-", "2>&-", "2>/dev/full", "0<&- 2>&-"])
 def test_a_stream_that_is_not_needed(redirection):
+    """Though there are notes to be written: that the embedded pair answers, and what it took."""
     if "/dev/full" in redirection and not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full")
-    done = run("generate", "--prompt", "a", *SHORT, "--model", str(ASSETS / "tiny"), redirection=redirection)
+    done = run("generate", "--prompt", "a", *SHORT, redirection=redirection)
     assert done.returncode == 0
     assert json.loads(done.stdout)["generation_tokens"] == 5
 
@@ -187,12 +188,24 @@ def test_ctrl_c_while_modules_load(delay):
     assert b"Traceback" not in errors
 
 
+def test_next_to_nothing_is_imported_before_ctrl_c_is_seen_to():
+    """On a busy machine it comes while that is imported."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import mlx_gemma4_assist; before = set(sys.modules); "
+        "import mlx_gemma4_assist.commands.doors; print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    doors = {f"mlx_gemma4_assist.commands{name}" for name in ("", ".doors", ".interrupts")}
+    assert imported <= doors | {"_signal", "signal", "threading", "_weakrefset", "contextlib"}
+
+
 def test_ctrl_c_ends_at_once_only_where_it_would_interrupt():
     before = signal.getsignal(signal.SIGINT)
     try:
         for handler, inside in ((signal.SIG_IGN, signal.SIG_IGN), (signal.default_int_handler, signal.SIG_DFL)):
             signal.signal(signal.SIGINT, handler)
-            with streams.ending_at_once():
+            with interrupts.ending_at_once():
                 assert signal.getsignal(signal.SIGINT) == inside
             assert signal.getsignal(signal.SIGINT) == handler
     finally:

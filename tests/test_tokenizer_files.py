@@ -155,6 +155,15 @@ def test_other_places_for_the_template(tmp_path, processor, place):
     assert Processor.from_pretrained(tmp_path).encode("hello") == processor.encode("hello")
 
 
+def test_templates_with_names_and_none_by_default(tmp_path):
+    file = helpers.save_tokenizer(tmp_path, template=None) / "tokenizer_config.json"
+    named = [{"name": "tool_use", "template": helpers.TEMPLATE}]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": named}))
+    with pytest.raises(InputError, match="multiple chat templates with no default") as refused:
+        Processor.from_pretrained(tmp_path).encode("hello")
+    assert "\n" not in str(refused.value)
+
+
 def test_damaged_files(tmp_path):
     with pytest.raises(InputError, match=r"has no tokenizer.json"):
         Processor.from_pretrained(tmp_path)

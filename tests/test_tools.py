@@ -15,6 +15,7 @@ import workers
 from support.paths import ROOT, TOOLS
 
 WITH_ARGUMENTS = (
+    "compare_batches",
     "compare_commits",
     "compare_peers",
     "fuzz_checkpoints",
@@ -22,9 +23,12 @@ WITH_ARGUMENTS = (
     "gpu_table",
     "measure_buckets",
     "measure_gpu",
+    "measure_grammar",
     "measure_look_ahead",
     "measure_many_requests",
     "measure_picture_memory",
+    "measure_quantized_cache",
+    "measure_prefix_cache",
     "round_parts",
     "synthetic",
 )
@@ -44,6 +48,9 @@ def test_help_is_the_scripts_own_description(name):
 @pytest.mark.parametrize(
     ("script", "options", "named"),
     [
+        ("compare_batches.py", ["--rows", "4,17"], "no number of rows is named '17'"),
+        ("compare_batches.py", ["--python", "nothing=python"], "no engine is named 'nothing'"),
+        ("compare_batches.py", ["--prompt-tokens", "4"], "8 tokens"),
         ("compare_commits.py", ["--base", "no-such-commit"], "no-such-commit"),
         ("compare_commits.py", ["--base", "HEAD", "--pairs", "other"], "other"),
         ("compare_peers.py", ["--model", "/nowhere"], "/nowhere"),
@@ -54,9 +61,12 @@ def test_help_is_the_scripts_own_description(name):
         ("measure_buckets.py", ["--model", "/nowhere"], "/nowhere"),
         ("measure_gpu.py", ["--pairs", "int3"], "int3"),
         ("measure_gpu.py", ["--json", "/nowhere/gpu.json"], "/nowhere"),
+        ("measure_grammar.py", ["--model", "/nowhere"], "/nowhere"),
         ("measure_look_ahead.py", ["--model", "/nowhere"], "/nowhere"),
         ("measure_many_requests.py", ["--model", "/nowhere"], "/nowhere"),
         ("measure_picture_memory.py", ["--scale", "3"], "scale"),
+        ("measure_quantized_cache.py", ["--model", "/nowhere"], "/nowhere"),
+        ("measure_quantized_cache.py", ["--group-size", "64"], "does not divide the head dimension 96"),
         ("round_parts.py", ["--model", "/nowhere"], "/nowhere"),
         ("synthetic.py", ["e2b", "--scale", "3", "--out", "/nowhere"], "scale"),
         ("tiny_pair/measure.py", ["--heldout", "/nowhere"], "/nowhere"),

@@ -8,8 +8,8 @@ answers one request at a time: a text by the embedded pair in float32, or by a r
 0.22 of the published widths, 470 MB) whose drafts are right with a chance of 0.8 (``oracle.py``); plain, with 3 drafts,
 with learned draft lengths; eager and compiled. Turns go A B, B A, A B, ...; the first of a case warms up. Ratios are
 taken within a turn; above 1 head is faster. A process is faster or slower than its like for as long as it lives, by 2
-to 4 % (a commit against itself), so several pairs of processes share the turns. What is learned of draft lengths goes on
-from text to text, and is kept in temporary folders only.
+to 4 % (a commit against itself), so several pairs of processes share the turns. What is learned of draft lengths goes
+on from text to text, and is kept in temporary folders only.
 
 The exit code is 1 if a median of plain or of 3 drafts is below ``--least``, or if the two wrote different texts.
 Learned lengths are shown and not judged, since they depend on times.

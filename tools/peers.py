@@ -258,10 +258,14 @@ def work(name: str, settings: Settings) -> None:
 
     def start() -> tuple[dict[str, Any], Answer]:
         engine = ENGINES[name](settings)
-        versions = {package: _version(package) for package in engine.packages}
-        return {"versions": versions}, lambda request: engine.run(Request(**request))
+        return {"versions": versions(engine)}, lambda request: engine.run(Request(**request))
 
     serve(start)
+
+
+def versions(engine: Any) -> dict[str, str]:
+    """Of the packages that a program consists of."""
+    return {package: _version(package) for package in engine.packages}
 
 
 def _version(package: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from command_line import parser_for, run_tool
 from mlx.utils import tree_flatten
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers
@@ -45,6 +46,7 @@ FIRST_ID = 512  # of them; lower ones are bytes, stop tokens and what the tokeni
 ROOM = 0.05  # weight of all that is added to the residual stream, the walk excepted
 MEMORY = 4.0  # weight of the walk; a token's own embedding has 1
 MOST_AT_ONCE = 1 << 27  # random numbers
+TOLD_APART = 16  # entries of a row of the embedding
 
 
 FAMILIES = {name.lower(): family for name, family in families().items()}
@@ -196,6 +198,21 @@ def random_target(config: Gemma4TextConfig, dtype: mx.Dtype) -> Gemma4ForCausalL
         weights[f"{dense}_1.weight"] = mx.ones((config.hidden_size,), dtype)
     model.load_weights(list(weights.items()))
     return model
+
+
+def walk_of(folder: Path) -> list[int]:
+    """The ids that the target in this folder walks through: each is followed by the next, the last by the first."""
+    tensors = mx.load(str(folder / "model.safetensors"))
+    embedding = tensors["model.language_model.embed_tokens.weight"]
+    remembered = tensors["model.language_model.layers.0.mlp.gate_proj.weight"]
+    count = min(WALK, remembered.shape[0] // 2)
+    ids = {row: token for token, row in enumerate(_bytes_of(embedding))}
+    return [ids[row] for row in _bytes_of(remembered[1 : count + 1])]  # the first is a line break
+
+
+def _bytes_of(matrix: mx.array) -> list[bytes]:
+    """The beginning of each row, by which rows are told apart."""
+    return [bytes(row) for row in np.array(matrix[:, :TOLD_APART].view(mx.uint8))]
 
 
 def _with_rows(matrix: mx.array, rows: mx.array) -> mx.array:

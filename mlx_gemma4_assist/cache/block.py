@@ -4,9 +4,13 @@ import mlx.core as mx
 
 from ..models.attention import Band, KeysValues, Mask, band_size
 from ..models.config import FULL, SLIDING
-from .layout import BUCKET, CacheLayout, ring_positions, round_up
+from .layout import BUCKET, Bound, CacheLayout, bounds_of, ring_positions, round_up
+from .quantization import KVQuantization
+from .quantized import QuantizedSlots, seen_of
+from .shelf_view import ShelvedBlock
+from .shelves import Places
 from .spans import NO_SPANS, Spans
-from .store import Buffers, Slots
+from .store import Buffers, Layer, Slots
 
 
 class Block:
@@ -19,9 +23,10 @@ class Block:
         buffers: as the block finds them.
         length: (B,) int32, how many entries of each row are valid.
         count: L.
-        bound: an upper bound of ``length``, known to the host.
+        bound: an upper bound of ``length``; of each shelf's, if there are ``places``.
         exact: whether every row's length *is* ``bound``, as in a prompt: attention may then use ``"causal"``.
         mutual: spans of the block whose tokens see one another, later ones too; for an exact block.
+        places: on which shelves rows lie in full layers; None where these have one buffer for all rows.
     """
 
     def __init__(
@@ -30,11 +35,14 @@ class Block:
         buffers: Buffers,
         length: mx.array,
         count: int,
-        bound: int,
+        bound: Bound,
         *,
         exact: bool = False,
         mutual: Spans = NO_SPANS,
+        places: Places | None = None,
     ):
+        bounds = bounds_of(bound)
+        bound = max(bounds)
         self.layout = layout
         self.offset = length
         self._buffers = list(buffers)
@@ -45,6 +53,12 @@ class Block:
         self._before = min(bound, layout.ring) if count > layout.slack or mutual.ranges else None
         self._seen = bound + count if exact else round_up(bound + count, BUCKET)
         self._mutual = mutual
+        how = layout.quantization
+        shelved = None if places is None else ShelvedBlock(how, places, self._positions, bounds)
+        self._shelves = shelved
+        self._quantized = (
+            None if how is None or shelved is not None else QuantizedSlots(how, self._positions, bound, exact)
+        )
         self.masks = {FULL: self._full_mask(exact), SLIDING: self._sliding_mask(exact and bound == 0)}
 
     @property
@@ -52,6 +66,8 @@ class Block:
         return tuple(self._buffers)
 
     def _full_mask(self, exact: bool) -> Mask:
+        if self._shelves is not None:
+            return None
         if not exact:
             return mx.arange(self._seen) <= self._positions[:, None, :, None]
         step = band_size()
@@ -99,11 +115,25 @@ class Block:
 
     def update(self, layer: int, keys: mx.array, values: mx.array) -> KeysValues:
         """Store a block's (B, G, L, D) keys and values; return those to attend to, (B, G, S, D)."""
+        if self._shelves is not None and self.layout.kinds[layer] == FULL:
+            self._buffers[layer], on_shelves = self._shelves.update(self._buffers[layer], keys, values)
+            return on_shelves
+        how = self.layout.quantization_of(layer)
+        if how is not None:
+            self._buffers[layer], seen = self._store_quantized(how, self._buffers[layer], keys, values)
+            return seen
         both = zip(self._buffers[layer], (keys, values), strict=True)
         store = self._store_full if self.layout.kinds[layer] == FULL else self._store_sliding
         (new_keys, seen_keys), (new_values, seen_values) = (store(buffer, new) for buffer, new in both)
         self._buffers[layer] = (new_keys, new_values)
         return seen_keys, seen_values
+
+    def _store_quantized(
+        self, how: KVQuantization, arrays: Layer, keys: mx.array, values: mx.array
+    ) -> tuple[Layer, KeysValues]:
+        assert self._quantized is not None
+        arrays = self._quantized.write(arrays, keys.astype(self.layout.dtype), values.astype(self.layout.dtype))
+        return arrays, seen_of(how, arrays, self._seen)
 
     def _store_full(self, buffer: mx.array, new: mx.array) -> tuple[mx.array, mx.array]:
         buffer = self._slots.write(buffer, new, ring=False)

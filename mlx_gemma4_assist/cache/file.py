@@ -7,13 +7,14 @@ whose bytes must have the hash that the header names. Nothing is allocated befor
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from ..backend import dtype_name
 from ..errors import InputError
@@ -35,7 +36,7 @@ from .file_header import (
 )
 from .layout import CacheLayout, grown_size
 from .rows import KVCache
-from .store import Buffers, moved_to_ring
+from .store import Buffers, Layer, moved_to_ring, padded
 
 PathLike = str | os.PathLike[str]
 
@@ -62,7 +63,7 @@ def save_prompt_cache(file_name: PathLike, cache: KVCache, metadata: Mapping[str
         raise InputError(f"cannot write {path}: it is a folder")
     try:
         with replacing(path) as file:
-            _write(file, header_of(contents, tensors), _stored(cache.buffers, tensors))
+            write_hashed(file, header_of(contents, tensors), _stored(cache.buffers, tensors))
     except OSError as error:
         raise InputError(f"cannot write {path}: {why_not_written(error)}") from error
 
@@ -73,7 +74,7 @@ def read_contents(path: Path) -> Contents:
     Raises:
         InputError: it cannot be read, is none of this format and version, or is damaged as far as can be seen.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return read_header(file, path).contents
 
 
@@ -92,15 +93,15 @@ def read_cache(
     Raises:
         InputError: as :func:`read_contents`; a file of another target or dtype; a damaged one.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         header = read_header(file, path)
         contents = header.contents
         check_belongs(contents, dtype, fingerprint, path)
         check_rows(contents, config, path)
         tensors = tensors_of(contents, config)
         check_tensors(header, tensors, path)
-        arrays = _read_arrays(file, header, tensors, dtype, path)
-    layout = CacheLayout(config, max(slack, contents.slack), dtype)
+        arrays = _read_arrays(file, header, tensors, path)
+    layout = CacheLayout(config, max(slack, contents.slack), dtype, contents.quantization)
     buffers = _restored(layout, contents, arrays)
     return KVCache.of(layout, fingerprint, buffers, contents.tokens, _bounds(layout, contents)), contents.metadata
 
@@ -118,9 +119,9 @@ def _contents(cache: KVCache, metadata: dict[str, str]) -> Contents:
         raise InputError("the prompt cache names no model, whose keys and values it would hold")
     if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
         raise InputError("the metadata of a prompt cache must be strings by strings")
-    dtype = dtype_name(cache.layout.dtype)
-    tokens = [list(row) for row in cache.tokens]
-    return Contents(cache.fingerprint, dtype, cache.layout.slack, tokens, cache.written, metadata)
+    layout, tokens = cache.layout, [list(row) for row in cache.tokens]
+    dtype = dtype_name(layout.dtype)
+    return Contents(cache.fingerprint, dtype, layout.slack, layout.quantization, tokens, cache.written, metadata)
 
 
 def _stored(buffers: Buffers, tensors: Sequence[Tensor]) -> Iterator[mx.array]:
@@ -130,10 +131,13 @@ def _stored(buffers: Buffers, tensors: Sequence[Tensor]) -> Iterator[mx.array]:
         yield array[:, :, : tensor.shape[2]]
 
 
-def _write(file: BinaryIO, header: bytes, arrays: Iterator[mx.array]) -> None:
+def write_hashed(file: BinaryIO, header: bytes, arrays: Iterable[mx.array]) -> None:
+    """A header with zeros for its hash, the arrays one behind the other, and then the hash of all."""
     file.write(len(header).to_bytes(8, "little") + header)
     digest = digest_of(header)
     for array in arrays:
+        if not array.size:
+            continue
         content = memoryview(array.reshape(-1).view(mx.uint8))  # type: ignore[arg-type]  # the stubs lack the protocol
         digest.update(content)
         file.write(content)
@@ -145,7 +149,7 @@ def _write(file: BinaryIO, header: bytes, arrays: Iterator[mx.array]) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """Raises:
     InputError: a file that is not there, is none, or cannot be read.
     """
@@ -158,48 +162,57 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"cannot read the prompt cache {path}: {error.strerror}") from None
 
 
-def _read_arrays(
-    file: BinaryIO, header: Header, tensors: Sequence[Tensor], dtype: mx.Dtype, path: Path
-) -> list[mx.array]:
+def _read_arrays(file: BinaryIO, header: Header, tensors: Sequence[Tensor], path: Path) -> list[mx.array]:
     """All arrays, once their bytes are those that were written.
 
     Raises:
         InputError: they are not.
     """
-    digest = digest_of(header.raw)
-    arrays = []
-    for each in tensors:
-        content = np.empty(each.nbytes, np.uint8)
-        if file.readinto(content.data) != each.nbytes:  # type: ignore[attr-defined]  # typeshed knows it of some files
+    sizes = [each.nbytes for each in tensors]
+    contents = zip(tensors, read_hashed(file, header.raw, sizes, path), strict=True)
+    return [array_of(content, each.dtype, each.shape) for each, content in contents]
+
+
+def array_of(content: NDArray[np.uint8], dtype: mx.Dtype, shape: Sequence[int]) -> mx.array:
+    """An array from its bytes, of which there may be none."""
+    return mx.array(content).view(dtype).reshape(shape) if content.size else mx.zeros(shape, dtype)
+
+
+def read_hashed(file: BinaryIO, header: bytes, sizes: Iterable[int], path: Path) -> Iterator[NDArray[np.uint8]]:
+    """The bytes of one array after the other; only where all were taken are they known to be those that were written.
+
+    Raises:
+        InputError: they are not.
+    """
+    digest = digest_of(header)
+    for size in sizes:
+        content = np.empty(size, np.uint8)
+        if size and file.readinto(content.data) != size:  # type: ignore[attr-defined]  # typeshed knows some files' only
             raise damaged(path, "it has become shorter")
         digest.update(content.data)
-        arrays.append(mx.array(content).view(dtype).reshape(each.shape))
-    if digest.hexdigest().encode() != header.raw[DIGITS]:
+        yield content
+    if digest.hexdigest().encode() != header[DIGITS]:
         raise damaged(path, "it does not hold what was written")
-    return arrays
 
 
 def _restored(layout: CacheLayout, contents: Contents, arrays: list[mx.array]) -> Buffers:
     """A cache's buffers, with the slots that are not stored; one layer after the other, so that memory suffices."""
-    made: list[tuple[mx.array, mx.array]] = []
+    made: list[Layer] = []
     arrays.reverse()
-    for kind in layout.kinds:
-        keys, values = (_restored_layer(layout, kind, contents, arrays.pop()) for _ in range(2))
-        mx.eval(keys, values)  # no host read: the file's bytes can go, and any thread may use what is made
-        made.append((keys, values))
+    for layer, kind in enumerate(layout.kinds):
+        parts = layout.parts(layer, len(contents.tokens), grown_size(contents.size))
+        restored = tuple(
+            padded(arrays.pop(), part.shape[2]) if kind == FULL else _restored_ring(layout, contents, arrays.pop())
+            for part in parts
+        )
+        mx.eval(restored)  # no host read: the file's bytes can go, and any thread may use what is made
+        made.append(restored)
     return tuple(made)
 
 
-def _restored_layer(layout: CacheLayout, kind: str, contents: Contents, array: mx.array) -> mx.array:
-    if kind == FULL:
-        return _padded(array, grown_size(contents.size))
-    array = _padded(array, layout.window + contents.slack)
+def _restored_ring(layout: CacheLayout, contents: Contents, array: mx.array) -> mx.array:
+    array = padded(array, layout.window + contents.slack)
     return array if layout.slack == contents.slack else moved_to_ring(array, contents.lengths, layout.ring)
-
-
-def _padded(array: mx.array, slots: int) -> mx.array:
-    B, G, S, D = array.shape
-    return mx.concatenate([array, mx.zeros((B, G, slots - S, D), array.dtype)], axis=2)
 
 
 def _bounds(layout: CacheLayout, contents: Contents) -> list[int]:

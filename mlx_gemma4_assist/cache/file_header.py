@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,17 +20,19 @@ from ..backend import DTYPES, dtype_name
 from ..errors import InputError
 from ..files import parse_json
 from ..models.config import FULL, Gemma4TextConfig
+from ..options import KV_BITS, KV_GROUP_SIZES, MAX_KV_START
 from .layout import CacheLayout
+from .quantization import KVQuantization
 
 FORMAT = "mlx_gemma4_assist prompt cache"
-FORMAT_VERSION = 1  # to be raised when files written before must not be read any more
+FORMAT_VERSION = 2  # to be raised when files written before must not be read any more
 LARGEST_SLACK = 4096  # slots; what 32 drafts per round take is 96
 LARGEST_HEADER = 100_000_000  # bytes, as for all safetensors
 
 _BEGIN = b'{"__metadata__":{"sha256":"'  # of every header; 64 digits follow
 DIGITS = slice(len(_BEGIN), len(_BEGIN) + 64)
-_ALIGNMENT = 8
-_STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+ALIGNMENT = 8
+_STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "uint32": "U32"}
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,9 @@ class Contents:
 
     Attributes:
         fingerprint: of the target whose keys and values they are.
-        dtype: of these, by its name.
+        dtype: of these, by its name; where they are quantized, before that.
         slack: slots of the rings beyond the window.
+        quantization: of layers with full attention; None where they are dense.
         tokens: for each row, the ids whose keys and values are valid.
         written: for each row, an upper bound of the positions ever written.
         metadata: whatever the caller wanted to be kept.
@@ -48,6 +52,7 @@ class Contents:
     fingerprint: str
     dtype: str
     slack: int
+    quantization: KVQuantization | None
     tokens: list[list[int]]
     written: list[int]
     metadata: dict[str, str]
@@ -72,7 +77,11 @@ class Tensor(NamedTuple):
 
     name: str
     shape: tuple[int, int, int, int]
-    nbytes: int
+    dtype: mx.Dtype
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.size
 
 
 # Writing
@@ -80,35 +89,33 @@ class Tensor(NamedTuple):
 
 def tensors_of(contents: Contents, config: Gemma4TextConfig) -> list[Tensor]:
     """The arrays of a file, in their order."""
-    dtype = DTYPES[contents.dtype]
-    layout = CacheLayout(config, contents.slack, dtype)
+    layout = CacheLayout(config, contents.slack, DTYPES[contents.dtype], contents.quantization)
     found = []
     for layer, kind in enumerate(layout.kinds):
-        slots = contents.size if kind == FULL else contents.ring(config)
-        rows, heads, _, width = layout.shape(kind, len(contents.tokens), contents.size)
-        shape = (rows, heads, slots, width)
-        nbytes = rows * heads * slots * width * dtype.size
-        found += [Tensor(f"layers.{layer}.{name}", shape, nbytes) for name in ("keys", "values")]
+        for name, (rows, heads, slots, width), dtype in layout.parts(layer, len(contents.tokens), contents.size):
+            kept = slots if kind == FULL else contents.ring(config)
+            found.append(Tensor(f"layers.{layer}.{name}", (rows, heads, kept, width), dtype))
     return found
 
 
 def header_of(contents: Contents, tensors: Sequence[Tensor]) -> bytes:
     """A header with zeros for its hash."""
     values = {
-        name: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        name: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=vars)
         for name, value in vars(contents).items()
     }
     about = {"sha256": "0" * 64, "format": FORMAT, "format_version": str(FORMAT_VERSION), "version": __version__}
-    encoded = json.dumps({"__metadata__": about | values} | _entries(tensors, contents.dtype), separators=(",", ":"))
-    return encoded.encode() + b" " * (-len(encoded) % _ALIGNMENT)
+    encoded = json.dumps({"__metadata__": about | values} | _entries(tensors), separators=(",", ":"))
+    return encoded.encode() + b" " * (-len(encoded) % ALIGNMENT)
 
 
-def _entries(tensors: Sequence[Tensor], dtype: str) -> dict[str, Any]:
+def _entries(tensors: Sequence[Tensor]) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     end = 0
     for each in tensors:
         begin, end = end, end + each.nbytes
-        entries[each.name] = {"dtype": _STORED[dtype], "shape": list(each.shape), "data_offsets": [begin, end]}
+        stored = _STORED[dtype_name(each.dtype)]
+        entries[each.name] = {"dtype": stored, "shape": list(each.shape), "data_offsets": [begin, end]}
     return entries
 
 
@@ -144,6 +151,16 @@ def damaged(path: Path, why: str) -> InputError:
 
 
 def read_header(file: BinaryIO, path: Path) -> Header:
+    raw, about, entries, data_bytes = read_raw_header(file, path)
+    return Header(raw, _parse(about, path), entries, data_bytes)
+
+
+def read_raw_header(file: BinaryIO, path: Path) -> tuple[bytes, Any, dict[str, Any], int]:
+    """A header's bytes, its metadata, its entries of arrays, and how long the file is behind it.
+
+    Raises:
+        InputError: it does not begin as what this package writes, or is no JSON.
+    """
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     begin = file.read(len(_BEGIN))
@@ -157,7 +174,7 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     except (InputError, UnicodeDecodeError):
         raise damaged(path, "its header is not valid JSON") from None
     about = content.pop("__metadata__")  # which it begins with
-    return Header(raw, _parse(about, path), content, size - 8 - length)
+    return raw, about, content, size - 8 - length
 
 
 def _parse(about: Any, path: Path) -> Contents:
@@ -180,12 +197,27 @@ def _parse(about: Any, path: Path) -> Contents:
     if about.keys() != {"sha256", *expected, *names} or not all(isinstance(about[name], str) for name in names):
         raise damaged(path, f"its header is not made of {', '.join(names)}")
     try:
-        numbers = {name: parse_json(about[name], name) for name in ("slack", "tokens", "written", "metadata")}
+        parsed = {name: parse_json(about[name], name) for name in names if name not in ("fingerprint", "dtype")}
     except InputError as error:
         raise damaged(path, str(error)) from None
-    contents = Contents(about["fingerprint"], about["dtype"], **numbers)
+    parsed["quantization"] = _quantization(parsed["quantization"], path)
+    contents = Contents(about["fingerprint"], about["dtype"], **parsed)
     _check_kinds(contents, path)
     return contents
+
+
+def _quantization(value: Any, path: Path) -> KVQuantization | None:
+    """Raises:
+    InputError: it is none that this package makes.
+    """
+    if value is None:
+        return None
+    names = [each.name for each in fields(KVQuantization)]
+    if isinstance(value, dict) and list(value) == names and all(map(_is_number, value.values())):
+        found = KVQuantization(**value)
+        if found.bits in KV_BITS and found.group_size in KV_GROUP_SIZES and 0 <= found.start <= MAX_KV_START:
+            return found
+    raise damaged(path, "its keys and values are quantized in no way that is known")
 
 
 def _is_number(value: object) -> bool:
@@ -225,6 +257,11 @@ def check_rows(contents: Contents, config: Gemma4TextConfig, path: Path) -> None
     """Raises:
     InputError: rows that the target cannot have.
     """
+    if contents.quantization is not None:
+        try:
+            contents.quantization.check(config)
+        except InputError as error:
+            raise damaged(path, str(error)) from None
     context = config.max_position_embeddings
     for row, written in zip(contents.tokens, contents.written, strict=True):
         if row and max(row) >= config.vocab_size:
@@ -239,7 +276,7 @@ def check_tensors(header: Header, tensors: Sequence[Tensor], path: Path) -> None
     """Raises:
     InputError: other arrays than those that follow from the rows, or a file of another length.
     """
-    if header.entries != _entries(tensors, header.contents.dtype):
+    if header.entries != _entries(tensors):
         raise damaged(path, "its arrays do not fit its tokens")
     expected = sum(each.nbytes for each in tensors)
     if header.data_bytes != expected:

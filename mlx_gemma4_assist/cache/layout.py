@@ -13,17 +13,40 @@ to 0.92 of the time per layer in five of six measurements on a CPU) and has no m
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from ..models.config import FULL, SLIDING, Gemma4TextConfig
+from .quantization import KVQuantization
 
 GROWTH = 256  # slots by which a linear buffer grows
 BUCKET = 64  # attention over a linear buffer stops at a multiple of this
 
+Bound = int | tuple[int, ...]
+"""An upper bound of lengths, known to the host: of all rows, or, where they lie on shelves, of the rows of each."""
+
 
 def round_up(value: int, step: int) -> int:
     return -(-value // step) * step
+
+
+def bounds_of(bound: Bound) -> tuple[int, ...]:
+    """The bounds of each shelf, or the one of all rows."""
+    return (bound,) if isinstance(bound, int) else bound
+
+
+class Part(NamedTuple):
+    """One of a layer's arrays: (rows, G, slots, width)."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+    dtype: mx.Dtype
+
+    @property
+    def slot_bytes(self) -> int:
+        """Of one slot of one row."""
+        return self.shape[1] * self.shape[3] * self.dtype.size
 
 
 @dataclass(frozen=True)
@@ -34,11 +57,13 @@ class CacheLayout:
         config: the target's.
         slack: slots of a ring beyond the window; the most positions that may be written and then taken back.
         dtype: of keys and values.
+        quantization: of keys and values in layers with full attention; None where they are dense.
     """
 
     config: Gemma4TextConfig
     slack: int
     dtype: mx.Dtype
+    quantization: KVQuantization | None = None
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
@@ -53,23 +78,42 @@ class CacheLayout:
     def ring(self) -> int:
         return self.window + self.slack
 
-    def shape(self, kind: str, rows: int, size: int) -> tuple[int, int, int, int]:
-        """Of the keys, or the values, of a layer: (rows, G, size, D), in a sliding layer (rows, G, ring, D)."""
-        slots = size if kind == FULL else self.ring
-        return rows, self.config.kv_heads(kind), slots, self.config.head_dim_of(kind)
+    def quantization_of(self, layer: int) -> KVQuantization | None:
+        """How a layer's keys and values are quantized; None where they are dense, as in all sliding layers."""
+        return self.quantization if self.kinds[layer] == FULL else None
+
+    def parts(self, layer: int, rows: int, size: int) -> tuple[Part, ...]:
+        """The arrays of a layer, where there is room for ``size`` positions.
+
+        Keys and values have ``size`` slots, in a sliding layer ``ring``. In a quantized layer they are those of the
+        first positions, and words, scales and biases of the later ones follow them.
+        """
+        kind, how = self.kinds[layer], self.quantization_of(layer)
+        heads, width = self.config.kv_heads(kind), self.config.head_dim_of(kind)
+        slots, quantized = (size if kind == FULL else self.ring, 0) if how is None else how.slots(size)
+        dense = tuple(Part(name, (rows, heads, slots, width), self.dtype) for name in ("keys", "values"))
+        if how is None:
+            return dense
+        words, scales = (
+            (rows, heads, quantized, width * how.bits // 32),
+            (rows, heads, quantized, width // how.group_size),
+        )
+        packed = [("words", words, mx.uint32), ("scales", scales, self.dtype), ("biases", scales, self.dtype)]
+        return dense + tuple(
+            Part(f"{part.name}.{name}", shape, dtype) for part in dense for name, shape, dtype in packed
+        )
 
     def linear_bytes(self, size: int) -> int:
-        """Of one row's full-attention layers, with so many slots."""
-        return size * self._slot_bytes(FULL)
+        """Of one row's full-attention layers, with room for so many positions."""
+        return self._nbytes(FULL, size)
 
     def row_bytes(self, size: int) -> int:
-        """Of one row: its full-attention layers with so many slots, and its rings."""
-        return self.linear_bytes(size) + self.ring * self._slot_bytes(SLIDING)
+        """Of one row: its full-attention layers with room for so many positions, and its rings."""
+        return self.linear_bytes(size) + self._nbytes(SLIDING, size)
 
-    def _slot_bytes(self, kind: str) -> int:
-        """Keys and values of one position in all layers of a kind that own some."""
-        numbers = 2 * self.config.kv_heads(kind) * self.config.head_dim_of(kind)
-        return self.kinds.count(kind) * numbers * self.dtype.size
+    def _nbytes(self, kind: str, size: int) -> int:
+        layers = [layer for layer, each in enumerate(self.kinds) if each == kind]
+        return sum(part.slot_bytes * part.shape[2] for layer in layers for part in self.parts(layer, 1, size))
 
 
 def grown_size(positions: int) -> int:

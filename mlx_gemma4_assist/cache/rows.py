@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from ..models.config import FULL, SLIDING
-from .layout import GROWTH, CacheLayout, grown_size
-from .store import Buffers, empty, joined, lengthened, taken, with_row, with_wider_rings
+from .layout import GROWTH, Bound, CacheLayout, grown_size
+from .shelves import Places
+from .store import Buffers, empty, joined, lengthened, size_of, taken, with_wider_rings
 
 
 class KVCache:
@@ -65,21 +66,27 @@ class KVCache:
 
     @property
     def buffers(self) -> Buffers:
-        """Keys and values (B, G, S, D) of each owning layer, possibly not yet evaluated."""
+        """The arrays of each owning layer, ``CacheLayout.parts``, possibly not yet evaluated."""
         return self._buffers
 
     @property
     def size(self) -> int:
-        """Slots of a linear buffer; 0 without any."""
-        if not self._buffers or FULL not in self.layout.kinds:
-            return 0
-        keys, _ = self._buffers[self.layout.kinds.index(FULL)]
-        return keys.shape[2]
+        """For how many positions linear buffers have room; 0 without any."""
+        return size_of(self.layout, self._buffers)
+
+    def capacity(self, row: int) -> int:
+        """For how many positions a row has room in linear buffers."""
+        return self.size
 
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self._buffers)
+        return sum(array.nbytes for layer in self._buffers for array in layer)
+
+    @property
+    def places(self) -> Places | None:
+        """On which shelves rows lie in full layers; None where one buffer has them all, in order."""
+        return None
 
     def reserve(self, positions: int) -> None:
         """Make room for so many entries per row."""
@@ -87,6 +94,14 @@ class KVCache:
             self._allocate()
         if positions > self.size and FULL in self.layout.kinds:
             self._buffers = lengthened(self.layout, self._buffers, grown_size(positions))
+
+    def reserve_each(self, needs: Sequence[int]) -> None:
+        """Make room for so many entries in each row; 0 where nobody has the row."""
+        self.reserve(max(needs))
+
+    def bound(self, lengths: Sequence[int]) -> Bound:
+        """What a round is told of upper bounds of the rows' lengths, after :meth:`reserve_each`."""
+        return max(lengths)
 
     def claim(self) -> object:
         """Take the cache over from whoever held it; what is returned stands for the new holder."""
@@ -165,15 +180,6 @@ class KVCache:
         self._written = [0] * len(self._tokens)
         self._buffers = ()
 
-    def place(self, row: int, other: "KVCache") -> None:
-        """Put the row of another cache of this layout, which has one, into a row."""
-        self.forget(row)
-        self.reserve(other.size)
-        new = other.buffers if other.size == self.size else lengthened(self.layout, other.buffers, self.size)
-        self._written[row] = other.written[0]
-        self._buffers = with_row(self._buffers, row, new)
-        self._tokens[row] = list(other.tokens[0])
-
     def adopt(self, other: "KVCache") -> None:
         """Become what another cache of this layout is, perhaps with more slack; the two share no later writes."""
         self.layout = other.layout
@@ -218,11 +224,3 @@ def join(caches: Sequence[KVCache]) -> KVCache:
     tokens = [row for cache in caches for row in cache.tokens]
     written = [end for cache in caches for end in cache.written]
     return KVCache.of(first.layout, first.fingerprint, joined(parts), tokens, written)
-
-
-def resized(cache: KVCache, rows: int) -> KVCache:
-    """The rows of a cache with more rows behind them, which are empty."""
-    more = rows - len(cache.tokens)
-    buffers = joined([cache.buffers, empty(cache.layout, more, cache.size)])
-    tokens, written = [*cache.tokens, *[[]] * more], [*cache.written, *[0] * more]
-    return KVCache.of(cache.layout, cache.fingerprint, buffers, tokens, written)

@@ -1,7 +1,8 @@
 """The buffers of a cache's layers: made, lengthened, written to, and their rows taken apart and put together.
 
-Buffers are dense arrays, a pair of keys and values (B, G, S, D) for each layer that owns them. All functions are pure:
-they return new arrays, and MLX reuses the memory of those that nobody holds any more.
+A layer that owns keys and values has a tuple of arrays (B, G, slots, width): keys and values, and where they are
+quantized more (``CacheLayout.parts``). All functions are pure: they return new arrays, and MLX reuses the memory of
+those that nobody holds any more.
 """
 
 from collections.abc import Sequence
@@ -10,56 +11,111 @@ import mlx.core as mx
 
 from ..models.config import FULL
 from .layout import CacheLayout, ring_positions
+from .quantization import KVQuantization
 
-Buffers = tuple[tuple[mx.array, mx.array], ...]
+Layer = tuple[mx.array, ...]
+"""Keys and values (B, G, S, D), and what quantized layers have beside them; where rows of a batch lie on shelves, the
+arrays of each shelf, one after the other."""
+
+Buffers = tuple[Layer, ...]
 
 
 def empty(layout: CacheLayout, rows: int, size: int) -> Buffers:
-    """Zeros for each owning layer: (rows, G, size, D), rings (rows, G, ring, D)."""
+    """Zeros for each owning layer, with room for ``size`` positions."""
+    return tuple(
+        tuple(mx.zeros(part.shape, part.dtype) for part in layout.parts(layer, rows, size))
+        for layer in range(len(layout.kinds))
+    )
 
-    def zeros(kind: str) -> mx.array:
-        return mx.zeros(layout.shape(kind, rows, size), layout.dtype)
 
-    return tuple((zeros(kind), zeros(kind)) for kind in layout.kinds)
+def size_of(layout: CacheLayout, buffers: Buffers) -> int:
+    """For how many positions there is room in linear buffers; 0 without any."""
+    if not buffers or FULL not in layout.kinds:
+        return 0
+    layer = layout.kinds.index(FULL)
+    return positions_in(layout.quantization_of(layer), buffers[layer])
+
+
+def positions_in(how: KVQuantization | None, layer: Layer) -> int:
+    """For how many positions there is room in a linear buffer."""
+    return layer[0].shape[2] if how is None else how.size(layer[0].shape[2], layer[-1].shape[2])
 
 
 def lengthened(layout: CacheLayout, buffers: Buffers, size: int) -> Buffers:
-    """Linear buffers with ``size`` slots; rings as they are."""
-
-    def longer(buffer: mx.array) -> mx.array:
-        B, G, S, D = buffer.shape
-        return mx.concatenate([buffer, mx.zeros((B, G, size - S, D), buffer.dtype)], axis=2)
-
+    """Linear buffers with room for ``size`` positions; rings as they are."""
     return tuple(
-        (longer(keys), longer(values)) if kind == FULL else (keys, values)
-        for kind, (keys, values) in zip(layout.kinds, buffers, strict=True)
+        tuple(
+            padded(array, part.shape[2])
+            for array, part in zip(arrays, layout.parts(layer, arrays[0].shape[0], size), strict=True)
+        )
+        for layer, arrays in enumerate(buffers)
     )
+
+
+def padded(array: mx.array, slots: int) -> mx.array:
+    """An array (B, G, S, D) with zeros behind it, if it has fewer slots."""
+    B, G, S, D = array.shape
+    return array if slots == S else mx.concatenate([array, mx.zeros((B, G, slots - S, D), array.dtype)], axis=2)
 
 
 def joined(parts: Sequence[Buffers]) -> Buffers:
     """Buffers of one layout and one size, as the rows of larger ones."""
     return tuple(
-        (mx.concatenate([keys for keys, _ in layer]), mx.concatenate([values for _, values in layer]))
-        for layer in zip(*parts, strict=True)
+        tuple(mx.concatenate(list(arrays)) for arrays in zip(*layers, strict=True))
+        for layers in zip(*parts, strict=True)
     )
 
 
 def taken(buffers: Buffers, row: int) -> Buffers:
     """One row, as buffers of a batch of one."""
-    return tuple((keys[row : row + 1], values[row : row + 1]) for keys, values in buffers)
+    return tuple(tuple(array[row : row + 1] for array in layer) for layer in buffers)
 
 
 def placed(array: mx.array, row: int, new: mx.array) -> mx.array:
     """An array (B, ...) with one row, (1, ...), in another's place."""
-    return mx.slice_update(array, new, mx.array([row]), axes=(0,))
+    return mx.slice_update(array, new, mx.array([row]), axes=(0,)) if new.size else array
 
 
-def with_row(buffers: Buffers, row: int, new: Buffers) -> Buffers:
-    """Buffers with those of one row in another's place; both of one size."""
+def positions_of(layout: CacheLayout, layer: int, arrays: Layer, begin: int, end: int) -> Layer:
+    """What a layer holds of positions ``begin`` to ``end`` - 1, in their order; of a ring at most all it has.
+
+    Where keys are quantized, dense arrays have the positions before that begins, quantized ones the others.
+    """
+    pieces = _slot_ranges(layout, layer, len(arrays), begin, end)
     return tuple(
-        (placed(keys, row, new_keys), placed(values, row, new_values))
-        for (keys, values), (new_keys, new_values) in zip(buffers, new, strict=True)
+        mx.concatenate([array[:, :, first:last] for first, last in ranges], axis=2)
+        for array, ranges in zip(arrays, pieces, strict=True)
     )
+
+
+def with_positions(layout: CacheLayout, layer: int, arrays: Layer, begin: int, end: int, new: Layer) -> Layer:
+    """A layer's arrays with what :func:`positions_of` has taken from others."""
+    pieces = _slot_ranges(layout, layer, len(arrays), begin, end)
+    written = []
+    for array, ranges, part in zip(arrays, pieces, new, strict=True):
+        at = 0
+        for first, last in ranges:
+            if first < last:
+                piece = part[:, :, at : at + last - first]
+                array = mx.slice_update(array, piece, mx.array([first]), axes=(2,))
+            at += last - first
+        written.append(array)
+    return tuple(written)
+
+
+def _slot_ranges(
+    layout: CacheLayout, layer: int, arrays: int, begin: int, end: int
+) -> Sequence[Sequence[tuple[int, int]]]:
+    """For each of a layer's arrays the slots, first and last + 1, of positions; in a ring they may be two pieces."""
+    how = layout.quantization_of(layer)
+    if how is not None:
+        dense, quantized = how.ranges(begin, end)
+        return [[dense]] * 2 + [[quantized]] * (arrays - 2)
+    if layout.kinds[layer] == FULL:
+        return [[(begin, end)]] * arrays
+    first = begin % layout.ring
+    last = first + end - begin
+    return [[(first, last)] if last <= layout.ring else [(first, layout.ring), (0, last - layout.ring)]] * arrays
 
 
 def moved_to_ring(buffer: mx.array, lengths: Sequence[int], ring: int) -> mx.array:
@@ -89,15 +145,15 @@ class Slots:
 
     Args:
         positions: (B, L) int32, of the block's tokens.
-        ring: slots of a sliding layer.
+        ring: slots of a sliding layer; not needed for others.
     """
 
-    def __init__(self, positions: mx.array, ring: int):
+    def __init__(self, positions: mx.array, ring: int = 0):
         self._positions = positions
         self._ring = ring
         self._places: dict[tuple[int, ...], mx.array] = {}
 
-    def write(self, buffer: mx.array, new: mx.array, ring: bool) -> mx.array:
+    def write(self, buffer: mx.array, new: mx.array, ring: bool = False) -> mx.array:
         """``buffer`` (B, G, S, D) with the block's last (B, G, L, D), as a new array.
 
         One row's new slots lie side by side, unless they wrap in a ring; a contiguous update is cheaper than a scatter.

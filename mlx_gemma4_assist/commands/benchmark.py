@@ -13,9 +13,10 @@ import typer
 from ..errors import InputError, OptionError, first_line
 from ..extras import library
 from ..options import GenerationOptions
-from .loading import check_choice, draft_memory, load_pair, note, open_checkpoint
-from .options import DRAWN, EMBEDDED, Learned, ModelChoice, Only, grouped
-from .streams import ending_at_once
+from .interrupts import ending_at_once
+from .loading import check_choice, draft_memory, load_pair, open_checkpoint
+from .options import DRAWN, EMBEDDED, QUANTIZED, Learned, ModelChoice, Only, grouped
+from .streams import note
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,7 +54,7 @@ class Comparison:
 def benchmark(
     choice: ModelChoice,
     comparison: Comparison,
-    options: Annotated[GenerationOptions, Only(*DRAWN, "compile", max_tokens=128, seed=0)],
+    options: Annotated[GenerationOptions, Only(*DRAWN, *QUANTIZED, "compile", max_tokens=128, seed=0)],
     learned: Learned = True,
 ) -> None:
     """Compare plain decoding with each draft length on this machine, taking turns on the same prompts."""
@@ -74,7 +75,7 @@ def benchmark(
     encoded = {name: checkpoint.prepare(prompt).tokens for name, prompt in prompts.items()}
     if measured != choice:
         note(f"Measuring in {GAINS_ON_CPU}: on a CPU drafts gain nothing in this pair's float32 (--dtype float32).")
-    pair = load_pair(checkpoint, max(map(len, encoded.values())) + options.max_tokens)
+    pair = load_pair(checkpoint, options, max(map(len, encoded.values())) + options.max_tokens)
     with _Progress(len(encoded) * len(settings) * (comparison.repeats + 1)) as progress:
         runs = measure(
             pair,

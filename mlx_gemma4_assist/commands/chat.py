@@ -2,18 +2,20 @@
 
 import io
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, note, open_checkpoint
+from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, open_checkpoint
 from .options import (
     ADJUSTED,
     DRAFTED,
     DRAWN,
     EMBEDDED,
     FILTERS,
+    QUANTIZED,
     EnableThinking,
     Learned,
     ModelChoice,
@@ -22,7 +24,7 @@ from .options import (
     ShowThinking,
     grouped,
 )
-from .streams import check_standard_input
+from .streams import check_standard_input, note
 
 if TYPE_CHECKING:
     from ..engine.pair import Checkpoint
@@ -36,7 +38,7 @@ UNSAID = {"max_tokens": "Without it until the context is full."} | dict.fromkeys
 @grouped
 def chat(
     choice: ModelChoice,
-    said: Annotated[Said, Only(*DRAWN, *DRAFTED, *ADJUSTED, "prefill_step_size", **UNSAID)],
+    said: Annotated[Said, Only(*DRAWN, *DRAFTED, *ADJUSTED, *QUANTIZED, "prefill_step_size", **UNSAID)],
     system_prompt: Annotated[str | None, typer.Option("--system-prompt", help="Goes before the first message.")] = None,
     learned: Learned = True,
     enable_thinking: EnableThinking = False,
@@ -54,14 +56,15 @@ def chat(
     check_choice(choice, said.over({"temperature": options.temperature}))
     checkpoint = open_checkpoint(choice, options)
     conversation = _conversation(checkpoint, system_prompt, enable_thinking)
-    pair = load_pair(checkpoint)
+    pair = load_pair(checkpoint, options)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers, from Jane Austen's novels; --model google/gemma-4-E2B-it is a real one.")
     introduce(pair, choice, options)
     from .repl import Chat
 
-    _prepare_input()
-    Chat(pair, options, conversation, show_thinking=show_thinking, memory=draft_memory(learned)).run()
+    talk = Chat(pair, options, conversation, show_thinking=show_thinking, memory=draft_memory(learned))
+    _prepare_input(talk.work_ahead)
+    talk.run()
     return 0
 
 
@@ -75,9 +78,14 @@ def _conversation(checkpoint: "Checkpoint", system_prompt: str | None, enable_th
     return conversation
 
 
-def _prepare_input() -> None:
-    """Line editing and history where there are any, and no failure at bytes that are no UTF-8."""
+def _prepare_input(when_asked: Callable[[], None]) -> None:
+    """Line editing and history where there are any, and no failure at bytes that are no UTF-8.
+
+    With line editing ``when_asked`` is called when the prompt is shown, before the first letter is read.
+    """
     with suppress(ImportError):
-        import readline  # noqa: F401  (input uses it once it is imported)
+        from readline import set_pre_input_hook  # input uses the module once it is imported
+
+        set_pre_input_hook(when_asked)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .loading import note
+from .interrupts import ending_at_once
 from .options import AssistantModel, Dtype, grouped
-from .streams import ending_at_once
+from .streams import note
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID

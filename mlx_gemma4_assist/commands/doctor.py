@@ -8,7 +8,7 @@ import typer
 
 from ..errors import InputError
 from . import options
-from .streams import ending_at_once
+from .interrupts import ending_at_once
 
 if TYPE_CHECKING:
     from ..machine.doctor import Checkpoint, FamilyNeeds, Machine, Report

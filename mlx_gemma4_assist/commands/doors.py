@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import NoReturn
 
-from .streams import ending_at_once
+from .interrupts import ending_at_once
 
 COMMANDS = ("generate", "chat", "convert", "benchmark", "parity", "doctor")
 """Each is a function of the module of its name in this folder."""

@@ -13,13 +13,16 @@ from ..errors import InputError
 from ..files import parse_json
 from ..options import GenerationOptions
 from ..text.messages import Media, user_message
-from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, note, open_checkpoint
+from .grammar import GrammarChoice, check_with
+from .interrupts import ending_at_once
+from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, open_checkpoint
 from .media import Content, MediaChoice, encoded, find_media, prepare
 from .options import (
     ADJUSTED,
     DRAFTED,
     DRAWN,
     EMBEDDED,
+    QUANTIZED,
     EnableThinking,
     Learned,
     ModelChoice,
@@ -30,7 +33,7 @@ from .options import (
 from .prompt_cache import CacheFile, PromptCacheFile
 from .run import INTERRUPTED
 from .screen import Screen
-from .streams import STANDARD_INPUT, ending_at_once, moves_cursor, read_input
+from .streams import STANDARD_INPUT, moves_cursor, note, read_input
 
 if TYPE_CHECKING:
     from ..engine.responses import GenerationResponse
@@ -59,8 +62,9 @@ class Question:
 def generate(
     question: Question,
     choice: ModelChoice,
-    options: Annotated[GenerationOptions, Only(*DRAWN, *DRAFTED, *ADJUSTED, *HERE)],
+    options: Annotated[GenerationOptions, Only(*DRAWN, *DRAFTED, *ADJUSTED, *QUANTIZED, *HERE)],
     media: MediaChoice,
+    grammar: GrammarChoice,
     learned: Learned = True,
     show_thinking: ShowThinking = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end instead.")] = False,
@@ -71,13 +75,15 @@ def generate(
     Text goes to standard output as it is made, statistics to standard error after it.
     """
     found = find_media(_content(question, media.media), media)
+    options = grammar.over(options)
     cache_file = CacheFile(prompt_cache_file)
     check_choice(choice, options)
     _check_shown(show_thinking, as_json, options)
     checkpoint = open_checkpoint(choice, options)
     chat = not question.ignore_chat_template
     prompt = prepare(checkpoint, found, media, chat=chat, enable_thinking=question.enable_thinking)
-    pair = load_pair(checkpoint, len(prompt.tokens) + options.max_tokens)
+    check_with(checkpoint, prompt, options)
+    pair = load_pair(checkpoint, options, len(prompt.tokens) + options.max_tokens)
     if choice.model == EMBEDDED:
         note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
     introduce(pair, choice, options)
@@ -92,7 +98,7 @@ def generate(
         pair,
         encoded(pair, prompt),
         options,
-        prompt_cache=cache_file.open(pair, options.num_assistant_tokens),
+        prompt_cache=cache_file.open(pair, options),
         prompt_progress_callback=cache_file.counting(_progress),
         draft_memory=draft_memory(learned),
     )

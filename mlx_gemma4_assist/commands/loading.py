@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, OptionError
 from ..files import read_json_if_there
 from ..options import GenerationOptions
+from .interrupts import ending_at_once
 from .options import FILTERS, ModelChoice
-from .streams import ending_at_once
+from .streams import note
 
 if TYPE_CHECKING:
     from ..drafts.memory import DraftMemory
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 PATIENCE = 2.0  # seconds before a person is told that loading goes on
 PATIENCE_OF_LOGS = 15.0  # and whoever reads standard error elsewhere
 GENERATION_CONFIG = "generation_config.json"
-
-
-def note(message: str) -> None:
-    """A line for the user that is not part of the output."""
-    print(message, file=sys.stderr)
 
 
 def check_choice(choice: ModelChoice, options: GenerationOptions, *, compares: bool = False) -> None:
@@ -146,21 +142,18 @@ def _said_if_slow(message: str) -> Iterator[None]:
         timer.cancel()
 
 
-def _wake_compiler() -> None:
-    """Let MLX's CPU backend look for g++ now: it does so once in a process, and is deaf to Ctrl-C meanwhile."""
-    import mlx.core as mx
-
-    mx.eval(mx.compile(mx.negative)(mx.zeros(1)))
-
-
-def _warn_of_memory(checkpoint: "Checkpoint", tokens: int | None) -> None:
+def _warn_of_memory(checkpoint: "Checkpoint", options: GenerationOptions, tokens: int | None) -> None:
     """Say so if the machine has too little memory."""
+    from ..cache.quantization import kv_quantization
     from ..machine.doctor import this_machine
     from ..machine.room import memory_warning
 
     with suppress(InputError):  # whoever loads it says so
         assistant = None if checkpoint.assistant is None else checkpoint.assistant.folder
-        warning = memory_warning(this_machine(), checkpoint.folder, assistant, checkpoint.source.dtype, tokens)
+        quantization = kv_quantization(options, checkpoint.config)
+        warning = memory_warning(
+            this_machine(), checkpoint.folder, assistant, checkpoint.source.dtype, tokens, quantization
+        )
         if warning is not None:
             note(f"Warning: {warning}.")
 
@@ -175,32 +168,33 @@ def open_checkpoint(choice: ModelChoice, options: GenerationOptions, *, compares
     """
     named = choice.assistant_model
     with ending_at_once(), _said_if_slow(f"Loading {choice.model} ..."):
+        from ..cache.quantization import kv_quantization
         from ..engine.pair import MATCHING, Checkpoint
         from ..engine.request import check_biases
 
         checkpoint = Checkpoint.open(choice.model, MATCHING if named is None else named, dtype=choice.dtype)
-    check_biases(options, checkpoint.config)
+        kv_quantization(options, checkpoint.config)
+        check_biases(options, checkpoint.config)
     if checkpoint.assistant is None and named is None:
         _check_without_assistant(choice, options, compares)
         note(f"No assistant is known for {choice.model}: decoding plainly. --assistant-model names one.")
     return checkpoint
 
 
-def load_pair(checkpoint: "Checkpoint", tokens: int | None = None) -> "Pair":
+def load_pair(checkpoint: "Checkpoint", options: GenerationOptions | None = None, tokens: int | None = None) -> "Pair":
     """Read the weights, after a warning where these and the conversation do not fit in memory.
 
     Args:
         checkpoint: the networks.
+        options: how keys and values are held.
         tokens: of the conversation; None is all that the model has.
 
     Raises:
         InputError: they are damaged, or do not fit.
     """
     with ending_at_once(), _said_if_slow(f"Loading {checkpoint.source.path_or_repo} ..."):
-        _warn_of_memory(checkpoint, tokens)
-        pair = checkpoint.load()
-        _wake_compiler()
-    return pair
+        _warn_of_memory(checkpoint, GenerationOptions() if options is None else options, tokens)
+        return checkpoint.load()
 
 
 def draft_memory(learned: bool) -> "DraftMemory | None":

@@ -9,8 +9,8 @@ from ..errors import InputError
 from ..media.config import MediaOptions
 from ..media.fetch import check_sources
 from ..text.messages import Conversation, Media, split_media
-from .loading import note
-from .streams import ending_at_once
+from .interrupts import ending_at_once
+from .streams import note
 
 if TYPE_CHECKING:
     from ..cache.soft_tokens import MediaPrompt

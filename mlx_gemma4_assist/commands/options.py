@@ -165,3 +165,5 @@ DRAWN = ("max_tokens", *FILTERS, "seed")
 ADJUSTED = ("repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")
 """What changes a distribution before that."""
 DRAFTED = ("num_assistant_tokens", "draft_temperature")
+QUANTIZED = ("kv_bits", "kv_group_size", "quantized_kv_start")
+"""How keys and values are held."""

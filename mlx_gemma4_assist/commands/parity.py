@@ -13,9 +13,10 @@ import typer
 
 from ..errors import InputError, OptionError
 from ..options import MAX_DRAFTS, GenerationOptions
-from .loading import check_choice, load_pair, note, open_checkpoint
+from .interrupts import ending_at_once
+from .loading import check_choice, load_pair, open_checkpoint
 from .options import EMBEDDED, ModelChoice, Only, grouped
-from .streams import ending_at_once, moves_cursor, read_input
+from .streams import moves_cursor, note, read_input
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -77,7 +78,7 @@ def parity(
     check_choice(choice, options, compares=True)
     checkpoint = open_checkpoint(choice, options, compares=True)
     prompts = [checkpoint.prepare(text, chat=chat).tokens for text in texts[: trial.num_prompts]]
-    pair = load_pair(checkpoint, max(map(len, prompts)) + options.max_tokens)
+    pair = load_pair(checkpoint, options, max(map(len, prompts)) + options.max_tokens)
     compared = _compare(pair, prompts, options)
     frequencies = _frequencies(pair, prompts, trial.num_samples, options)
     problems = _problems(pair, prompts)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, OptionError
+from ..options import GenerationOptions
 
 if TYPE_CHECKING:
+    from ..cache.quantization import KVQuantization
     from ..cache.rows import KVCache
     from ..engine.pair import Pair
     from ..engine.prefill import Progress
@@ -49,25 +51,29 @@ class CacheFile:
             _check(path)
             self._fixed = _is_fixed(path)
 
-    def open(self, pair: "Pair", num_assistant_tokens: int | None) -> "KVCache | None":
+    def open(self, pair: "Pair", options: GenerationOptions) -> "KVCache | None":
         """What the file holds, or an empty cache if it is not there; None without a file.
 
         Raises:
-            InputError: a file of another model, or a damaged one.
+            InputError: a file of another model, or of keys that are quantized otherwise; a damaged one.
         """
         if self._path is None:
             return None
         from ..cache.file import read_cache
         from ..cache.layout import CacheLayout
+        from ..cache.quantization import kv_quantization
         from ..cache.rows import KVCache
         from ..engine.engine import Engine
 
-        config, slack = pair.target.config, Engine(pair).slack(num_assistant_tokens) + REWIND
+        config, slack = pair.target.config, Engine(pair).slack(options.num_assistant_tokens) + REWIND
+        quantization = kv_quantization(options, config)
         if self._path.exists():
             self._cache, self._metadata = read_cache(self._path, config, pair.dtype, pair.fingerprint, slack)
             (self._length,) = self._cache.lengths
+            _check_quantization(self._path, self._cache.layout.quantization, quantization)
         else:
-            self._cache = KVCache(CacheLayout(config, slack, pair.dtype), fingerprint=pair.fingerprint)
+            layout = CacheLayout(config, slack, pair.dtype, quantization)
+            self._cache = KVCache(layout, fingerprint=pair.fingerprint)
         return self._cache
 
     def counting(self, progress: "Progress") -> "Progress":
@@ -120,6 +126,22 @@ def _check(path: Path) -> None:
         raise InputError(f"cannot write the prompt cache {path}: {folder} is no folder")
     if not _is_fixed(path) and not os.access(folder, os.W_OK):
         raise InputError(f"cannot write the prompt cache {path}: nothing may be written to {folder}")
+
+
+def _check_quantization(path: Path, held: "KVQuantization | None", asked: "KVQuantization | None") -> None:
+    """Raises:
+    OptionError: the file would change the text.
+    """
+    if held != asked:
+        dense = "is dense"
+        raise OptionError(
+            "the prompt cache {path} {held}, and {kv_bits} asks for {asked}"
+            if asked is not None
+            else "the prompt cache {path} {held}, and there is no {kv_bits}",
+            path=path,
+            held=dense if held is None else f"has {held}",
+            asked=asked,
+        )
 
 
 def _is_fixed(path: Path) -> bool:

@@ -3,11 +3,14 @@
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from select import select
 from types import FrameType
 from typing import Any
 
-from ..api import stream
+from ..api import stream_on
+from ..cache.quantization import kv_quantization
 from ..engine.engine import Engine
 from ..engine.learning import Memory
 from ..engine.pair import Pair
@@ -17,7 +20,7 @@ from ..errors import InputError
 from ..options import GenerationOptions
 from .loading import cut_off
 from .screen import Screen
-from .streams import has_styles
+from .streams import has_styles, note
 
 HELP = """\
 q       leave (Ctrl-D too)
@@ -100,7 +103,7 @@ class Chat:
         self._memory = memory
         self._show_thinking = show_thinking
         self._terminal = sys.stdin.isatty() and sys.stdout.isatty()
-        self._new_cache()
+        self._begin_anew()
 
     def run(self) -> None:
         """Read, answer, and so on, until the person leaves."""
@@ -126,6 +129,9 @@ class Chat:
             self._say("Nothing was answered; the message is taken back.")
             return
         self.conversation.record(prompt, [response.token for response in made])
+        if len(self.conversation.tokens) < len(prompt) + len(made):  # thoughts: what is behind them has other keys now
+            with suppress(InputError):  # the context is full
+                self._engine.read_ahead(self.conversation.tokens, self._cache.layout.quantization)
         self.totals.add(made[-1])
         print()
         context = self._pair.target.config.max_position_embeddings
@@ -144,13 +150,8 @@ class Chat:
                 raise Stopped
 
         with CtrlC() as ctrl_c:
-            responses = stream(
-                self._pair,
-                prompt,
-                self._options,
-                prompt_cache=self._cache,
-                prompt_progress_callback=progress,
-                draft_memory=self._memory,
+            responses = stream_on(
+                self._engine, prompt, self._options, prompt_cache=self._cache, prompt_progress_callback=progress
             )
             try:
                 for response in responses:
@@ -162,11 +163,19 @@ class Chat:
             except Stopped:
                 pass
             except KeyboardInterrupt:  # pressed twice: it may have struck anywhere
-                self._new_cache()
+                self._begin_anew()
         return made, computed
 
-    def _new_cache(self) -> None:
-        self._cache = Engine(self._pair).new_cache(self._options.num_assistant_tokens)
+    def work_ahead(self, typed: Callable[[], bool] = lambda: bool(select([sys.stdin], [], [], 0)[0])) -> None:
+        """Read what the next prompt begins with, until there is no more of it or the person has typed something."""
+        while not typed() and self._engine.idle():
+            pass
+
+    def _begin_anew(self) -> None:
+        """Nothing of what was computed before is used any longer."""
+        self._engine = Engine(self._pair, self._memory)
+        quantization = kv_quantization(self._options, self._pair.target.config)
+        self._cache = self._engine.new_cache(self._options.num_assistant_tokens, quantization)
 
     def _message(self) -> str | None:
         """The next message, of one line or several; None if there is no more."""
@@ -203,13 +212,13 @@ class Chat:
         lines = [
             f"{totals.answers} answers, {totals.tokens:,} tokens{_drafting(totals.tokens, totals.stats)}",
             f"Context: {len(self.conversation.tokens):,} of {context:,} tokens, "
-            f"{self._cache.nbytes / 1e6:,.1f} MB of keys and values",
+            f"{(self._cache.nbytes + self._engine.prefix.nbytes) / 1e6:,.1f} MB of keys and values",
         ]
         return "\n".join(lines)
 
     def _say(self, text: str) -> None:
         """To the person, not part of the conversation: dim, on standard error."""
-        print(f"\033[2m{text}\033[0m" if text and has_styles(sys.stderr) else text, file=sys.stderr, flush=True)
+        note(f"\033[2m{text}\033[0m" if text and has_styles(sys.stderr) else text)
 
 
 def _statistics(last: GenerationResponse, computed: int, context: int, max_tokens: int) -> str:

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Annotated, Any, NoReturn, cast
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from .. import __version__
 from ..errors import InputError, OptionError, first_line
 from ..options import flags
-from .streams import drop_output, prepare_streams
+from .streams import drop_output, note, prepare_streams
 
 # typer carries a copy of click of its own; its errors are reached through the one that typer exports.
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
@@ -94,8 +93,7 @@ def _nobody_reads() -> int:
 
 
 def _complain(message: str) -> int:
-    with suppress(OSError):  # nobody can be told
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    note(f"error: {' '.join(message.split())}")
     return BAD_INPUT
 
 

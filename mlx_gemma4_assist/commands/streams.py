@@ -1,12 +1,9 @@
-"""The standard streams as a command finds them: closed, full, without a reader, in another encoding; and Ctrl-C."""
+"""The standard streams as a command finds them: closed, full, without a reader, in another encoding."""
 
 import io
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -46,8 +43,20 @@ def _nowhere() -> io.TextIOWrapper:
 
 def drop_output() -> None:
     """Forget what standard output has not taken, so that the end of the process does not try again."""
+    _turn_away(sys.stdout)
+
+
+def note(line: str) -> None:
+    """Write a line that is not part of the output to standard error; one that cannot be written is lost."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _turn_away(sys.stderr)
+
+
+def _turn_away(stream: TextIO) -> None:
     with suppress(OSError, ValueError):  # it has no number where a test has put something else in its place
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def check_standard_input() -> None:
@@ -78,21 +87,3 @@ def moves_cursor(stream: TextIO) -> bool:
 def has_styles(stream: TextIO) -> bool:
     """Whether text may be dim or coloured there: not where ``NO_COLOR`` is set (https://no-color.org)."""
     return moves_cursor(stream) and not os.environ.get("NO_COLOR")
-
-
-@contextmanager
-def ending_at_once() -> Iterator[None]:
-    """While it is entered, Ctrl-C ends the process without a word: there is nothing to finish.
-
-    Libraries that are just being loaded would turn an exception into others. Where the parent process had Ctrl-C
-    ignored, it stays so.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

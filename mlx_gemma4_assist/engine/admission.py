@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from ..backend import readable
 from ..cache.layout import CacheLayout, grown_size
+from ..cache.shelves import Shelf, arranged, capacity_for
 from ..errors import InputError
 from ..models.cost import chunk_bytes, round_bytes
 from ..rounds.compiled import bucket_end, bucket_size
@@ -22,10 +23,6 @@ from .pair import Pair
 
 Release = Callable[[int], object]
 """Gives up what is kept without need: so many bytes of it, or all if there are fewer."""
-
-
-def nothing_to_release(count: int) -> None:
-    """Nothing is kept without need."""
 
 
 @dataclass(frozen=True)
@@ -74,32 +71,48 @@ class Needs:
         return grown_size(bucket_end(end, bucket_size(config)))
 
 
-def joined_bytes(requests: Sequence[Needs], rows: int = 0, size: int = 0) -> int:
+def joined_bytes(requests: Sequence[Needs], rows: int = 0, sizes: Sequence[int] = ()) -> int:
     """The most bytes that requests take at once until they have ended, the last of them joining the others.
 
-    Slots become more by doubling, and linear buffers are copied as they grow: both old and new ones are there then.
+    Slots become more by doubling, and buffers are copied as rows move to other shelves: both old and new ones are there
+    then.
 
     Args:
         requests: at least one.
         rows: how many slots there are already.
-        size: of their linear buffers.
+        sizes: for how many positions each has room already; 0, as where there are fewer, for nothing.
     """
     slots = next(number for number in SLOTS if number >= max(rows, len(requests)))
-    layout = max((each.layout for each in requests), key=lambda layout: layout.slack)
-    first = max(size, *(each.first_size for each in requests))
-    last = max(first, *(each.last_size for each in requests))
+    layout = _widest(requests)
+    held = [*sizes, *[0] * (len(requests) - len(sizes))]
+    first = [max(size, each.first_size) for size, each in zip(held, requests, strict=True)]
+    last = [max(size, each.last_size) for size, each in zip(first, requests, strict=True)]
     moved = slots > max(rows, 1) or any(each.layout.slack < layout.slack for each in requests)
-    joining = slots * layout.row_bytes(first) * (2 if moved else 1)
+    joining = (2 if moved else 1) * (slots * layout.row_bytes(0) + _linear_bytes(layout, first, slots))
     growing = grown_bytes(requests, slots, last) if last > first else 0
-    reading = layout.row_bytes(first) if slots > 1 else 0  # a row has a cache of its own as long as its prompt is read
-    most = max(joining + _round_bytes(requests, slots, first), growing)
+    reading = layout.row_bytes(max(first)) if slots > 1 else 0  # as long as its prompt is read, a row is by itself
+    most = max(joining + _round_bytes(requests, slots, max(first)), growing)
     return reading + max(each.prompt_bytes for each in requests) + most
 
 
-def grown_bytes(requests: Sequence[Needs], rows: int, size: int) -> int:
-    """The most bytes that rows take while their linear buffers grow to ``size`` slots, and in rounds afterwards."""
-    layout = max((each.layout for each in requests), key=lambda layout: layout.slack)
-    return rows * (layout.row_bytes(size) + layout.linear_bytes(size)) + _round_bytes(requests, rows, size)
+def grown_bytes(requests: Sequence[Needs], rows: int, sizes: Sequence[int]) -> int:
+    """The most bytes that requests take while linear buffers grow to room for ``sizes`` positions, and afterwards."""
+    layout = _widest(requests)
+    linear = 2 * _linear_bytes(layout, sizes, rows)
+    return rows * layout.row_bytes(0) + linear + _round_bytes(requests, rows, max(sizes))
+
+
+def _widest(requests: Sequence[Needs]) -> CacheLayout:
+    return max((each.layout for each in requests), key=lambda layout: layout.slack)
+
+
+def _linear_bytes(layout: CacheLayout, sizes: Sequence[int], slots: int) -> int:
+    """Of the linear buffers of rows that have room for so many positions, in a batch of so many slots."""
+    if slots == 1:
+        return layout.linear_bytes(*sizes)
+    needs = [*sizes, *[0] * (slots - len(sizes))]
+    alone = [Shelf(capacity_for(size), (row,)) for row, size in enumerate(sizes)]
+    return sum(len(shelf.rows) * layout.linear_bytes(shelf.capacity) for shelf in arranged(alone, needs))
 
 
 def _round_bytes(requests: Sequence[Needs], rows: int, size: int) -> int:
@@ -120,15 +133,11 @@ class Admission:
     Args:
         pair: whose weights are there in any case.
         limit: bytes that MLX may use in this process.
-
-    Attributes:
-        release: asked to give up what is kept without need, before anybody has to wait or is refused. Whoever keeps
-            something puts a function here.
+        release: asked to give up what is kept without need, before anybody has to wait or is refused.
     """
 
-    def __init__(self, pair: Pair, limit: int):
-        self.release: Release = nothing_to_release
-        self._pair, self._limit = pair, limit
+    def __init__(self, pair: Pair, limit: int, release: Release):
+        self._pair, self._limit, self._release = pair, limit, release
         self._others = 0  # bytes of all but rows' caches, when last looked at
 
     @cached_property
@@ -154,7 +163,7 @@ class Admission:
         missing = self._others + needed - self._limit
         if missing > 0:
             before = mx.get_active_memory()
-            self.release(missing)
+            self._release(missing)
             self._others -= before - mx.get_active_memory()
             missing = self._others + needed - self._limit
         if mx.get_cache_memory() > max(0, -missing):

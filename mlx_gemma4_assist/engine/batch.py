@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from ..cache.layout import CacheLayout, grown_size
-from ..cache.rows import KVCache, resized
+from ..cache.batch_rows import BatchCache
+from ..cache.layout import CacheLayout
+from ..cache.rows import KVCache
 from ..cache.store import placed
 from ..options import MAX_DRAFTS
 from ..rounds.adjust import counted, nothing_counted
@@ -20,6 +21,7 @@ from ..rounds.host_accept import HostAcceptor, accept_in_rows
 from ..rounds.sampling import Sampling, Settings, in_use, settings_of
 from ..rounds.state import Accept, Counts, Decoder, RoundState
 from ..rounds.steps import Steps
+from .guiding import Guide, Held
 from .loop import Flight, LogProbs
 
 SLOTS = (1, 2, 4, 8, 16)
@@ -41,6 +43,8 @@ class Member:
         compiled: whether its rounds are compiled, where it is alone; in a batch they are if anybody's are.
         holder: of the cache, if its content is wanted when the member has left.
         acceptor: stands in for acceptance on the device; such a row's rounds are not submitted ahead.
+        leaving: is handed the cache that has the row, and which it is there, just before the member leaves.
+        held: by what its text is held, such as a grammar.
     """
 
     cache: KVCache
@@ -52,6 +56,15 @@ class Member:
     compiled: bool = False
     holder: object | None = None
     acceptor: HostAcceptor | None = None
+    leaving: Callable[[KVCache, int], None] | None = None
+    held: Held | None = None
+
+    @property
+    def drafts_at_once(self) -> int:
+        """How many drafts its first round may have: any number, if there is a hidden state to draft from."""
+        if self.hidden is not None:
+            return MAX_DRAFTS
+        return 0 if self.held is None else len(self.held.known(unread=False))
 
     def take_back(self, cache: KVCache, slot: int) -> None:
         """Have the row of a batch's cache as one's own again, if it is still wanted."""
@@ -90,6 +103,7 @@ class Batch:
         self._slots: list[Member | None] = []
         self._flight: Flight | None = None
         self._limits: list[int] = []
+        self._guide: Guide | None = None
 
     @property
     def members(self) -> list[Member]:
@@ -101,21 +115,19 @@ class Batch:
         return self._slots
 
     @property
-    def size(self) -> int:
-        """Slots of linear buffers; 0 without any."""
-        return 0 if self._flight is None else self._flight.cache.size
-
-    @property
     def nbytes(self) -> int:
         """Bytes of all rows' keys and values."""
         return 0 if self._flight is None else self._flight.cache.nbytes
 
-    def size_for(self, member: Member) -> int:
-        """Slots of linear buffers that hold a row's next rounds: more than there are, if these must grow for it."""
+    def capacity(self, member: Member) -> int:
+        """For how many positions a member's row has room in linear buffers; 0 without any."""
+        return 0 if self._flight is None else self._flight.cache.capacity(self._slots.index(member))
+
+    def need(self, member: Member) -> int:
+        """For how many positions its next rounds need room."""
         assert self._flight is not None
-        flight, size = self._flight, self.size
-        end = flight.steps.reach(flight.end(self._slots.index(member)) + flight.cache.layout.slack)
-        return size if end <= size or size == 0 else grown_size(end)
+        flight = self._flight
+        return flight.steps.reach(flight.end(self._slots.index(member)) + flight.cache.layout.slack)
 
     @property
     def in_flight(self) -> int:
@@ -150,6 +162,8 @@ class Batch:
         if member not in self._slots or self._flight is None:
             return
         slot, flight = self._slots.index(member), self._flight
+        if member.leaving is not None:
+            member.leaving(flight.cache, slot)
         self._slots[slot] = flight.holders[slot] = None
         if not self.members:
             self.clear()
@@ -175,6 +189,8 @@ class Batch:
         wanted = [limit if limit < drafts else MAX_DRAFTS for limit in counted]
         if wanted != self._limits:
             self._set_limits(wanted)
+        if self._guide is not None:
+            self._guide.limits = counted
         self._flight.submit(drafts)
         self._counted.append(counted)
 
@@ -184,11 +200,16 @@ class Batch:
         assert self._flight is not None
         found = self._flight.land()
         counted = self._counted.popleft()
-        return found.drafted, [
+        landed = [
             Landed(member, found.tokens[row], found.accepted[row], counted[row], found.log_probs[row])
             for row, member in enumerate(self._slots[: len(counted)])
             if member is not None and found.tokens[row]
         ]
+        for each in landed:
+            if each.member.held is not None:
+                each.member.held.advance(each.tokens)
+        self._flight.settle()
+        return found.drafted, landed
 
     def _begin(self, member: Member) -> None:
         decoder = self._decoder(member.cache.layout, in_use([member.sampling]), member.acceptor)
@@ -197,6 +218,7 @@ class Batch:
             decoder, self._steps(decoder, member.compiled), member.cache, state, [member.token], [member]
         )
         self._slots = [member]
+        self._hold()
 
     def _share_slack(self, joining: KVCache) -> None:
         assert self._flight is not None
@@ -215,9 +237,10 @@ class Batch:
         """More slots, behind those that there are."""
         assert self._flight is not None
         flight, now = self._flight, len(self._slots)
-        own = self.members[0].cache if now == 1 else None
-        flight.cache = resized(flight.cache, slots)
-        if own is not None:
+        if isinstance(flight.cache, BatchCache):
+            flight.cache.extend(slots)
+        else:
+            own, flight.cache = flight.cache, BatchCache(flight.cache, slots)
             own.empty()
         flight.state = _longer(flight.state, slots - now)
         flight.extend(slots - now)
@@ -227,6 +250,7 @@ class Batch:
         assert self._flight is not None
         flight = self._flight
         row = _state_of(member, flight.decoder)
+        assert isinstance(flight.cache, BatchCache)
         flight.cache.place(slot, member.cache)
         member.cache.empty()
         flight.state = _with_row(flight.state, slot, row)
@@ -245,7 +269,15 @@ class Batch:
         flight.steps = self._steps(flight.decoder, any(member.compiled for member in self.members))
         if not used.penalizes:
             flight.state = flight.state._replace(counts=None)
+        self._hold()
         self._set_limits([-1 if member is None else MAX_DRAFTS for member in self._slots])
+
+    def _hold(self) -> None:
+        """Let those be heard whose rows are held."""
+        assert self._flight is not None
+        held = [None if member is None else member.held for member in self._slots]
+        vocabulary = self._flight.cache.layout.config.vocab_size
+        self._guide = self._flight.guide = Guide(held, vocabulary) if any(held) else None
 
     def _set_limits(self, limits: list[int]) -> None:
         assert self._flight is not None

@@ -3,11 +3,15 @@
 All work is done in the thread that asks for events; one at a time.
 """
 
+import os
+from collections.abc import Sequence
 from math import inf
 
 from ..backend import Kept, on_gpu, usable_bytes
 from ..cache.layout import CacheLayout, round_up
+from ..cache.quantization import KVQuantization, kv_quantization
 from ..cache.rows import KVCache
+from ..cache.soft_tokens import MediaPrompt
 from ..drafts.batch import AutoBatchDraftLength
 from ..drafts.fixed import DEFAULT_DRAFTS, FixedDraftLength
 from ..drafts.learned import AUTO_LONGEST
@@ -20,10 +24,12 @@ from ..rounds.sampling import Sampling
 from ..rounds.state import Accept, Decoder
 from ..rounds.steps import EAGER, Steps
 from .admission import Admission
+from .ahead import ReadAhead
 from .batch import SLOTS, Batch
 from .learning import Learning, Memory
 from .pair import Pair
 from .prefill import Progress, no_progress
+from .prefix_options import FOLDER_BYTES, prefix_cache
 from .request import Request
 from .run import Run
 from .scheduler import LOOK_AHEAD, MAX_STALL, Scheduler
@@ -39,9 +45,18 @@ class Engine:
         pair: the networks.
         memory: where draft lengths that were learned are kept for later processes; None keeps them for as long as the
             target lives.
+        prefix_cache_bytes: of keys and values that are kept of prompts and texts, so that what begins like them is not
+            read again; 0 keeps none. None is a sixteenth of the memory, at most 2 GiB.
+        prefix_cache_folder: where these are kept for later processes; None writes nothing.
+        prefix_cache_folder_bytes: the most that the folder's files take.
         memory_limit: bytes that MLX may use in this process; None is what the device recommends, or all that there is.
-            Requests wait, and at last are refused, rather than go beyond it.
+            What is kept of prompts is given up, then requests wait, and at last are refused, rather than go beyond it.
         max_stall: seconds that requests which generate wait at most for others' prompts between two rounds.
+
+    Attributes:
+        pair: as given.
+        scheduler: makes progress for all runs that have begun.
+        prefix: what is kept of prompts and texts.
 
     Raises:
         InputError: one of them is something else.
@@ -51,6 +66,10 @@ class Engine:
         self,
         pair: Pair,
         memory: Memory | None = None,
+        *,
+        prefix_cache_bytes: int | None = None,
+        prefix_cache_folder: str | os.PathLike[str] | None = None,
+        prefix_cache_folder_bytes: int = FOLDER_BYTES,
         memory_limit: int | None = None,
         max_stall: float = MAX_STALL,
     ):
@@ -59,23 +78,25 @@ class Engine:
         if memory is not None and (isinstance(memory, type) or not isinstance(memory, Memory)):
             raise InputError(f"draft_memory is {described(memory)}, expected None or DraftMemory(folder)")
         self.pair = pair
+        self.prefix = prefix_cache(pair, prefix_cache_bytes, prefix_cache_folder, prefix_cache_folder_bytes)
         limit = usable_bytes() if memory_limit is None else _positive("memory_limit", memory_limit)
-        self.admission = Admission(pair, limit)
+        self.admission = Admission(pair, limit, self.prefix.release)
         batch = Batch(self.decoder, self.steps)
         self.scheduler = Scheduler(batch, self.admission, self._draft_length_together, _seconds("max_stall", max_stall))
+        self._ahead = ReadAhead(pair.target, self.prefix, lambda quantization: self.new_cache(None, quantization))
         self._memory = memory
 
-    def new_cache(self, num_assistant_tokens: int | None = None) -> KVCache:
+    def new_cache(self, num_assistant_tokens: int | None = None, quantization: KVQuantization | None = None) -> KVCache:
         """An empty cache for requests with so many drafts per round; None leaves room for as many as are learned."""
-        return self._cache(self.slack(num_assistant_tokens))
+        return self._cache(self.slack(num_assistant_tokens), quantization)
 
     def slack(self, num_assistant_tokens: int | None = None) -> int:
         """Slots beyond the window that :meth:`new_cache` gives a ring."""
         asked = GenerationOptions(num_assistant_tokens=num_assistant_tokens).num_assistant_tokens
         return round_up(_needed_slack(longest_draft(self.pair, asked)), SLACK_STEP)
 
-    def _cache(self, slack: int) -> KVCache:
-        layout = CacheLayout(self.pair.target.config, slack, self.pair.dtype)
+    def _cache(self, slack: int, quantization: KVQuantization | None) -> KVCache:
+        layout = CacheLayout(self.pair.target.config, slack, self.pair.dtype, quantization)
         return KVCache.of(layout, self.pair.fingerprint, (), [[]], [0])  # its buffers are made once it is let in
 
     def run(self, request: Request, cache: KVCache | None = None, progress: Progress = no_progress) -> Run:
@@ -98,19 +119,44 @@ class Engine:
         if self.pair.assistant is None and options.draft_temperature:
             raise OptionError("{draft_temperature} is for drafts, but there is no assistant model")
         request.check(self.pair.target.config)
+        self._ahead.drop()
         run = self._run(request, cache, progress, longest)
         self.admission.check(run.needs)
         return run
 
     def _run(self, request: Request, cache: KVCache | None, progress: Progress, longest: int) -> Run:
+        quantization = kv_quantization(request.options, self.pair.target.config)
         if cache is None:
-            own = self._cache(round_up(_needed_slack(longest), SLACK_STEP))
+            own = self._cache(round_up(_needed_slack(longest), SLACK_STEP), quantization)
             return Run(self, request, own, progress, longest=longest, kept=False)
         if not isinstance(cache, KVCache):
             raise InputError(f"prompt_cache is {described(cache)}, expected what make_prompt_cache returns")
         if cache.fingerprint != self.pair.fingerprint or cache.layout.slack < _needed_slack(longest):
             raise InputError("prompt_cache was made for another model, or for fewer num_assistant_tokens")
+        if quantization is not None and quantization != cache.layout.quantization:
+            held = "is dense" if cache.layout.quantization is None else f"has {cache.layout.quantization}"
+            raise OptionError("{kv_bits} asks for {asked}, and the prompt_cache {held}", asked=quantization, held=held)
         return Run(self, request, cache, progress, longest=longest)
+
+    def read_ahead(self, prompt: MediaPrompt | Sequence[int], quantization: KVQuantization | None = None) -> None:
+        """A later prompt is going to begin with this one: :meth:`idle` reads it, all but its last token.
+
+        Its keys and values are to be quantized as this one's.
+
+        Raises:
+            InputError: a prompt that the network could not read.
+        """
+        prompt = prompt if isinstance(prompt, MediaPrompt) else MediaPrompt(list(prompt))
+        Request(prompt).check(self.pair.target.config)
+        self._ahead.add(prompt, quantization)
+
+    def idle(self) -> bool:
+        """Do a little of what nobody waits for: read a chunk ahead, or write a restore point to the folder.
+
+        Returns:
+            Whether something was done, so that there may be more; nothing is while a request is under way.
+        """
+        return self.scheduler.idle and (self._ahead.step() or self.prefix.save())
 
     def decoder(self, layout: CacheLayout, sampling: Sampling, acceptor: Accept | None) -> Decoder:
         """The networks and settings of rounds; without an acceptor the device decides what stands."""
@@ -122,7 +168,7 @@ class Engine:
             return EAGER
         kept: Kept = self.pair.target.kept.get("steps", lambda: Kept(KEPT))
         layout = decoder.layout
-        key = id(decoder.assistant), layout.slack, layout.dtype, decoder.sampling, on_gpu()
+        key = id(decoder.assistant), layout.slack, layout.dtype, layout.quantization, decoder.sampling, on_gpu()
         steps: CompiledSteps = kept.get(key, lambda: CompiledSteps(decoder))
         if not steps.serve(decoder):  # an assistant that has died left its id to another
             kept.drop(key)

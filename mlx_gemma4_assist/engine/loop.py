@@ -1,20 +1,21 @@
 """Rounds, one after the other: the next is submitted before the last is read, so that the device never waits.
 
-Only this loop and the prefill touch a cache, and only :func:`read` waits for the device.
+Only this loop and the prefill touch a cache, and only :func:`read` and :func:`read_drafts` wait for the device.
 """
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import mlx.core as mx
 
+from ..cache.layout import Bound
 from ..cache.rows import KVCache
 from ..drafts.clock import RoundClock
 from ..drafts.protocol import DraftLength
 from ..rounds.sampling import row_keys
-from ..rounds.state import Decoder, Round, RoundState
+from ..rounds.state import Decoder, Proposal, Round, RoundState
 from ..rounds.steps import EAGER, Steps
 
 
@@ -75,6 +76,11 @@ def read(emitted: Round) -> Emitted:
     return Emitted(kept, accepted, emitted.tokens.shape[1] - 1, log_probs)
 
 
+def read_drafts(half: Proposal) -> list[list[int]]:
+    """Wait for the drafts of a round, which the target may still be verifying."""
+    return cast(list[list[int]], half.drafts.tokens.tolist())
+
+
 def _log_probs(emitted: Round, kept: list[list[int]]) -> list[list[LogProbs]]:
     """Of the tokens of each row that are kept."""
     own, ids, values = (cast(list[Any], array.tolist()) for array in emitted.log_probs)
@@ -82,6 +88,29 @@ def _log_probs(emitted: Round, kept: list[list[int]]) -> list[list[LogProbs]]:
         [LogProbs(own[row][i], list(zip(ids[row][i], values[row][i], strict=True))) for i in range(len(tokens))]
         for row, tokens in enumerate(kept)
     ]
+
+
+@dataclass(eq=False)
+class _Flying:
+    """A round in flight: whom its rows belong to, how many positions it writes, and what it emits, once the device has
+    its second half too."""
+
+    holders: list[object | None]
+    count: int
+    emitted: Round | None = None
+
+
+class Guide(Protocol):
+    """What the host says between the two halves of a round: :class:`guiding.Guide`."""
+
+    def known(self, count: int, unread: Sequence[bool]) -> mx.array:
+        """(B, count) int32, drafts of the next round that are known without the assistant, negative where they are not.
+
+        ``unread``: for each row, whether the round before is still in flight.
+        """
+
+    def masks(self, drafts: Sequence[Sequence[int]]) -> mx.array:
+        """``round.settle``'s masks for these drafts; all that was emitted before them is known."""
 
 
 class Flight:
@@ -93,6 +122,10 @@ class Flight:
         newest: the newest token of each row.
         holders: for each row whom its tokens belong to, None if to nobody. A round that was submitted for another
             holder says nothing of the row.
+
+    Attributes:
+        guide: if there is one, rounds are submitted in halves, and the second, ``settle``, when all rounds before have
+            been read. The device verifies meanwhile.
     """
 
     def __init__(
@@ -107,26 +140,53 @@ class Flight:
         self.decoder, self.steps, self.cache, self.state = decoder, steps, cache, state
         self.newest = list(newest)
         self.holders: list[object | None] = list(holders)
-        self._rounds: deque[tuple[Round, list[object | None]]] = deque()
+        self.guide: Guide | None = None
+        self._rounds: deque[_Flying] = deque()
+        self._half: Proposal | None = None
 
     def __len__(self) -> int:
         return len(self._rounds)
 
     def submit(self, drafts: int) -> None:
-        """Hand the device a round of so many drafts."""
+        """Hand the device a round of so many drafts; of a guided one the first half, if others are in flight."""
         cache, count = self.cache, drafts + 1
         ends = [self.end(row) + count for row in range(len(self.holders))]
-        cache.reserve(self.steps.reach(max(ends)))
-        emitted, self.state, buffers = self.steps.round(
-            self.decoder, self.state, cache.buffers, drafts, max(ends) - count
+        cache.reserve_each(
+            [0 if holder is None else self.steps.reach(end) for end, holder in zip(ends, self.holders, strict=True)]
         )
+        if self.state.places is not cache.places:
+            self.state = self.state._replace(places=cache.places)
+        bound = cache.bound([end - count for end in ends])
+        if self.guide is not None:
+            self._propose(self.guide, drafts, ends, bound)
+            return
+        emitted, self.state, buffers = self.steps.round(self.decoder, self.state, cache.buffers, drafts, bound)
         cache.store(buffers, ends)
         mx.async_eval(emitted, self.state[:3], self.state.counts, buffers)
-        self._rounds.append((emitted, list(self.holders)))
+        self._rounds.append(_Flying(list(self.holders), count, emitted))
+
+    def _propose(self, guide: Guide, drafts: int, ends: Sequence[int], bound: Bound) -> None:
+        known = guide.known(drafts, [self.in_flight_for(holder) > 0 for holder in self.holders])
+        self._half = self.steps.propose(self.decoder, self.state, self.cache.buffers, known, bound)
+        self.cache.store(self._half.buffers, ends)
+        mx.async_eval(self._half.drafts.tokens)  # apart: they can be read while the rest is computed
+        mx.async_eval(self._half.hidden, self._half.logits, self._half.buffers)
+        self._rounds.append(_Flying(list(self.holders), drafts + 1))
+        if len(self._rounds) == 1:
+            self.settle()
+
+    def settle(self) -> None:
+        """Hand the device the second half of the last round, if it has not got it: all before have been read."""
+        if self._half is None or self.guide is None:
+            return
+        half, self._half = self._half, None
+        emitted, self.state = self.steps.settle(self.decoder, self.state, half, self.guide.masks(read_drafts(half)))
+        mx.async_eval(emitted, self.state[:3], self.state.counts)
+        self._rounds[-1].emitted = emitted
 
     def in_flight_for(self, holder: object) -> int:
         """How many of the rounds in flight have a row of this holder."""
-        return sum(holder in holders for _, holders in self._rounds)
+        return sum(holder in flying.holders for flying in self._rounds)
 
     def extend(self, rows: int) -> None:
         """More rows, without holders; the cache and the state have them already."""
@@ -141,16 +201,17 @@ class Flight:
         """How many positions the rounds in flight write for a holder."""
         if holder is None:
             return 0
-        return sum(emitted.tokens.shape[1] for emitted, holders in self._rounds if holder in holders)
+        return sum(flying.count for flying in self._rounds if holder in flying.holders)
 
     def land(self) -> Emitted:
         """Wait for the first of the rounds; the keys and values of all but its last tokens are in the cache now.
 
         Rows that had another holder, or none, when it was submitted have no tokens in it.
         """
-        emitted, holders = self._rounds.popleft()
-        result = read(emitted)
-        for row, (tokens, holder) in enumerate(zip(result.tokens, holders, strict=True)):
+        flying = self._rounds.popleft()
+        assert flying.emitted is not None
+        result = read(flying.emitted)
+        for row, (tokens, holder) in enumerate(zip(result.tokens, flying.holders, strict=True)):
             if holder is None or holder is not self.holders[row]:
                 tokens.clear()
                 continue

@@ -1,6 +1,6 @@
 """What an engine is asked for, and what it tells of it: token ids in, token ids out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ from ..cache.soft_tokens import MediaPrompt
 from ..errors import InputError, OptionError, described
 from ..models.config import Gemma4TextConfig
 from ..options import GenerationOptions
+from .guiding import Constraint
 from .loop import LogProbs
 
 
@@ -20,6 +21,9 @@ class Request:
         options: how the text is generated; its stop strings are for whoever turns tokens into text.
         stop_tokens: any of these ends the text.
         suppress_tokens: ids that are never generated.
+        points: positions of the prompt where later ones may part from it: where turns begin.
+        left_out: ids with which something begins that later prompts leave out, such as thoughts.
+        constraint: makes what holds the text, at its beginning; None lets any token come.
         priority: who waits begins before those of a lower one, and after those of the same that came earlier. Nobody
             has to make room for it. As long as higher ones keep coming, a lower one waits.
     """
@@ -28,6 +32,9 @@ class Request:
     options: GenerationOptions = field(default_factory=GenerationOptions)
     stop_tokens: frozenset[int] = frozenset()
     suppress_tokens: tuple[int, ...] = ()
+    points: tuple[int, ...] = ()
+    left_out: frozenset[int] = frozenset()
+    constraint: Callable[[], Constraint] | None = None
     priority: int = 0
 
     def check(self, config: Gemma4TextConfig) -> None:
@@ -35,9 +42,13 @@ class Request:
 
         Raises:
             InputError: an empty prompt, one longer than the context, ids beyond the vocabulary, soft tokens that do
-                not fit, a priority that is no integer.
+                not fit; a grammar without a token that ends the text; a priority that is no integer.
         """
         check_tokens(self.prompt.tokens, config)
+        if self.options.grammar is not None and self.constraint is None:
+            raise OptionError(f"{{{self.options.grammar[0]}}} holds text, but the request has token ids only")
+        if self.constraint is not None and not self.stop_tokens:
+            raise InputError("a grammar needs a token that ends the text, and the checkpoint names none")
         last = config.vocab_size - 1
         outside = next((token for token in self.suppress_tokens if not 0 <= token <= last), None)
         if outside is not None:

@@ -67,6 +67,7 @@ class GenerationResponse:
         logprob: the token's log-probability, where ``top_logprobs`` asks for it: what the target says after penalties
             and biases, before temperature and filters.
         top_logprobs: (id, log-probability) of the likeliest tokens in its place, in falling order.
+        cached_tokens: how many of the prompt's tokens were not computed, since a cache had them.
     """
 
     text: str
@@ -82,6 +83,7 @@ class GenerationResponse:
     channel: Channel = Channel.ANSWER
     logprob: float | None = None
     top_logprobs: list[tuple[int, float]] | None = None
+    cached_tokens: int = 0
 
 
 def responses(run: Run, text: ChannelText) -> Generator[GenerationResponse, None, None]:
@@ -189,4 +191,5 @@ class _Reporter:
             channel=piece.channel,
             logprob=None if log_probs is None else log_probs.own,
             top_logprobs=None if log_probs is None else log_probs.likeliest,
+            cached_tokens=self._run.cached_tokens,
         )

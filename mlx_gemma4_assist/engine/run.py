@@ -19,9 +19,12 @@ from ..rounds.state import Accept, Decoder
 from ..rounds.steps import Steps
 from .admission import Needs
 from .batch import Member
+from .guiding import Held
 from .learning import Learning
 from .pair import Pair
 from .prefill import Progress, chunks, last_hidden
+from .prefix import PrefixCache
+from .reading import Reading, Text
 from .request import Request, TokenEvent
 from .scheduler import ChunkSize, Job, Scheduler
 
@@ -33,6 +36,8 @@ class Host(Protocol):
     def pair(self) -> Pair: ...
     @property
     def scheduler(self) -> Scheduler: ...
+    @property
+    def prefix(self) -> PrefixCache: ...
     def decoder(self, layout: CacheLayout, sampling: Sampling, acceptor: Accept | None) -> Decoder: ...
     def steps(self, decoder: Decoder, compiled: bool) -> Steps: ...
     def learning(self, options: GenerationOptions) -> Learning | None: ...
@@ -55,7 +60,7 @@ class Run:
     Attributes:
         kept: how many of the tokens made belong to the text, as far as it has been handed out. Who cuts the text
             earlier, at a stop string, says so here before closing.
-        to_compute: tokens of the prompt that the cache did not hold.
+        to_compute: tokens of the prompt that neither the cache held nor the engine's prefix cache.
         needs: how much memory it takes.
     """
 
@@ -66,11 +71,13 @@ class Run:
         self.kept = 0
         self.to_compute = 0
         self.prompt: Sequence[int] = request.prompt.keys
+        self._text = Text(self.prompt, request.prompt.media, request.points, request.left_out)
         self._engine, self._request, self._cache, self._progress = engine, request, cache, progress
         self._keeps_cache = kept
         self._sampling = sampling_of(options, request.suppress_tokens)
         self._compiled = compiles(options.compile)
         self._learning = engine.learning(options)
+        self._held = None if request.constraint is None else Held(request.constraint(), not self._draws_by_seed())
         self.needs = self._needs(longest)
         self._job = Job(
             self._read_prompt,
@@ -107,6 +114,11 @@ class Run:
         self._leave()  # begun, but never iterated over
 
     @property
+    def cached_tokens(self) -> int:
+        """How many of the prompt's tokens were not computed; known once the first event is there."""
+        return len(self.prompt) - self.to_compute
+
+    @property
     def ready(self) -> bool:
         """Whether the next event is there, or an error in its place, without any work."""
         return bool(self._job.events) or self._job.failed or self._job.refusal is not None
@@ -115,6 +127,7 @@ class Run:
         """Take part in the engine's work from now on, not only once an event is asked for."""
         if self._holder is None:
             self._holder = self._cache.claim()
+            self._engine.prefix.expect(self, self.prompt)
             self._engine.scheduler.add(self._job)
 
     def _run(self) -> Generator[TokenEvent, None, None]:
@@ -129,12 +142,15 @@ class Run:
                     event = job.events.popleft()
                     rounds_read += 1
                     self.kept += len(event.tokens)
+                    if event.finish_reason is not None:
+                        self._check_held()
                     yield event
                     if event.finish_reason is not None:
                         return
                     if not cache.is_held_by(self._holder):
                         raise InputError("another text has begun on this prompt_cache: this one cannot go on")
         except RuntimeError:  # what the device was doing with the buffers is not known
+            self._engine.prefix.clear()
             cache.reset()
             raise
         finally:
@@ -143,8 +159,19 @@ class Run:
                 cache.rewind(0, len(self.prompt) + self.kept - 1)
             if self._learning is not None:
                 self._learning.keep(rounds_read)
+            if self._engine.scheduler.idle and not job.failed:
+                while self._engine.prefix.save():
+                    pass
+
+    def _check_held(self) -> None:
+        """Raises:
+        InputError: the grammar could not go on, and so the text has ended.
+        """
+        if self._held is not None and self._held.constraint.error is not None:
+            raise InputError(f"the grammar could not go on: {self._held.constraint.error}")
 
     def _leave(self) -> None:
+        self._engine.prefix.expect_no_longer(self)
         self._engine.scheduler.drop(self._job)
         if not self._keeps_cache:
             self._cache.empty()
@@ -164,23 +191,31 @@ class Run:
         """
         cache, engine, prompt = self._cache, self._engine, self._request.prompt
         options = self._request.options
-        rest = self.prompt[cache.reuse(0, self.prompt) :]
+        engine.prefix.expect_no_longer(self)
+        reading = Reading(engine.prefix, cache, self._text)
+        rest = self.prompt[reading.begin :]
         self.to_compute = len(rest)
         decoder = engine.decoder(cache.layout, in_use([self._sampling]), None)
         steps = engine.steps(decoder, self._compiled)
-        apart = 2 if others_run and len(rest) > 1 and rest[-2] >= 0 and not self._draws_by_seed() else 1
+        joins = (others_run or reading.is_asked_again) and not self._draws_by_seed()
+        apart = 2 if joins and len(rest) > 1 and rest[-2] >= 0 else 1
         read = chunks(
             engine.pair.target,
             cache,
             rest[:-apart],
-            lambda: min(options.prefill_step_size, chunk_size() or options.prefill_step_size),
+            lambda: reading.step(min(options.prefill_step_size, chunk_size() or options.prefill_step_size)),
             steps=steps,
             media=prompt.media,
             progress=self._count,
         )
         for _ in read:
+            reading.passed()
             yield None
-        hidden = last_hidden(decoder, cache, rest[-2]) if apart == 2 else None
+        hidden = None if self._draws_by_seed() else reading.hidden if len(rest) == 1 else None
+        if apart == 2:
+            reading.passed()
+            hidden = last_hidden(decoder, cache, rest[-2])
+        reading.passed(hidden)
         yield self._member(rest[-1], hidden)
 
     def _count(self, done: int, total: int) -> None:
@@ -204,4 +239,13 @@ class Run:
             compiled=self._compiled,
             holder=self._holder if self._keeps_cache else None,
             acceptor=HostAcceptor(processors, self._request.prompt.tokens) if processors else None,
+            leaving=None if self._keeps_cache else self._leave_point,
+            held=self._held,
         )
+
+    def _leave_point(self, cache: KVCache, row: int) -> None:
+        """Where the text ends, for a later prompt that goes on with it; a caller's own cache has that already."""
+        store, made = self._engine.prefix, self._job.made if self._job.ended else self.kept
+        length = len(self.prompt) + made - 1
+        if store.budget and made and self._text.stays(cache.tokens[row][:length]) and cache.can_rewind(row, length):
+            store.take(cache.take(row), length)

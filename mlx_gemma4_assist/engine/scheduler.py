@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from time import perf_counter
 
+from ..cache.layout import grown_size
 from ..cache.rows import KVCache
 from ..drafts.clock import RoundClock
 from ..drafts.protocol import BatchDraftLength, DraftLength
@@ -208,9 +209,8 @@ class Scheduler:
         """Whether the next job may begin. It waits for others, and is refused where there are none."""
         if self._running:
             needs = [*(each.needs for each in self._running.values()), job.needs]
-            return self._admission.has_room(
-                joined_bytes(needs, len(self._batch.slots), max(self._batch.size, job.cache.size))
-            )
+            sizes = [*map(self._batch.capacity, self._running), job.cache.size]
+            return self._admission.has_room(joined_bytes(needs, len(self._batch.slots), sizes))
         job.refusal = self._admission.refusal(job.needs, job.cache.nbytes)
         if job.refusal is not None:
             job.ended = True
@@ -223,16 +223,17 @@ class Scheduler:
         if self._waiting:
             self._admission.look(self._batch.nbytes + self._being_read() + self._waiting[0].cache.nbytes)
         for member, job in self._running.items():
-            size = self._batch.size_for(member)
-            if size > self._batch.size and not self._may_grow(size):
+            need, capacity = self._batch.need(member), self._batch.capacity(member)
+            if need > capacity > 0 and not self._may_grow():
                 job.budget = min(job.budget, job.made + max(1, self._batch.in_flight_for(member)))
 
-    def _may_grow(self, size: int) -> bool:
-        """Whether there is memory for linear buffers of so many slots."""
+    def _may_grow(self) -> bool:
+        """Whether there is memory for the room that all rows need for their next rounds."""
         reading = self._being_read()
         self._admission.look(self._batch.nbytes + reading)
         needs = [job.needs for job in self._running.values()]
-        return self._admission.has_room(grown_bytes(needs, len(self._batch.slots), size) + reading)
+        sizes = [max(grown_size(self._batch.need(each)), self._batch.capacity(each)) for each in self._running]
+        return self._admission.has_room(grown_bytes(needs, len(self._batch.slots), sizes) + reading)
 
     def _being_read(self) -> int:
         """Bytes of the cache that a prompt is being read into."""
@@ -289,9 +290,11 @@ class Scheduler:
         left = job.budget - job.made - flying
         if left <= 0:
             return -1
-        if job.made == 0 and flying == 0 and member.hidden is None:
+        first = job.made == 0 and flying == 0
+        if first and member.drafts_at_once == 0:
             return 0
         longest = self._together.longest if job.learns and together else job.draft_length.choose()
+        longest = min(longest, member.drafts_at_once) if first else longest
         return longest if job.steady else min(longest, left - 1)
 
     def _learns_together(self) -> bool:

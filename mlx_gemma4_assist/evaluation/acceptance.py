@@ -11,11 +11,12 @@ from typing import NamedTuple, TypeVar, cast
 
 import mlx.core as mx
 
-from ..api import make_prompt_cache
 from ..backend import wired_limit
+from ..cache.quantization import KVQuantization
 from ..cache.rows import KVCache, join
 from ..cache.shared import shared_kv_states
 from ..drafts.fixed import DEFAULT_DRAFTS, FixedDraftLength
+from ..engine.engine import Engine
 from ..engine.loop import Plan, rounds, start
 from ..engine.pair import Pair
 from ..engine.prefill import prefill
@@ -111,6 +112,7 @@ def measure_acceptance(
     passages: Sequence[Passage],
     max_drafts: int = DEFAULT_DRAFTS,
     finished: Callable[[], None] = lambda: None,
+    quantization: KVQuantization | None = None,
 ) -> Acceptance | None:
     """Make one round from each token of each continuation: a draft is accepted if the target would choose it greedily.
 
@@ -118,6 +120,7 @@ def measure_acceptance(
         passages: the same for all pairs that are to be compared, see :func:`continuations`.
         max_drafts: drafts per round.
         finished: called after each passage.
+        quantization: of keys and values; None where they are dense.
 
     Returns:
         None for a pair without assistant, and where all continuations are empty.
@@ -133,7 +136,7 @@ def measure_acceptance(
     stats = SpeculationStats()
     for group in _groups(pair, drafts, passages):
         with wired_limit():
-            counts = accepted_from_each(pair, group, drafts)
+            counts = accepted_from_each(pair, group, drafts, quantization)
         for row in counts:
             for accepted in row:
                 stats.add(drafts, accepted)
@@ -161,12 +164,14 @@ def drafts_are_numbers(pair: Pair, prompt: Sequence[int]) -> bool:
     return not found.item()
 
 
-def accepted_from_each(pair: Pair, passages: Sequence[Passage], drafts: int) -> list[list[int]]:
+def accepted_from_each(
+    pair: Pair, passages: Sequence[Passage], drafts: int, quantization: KVQuantization | None = None
+) -> list[list[int]]:
     """For each passage, from each token of its continuation: how many of a round's drafts are accepted.
 
     The passages are the rows of a batch.
     """
-    decoder, cache = _start_of(pair, drafts, [tokens[: begin - 1] for tokens, begin in passages])
+    decoder, cache = _start_of(pair, drafts, [tokens[: begin - 1] for tokens, begin in passages], quantization)
     texts = [tokens[begin - 1 :] for tokens, begin in passages]
     longest = max(map(len, texts))
     # Rows that have ended go on with any token; what comes of it is not counted.
@@ -197,16 +202,18 @@ def _accepted_along(decoder: Decoder, cache: KVCache, texts: list[list[int]], dr
 
 def _groups(pair: Pair, drafts: int, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     """As many at a time as there is memory for; a cache has whole sliding windows even for short texts."""
-    rows = CACHE_BYTES // make_prompt_cache(pair.target, pair.assistant, drafts).nbytes
+    rows = CACHE_BYTES // Engine(pair).new_cache(drafts).nbytes
     rows = min(max(rows, 1), MOST_ROWS)
     for begin in range(0, len(items), rows):
         yield items[begin : begin + rows]
 
 
-def _start_of(pair: Pair, drafts: int, prefixes: Sequence[Sequence[int]]) -> tuple[Decoder, KVCache]:
+def _start_of(
+    pair: Pair, drafts: int, prefixes: Sequence[Sequence[int]], quantization: KVQuantization | None = None
+) -> tuple[Decoder, KVCache]:
     """A greedy decoder, and a cache that holds each prefix in a row of its own."""
     caches = []
     for prefix in prefixes:
-        caches.append(make_prompt_cache(pair.target, pair.assistant, drafts))
+        caches.append(Engine(pair).new_cache(drafts, quantization))
         prefill(pair.target, caches[-1], prefix)
     return Decoder(pair.target, pair.assistant, caches[0].layout, Sampling(), accept), join(caches)

@@ -219,7 +219,7 @@ class Gemma4ForCausalLM(_Pretrained):
         if assistant is None and "num_assistant_tokens" not in said:
             generation = replace(generation, num_assistant_tokens=None)  # a configuration may say how many it had
         request = Request(self._with_media(prompt), generation, stops, suppressed)
-        run = Engine(Pair(self.network, assistant)).run(request)
+        run = Engine(Pair(self.network, assistant), prefix_cache_bytes=0).run(request)
         return _collect(prompt.ids, (token for event in run for token in event.tokens), streamer)
 
     def _with_media(self, prompt: ReadPrompt) -> MediaPrompt:

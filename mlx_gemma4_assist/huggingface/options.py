@@ -1,11 +1,13 @@
 """How ``generate`` decodes: its arguments, over a ``generation_config``, over the checkpoint's, over defaults."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from operator import index
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..errors import InputError
-from ..options import GenerationOptions
+from ..options import GenerationOptions, integer, number
+from ..text.token_ids import Array
 
 Values = Mapping[str, Any]
 DEFAULT_NEW_TOKENS = 20
@@ -170,21 +172,34 @@ def _number(values: Values, name: str, if_none: float) -> Any:
     value = values[name]
     if value is None:
         return if_none
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{name} is {value!r}, expected a number")
+    try:
+        number(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{name} is {value!r}, expected a number") from None
     return value
 
 
 def _count(values: Values, name: str, least: int) -> int | None:
     value = values[name]
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+    if value is None:
+        return None
+    try:
+        count = integer(value)
+    except TypeError:
+        count = least - 1
+    if count < least:
         raise InputError(f"{name} is {value!r}, expected an integer, at least {least}")
-    return value
+    return count
 
 
 def _ids(values: Values, name: str) -> tuple[int, ...]:
     value = values[name]
-    ids: Sequence[Any] = () if value is None else value if isinstance(value, list | tuple) else (value,)
-    if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+    ids = value.tolist() if isinstance(value, Array) else value
+    ids = () if ids is None else ids if isinstance(ids, list | tuple) else (ids,)
+    try:
+        read = tuple(-1 if isinstance(i, bool) else index(i) for i in ids)
+    except TypeError:
+        read = (-1,)
+    if any(i < 0 for i in read):
         raise InputError(f"{name} is {value!r}, expected a token id or a list of them")
-    return tuple(ids)
+    return read

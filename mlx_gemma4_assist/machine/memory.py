@@ -6,7 +6,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache.layout import CacheLayout
+from ..cache.layout import GROWTH, CacheLayout
+from ..cache.quantization import KVQuantization
 from ..checkpoints.quantized import Quantizable, Quantization
 from ..engine.engine import SLACK_STEP
 from ..models.config import Gemma4TextConfig
@@ -44,7 +45,7 @@ class ContextBytes(NamedTuple):
     """What a context costs besides the weights.
 
     Attributes:
-        per_token: keys and values of the layers with full attention.
+        per_token: keys and values of the layers with full attention; where they are quantized, from there on.
         sliding: keys and values of the sliding layers, once the context is longer than their window.
         keys_values: both, at the context asked for.
         scores: of one full layer's attention while a prompt's chunk is computed; such layers are never fused.
@@ -56,12 +57,22 @@ class ContextBytes(NamedTuple):
     scores: int
 
 
-def context_bytes(config: Gemma4TextConfig, context: int) -> ContextBytes:
-    """For one conversation of ``context`` tokens in half precision, stored as ``KVCache`` does at default settings."""
-    layout = CacheLayout(config, SLACK_STEP, mx.bfloat16)
-    full, sliding = layout.linear_bytes(1), layout.row_bytes(0)
-    scores = score_bytes(config, min(GenerationOptions.prefill_step_size, context), context, HALF)
-    return ContextBytes(full, sliding, full * context + sliding, scores)
+def context_bytes(
+    config: Gemma4TextConfig, context: int, quantization: KVQuantization | None = None, dtype: mx.Dtype = mx.bfloat16
+) -> ContextBytes:
+    """For one conversation of ``context`` tokens, stored as ``KVCache`` does at default settings.
+
+    Args:
+        config: the target's.
+        context: tokens.
+        quantization: of keys and values; None where they are dense.
+        dtype: of what is not quantized.
+    """
+    layout = CacheLayout(config, SLACK_STEP, dtype, quantization)
+    late = context if quantization is None else max(context, quantization.start + GROWTH)
+    per_token = layout.linear_bytes(late + 1) - layout.linear_bytes(late)
+    scores = score_bytes(config, min(GenerationOptions.prefill_step_size, context), context, dtype.size)
+    return ContextBytes(per_token, layout.row_bytes(0), layout.row_bytes(context), scores)
 
 
 class Fit(StrEnum):

@@ -1,17 +1,19 @@
 """Whether a pair and a conversation have room on this machine: a warning before the weights are read."""
 
+from bisect import bisect_right
 from pathlib import Path
 
 import mlx.core as mx
 
 from ..backend import readable
+from ..cache.quantization import KVQuantization
 from ..checkpoints.loading import held
 from ..files import read_json
 from ..models.config import read_assistant_config, read_target_config
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 from .doctor import Machine
-from .memory import HALF, Fit, context_bytes, fit
+from .memory import Fit, context_bytes, fit
 
 
 def memory_warning(
@@ -20,6 +22,7 @@ def memory_warning(
     assistant: Path | None = None,
     dtype: str | mx.Dtype | None = None,
     tokens: int | None = None,
+    quantization: KVQuantization | None = None,
 ) -> str | None:
     """What is too large, in one sentence with the figures; None if weights, keys and values fit.
 
@@ -30,6 +33,7 @@ def memory_warning(
         target, assistant: folders; no assistant counts for nothing.
         dtype: as for ``load_model``, of both.
         tokens: of the conversation; None is all that the model has.
+        quantization: of keys and values; None where they are dense.
 
     Raises:
         InputError: files that are missing or damaged.
@@ -38,17 +42,20 @@ def memory_warning(
     network = held(Gemma4ForCausalLM(config), target, dtype)
     weights = network.nbytes + (0 if assistant is None else _assistant_bytes(assistant, dtype))
     asked = config.max_position_embeddings if tokens is None else min(tokens, config.max_position_embeddings)
-    cost, wider = context_bytes(config, asked), network.dtype.size / HALF
-    cache = int(cost.keys_values * wider)
+
+    def cache_bytes(length: int) -> int:
+        return context_bytes(config, length, quantization, network.dtype).keys_values
+
+    cache = cache_bytes(asked)
     if fit(weights + cache, machine.usable) is not Fit.NO:
         return None
     have = f"the {readable(machine.usable)} that MLX may use on this machine"
     if weights > machine.usable:
         return f"the weights take {readable(weights)}, more than {have}"
-    room = max(0, (machine.usable - weights) / wider - cost.sliding)
+    room = bisect_right(range(1, asked), machine.usable - weights, key=cache_bytes)
     return (
         f"weights of {readable(weights)} and {readable(cache)} of keys and values for {asked:,} tokens are more than "
-        f"{have}: it has room for about {int(room / cost.per_token) if cost.per_token else 0:,} tokens"
+        f"{have}: it has room for about {room:,} tokens"
     )
 
 

@@ -8,6 +8,7 @@ from . import cpu
 from .activations import geglu
 from .config import Gemma4TextConfig
 from .layers import rms_norm
+from .linear import Linear
 from .network import Module
 
 
@@ -26,12 +27,12 @@ class Router(Module):
         self.top_k = config.top_k_experts
         self.eps = config.rms_norm_eps
         self.root_size = config.hidden_size**-0.5
-        self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.proj = Linear(config.hidden_size, config.num_experts)
         self.scale = mx.ones((config.hidden_size,))
         self.per_expert_scale = mx.ones((config.num_experts,))
 
     def __call__(self, x: mx.array) -> tuple[mx.array, mx.array]:
-        """x: (B, L, H) -> experts (B, L, top_k) uint32 and their weights (B, L, top_k)."""
+        """x: (T, H), all positions of a block -> experts (T, top_k) uint32 and their weights (T, top_k)."""
         scores = self.proj(rms_norm(x, self.scale * self.root_size, self.eps))
         experts = mx.argpartition(scores, kth=-self.top_k, axis=-1)[..., -self.top_k :]
         # A softmax over all experts, renormalised over the best, is a softmax over the best.
@@ -52,12 +53,12 @@ class Experts(Module):
         )
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
-        """x: (B, L, H); experts, weights: (B, L, top_k) -> (B, L, H)."""
+        """x: (T, H); experts, weights: (T, top_k) -> (T, H)."""
         routed = self.switch_glu(x, experts) if on_gpu() else self._on_cpu(x, experts)
         return (routed * weights[..., None]).sum(-2)
 
     def _on_cpu(self, x: mx.array, experts: mx.array) -> mx.array:
-        """As ``switch_glu``: x: (B, L, H); experts: (B, L, top_k) -> (B, L, top_k, H)."""
+        """As ``switch_glu``: x: (T, H); experts: (T, top_k) -> (T, top_k, H)."""
         glu = self.switch_glu
         x = mx.expand_dims(x, (-2, -3))
         up, gate = _product(glu.up_proj, x, experts), _product(glu.gate_proj, x, experts)

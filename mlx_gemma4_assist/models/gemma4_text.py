@@ -14,6 +14,7 @@ from .attention import KeysValues, Mask
 from .config import Gemma4TextConfig
 from .experts import Experts, Router
 from .layers import MLP, Attention, BlockCache, RMSNorm
+from .linear import Linear
 from .names import layer_number, split_experts, text_name
 from .network import Module, Network
 
@@ -46,8 +47,8 @@ class DecoderLayer(Module):
             self.pre_feedforward_layernorm_2 = _norm(config)
         per_layer_size = config.hidden_size_per_layer_input
         if per_layer_size:
-            self.per_layer_input_gate = nn.Linear(config.hidden_size, per_layer_size, bias=False)
-            self.per_layer_projection = nn.Linear(per_layer_size, config.hidden_size, bias=False)
+            self.per_layer_input_gate = Linear(config.hidden_size, per_layer_size)
+            self.per_layer_projection = Linear(per_layer_size, config.hidden_size)
             self.post_per_layer_input_norm = _norm(config)
         self.layer_scalar = mx.ones((1,))
 
@@ -67,10 +68,10 @@ class DecoderLayer(Module):
         normed: mx.array | None = None,
         per_layer_input: mx.array | None = None,
     ) -> mx.array:
-        """x: (B, L, H) -> (B, L, H).
+        """x: (B * L, H) -> (B * L, H); offset: (B,).
 
         ``normed`` is ``input_layernorm(x)`` where the caller has it already, from projecting keys and values.
-        ``per_layer_input``: (B, L, P), for the models that have them, None for the others.
+        ``per_layer_input``: (B * L, P), for the models that have them, None for the others.
         """
         normed = self.input_layernorm(x) if normed is None else normed
         x = x + self.post_attention_layernorm(self.self_attn(normed, offset, mask, keys_values))
@@ -98,7 +99,7 @@ class Gemma4TextModel(Module):
         if self.per_layer_size:
             packed = config.num_hidden_layers * self.per_layer_size
             self.embed_tokens_per_layer = nn.Embedding(config.vocab_size_per_layer_input, packed)
-            self.per_layer_model_projection = nn.Linear(config.hidden_size, packed, bias=False)
+            self.per_layer_model_projection = Linear(config.hidden_size, packed)
             self.per_layer_projection_norm = RMSNorm(self.per_layer_size, eps=config.rms_norm_eps)
 
     def embed(self, tokens: mx.array) -> mx.array:
@@ -107,8 +108,8 @@ class Gemma4TextModel(Module):
         return rows * self.embed_scale
 
     def per_layer_inputs(self, tokens: mx.array, inputs_embeds: mx.array) -> mx.array:
-        """tokens: (B, L), inputs_embeds: (B, L, H) scaled -> (B, L, layers, P): identity and context combined."""
-        shape = (*tokens.shape, self.config.num_hidden_layers, self.per_layer_size)
+        """tokens: (B, L), inputs_embeds: (B * L, H) scaled -> (B * L, layers, P): identity and context combined."""
+        shape = (tokens.size, self.config.num_hidden_layers, self.per_layer_size)
         identity: mx.array = (self.embed_tokens_per_layer(tokens) * self.per_layer_size**0.5).reshape(shape)
         context = (self.per_layer_model_projection(inputs_embeds) * self.config.hidden_size**-0.5).reshape(shape)
         return (self.per_layer_projection_norm(context) + identity) * _ROOT_HALF
@@ -122,16 +123,17 @@ class Gemma4TextModel(Module):
         A prompt's chunk evaluates only the cache: lazy evaluation then leaves out all that follows the last layer that
         owns keys and values.
         """
-        x = self.embed(tokens) if inputs_embeds is None else inputs_embeds
+        embeds = self.embed(tokens) if inputs_embeds is None else inputs_embeds
+        x = embeds.reshape(tokens.size, -1)
         per_layer_inputs = self.per_layer_inputs(tokens, x) if self.per_layer_size else None
         shared: dict[str, KeysValues] = {}
         for i, layer in enumerate(self.layers):
             normed = layer.input_layernorm(x)
             if layer.self_attn.owns_kv:
                 shared[layer.kind] = layer.self_attn.keys_values(normed, cache)
-            per_layer_input = None if per_layer_inputs is None else per_layer_inputs[:, :, i]
+            per_layer_input = None if per_layer_inputs is None else per_layer_inputs[:, i]
             x = layer(x, cache.offset, cache.masks[layer.kind], shared[layer.kind], normed, per_layer_input)
-        return self.norm(x)
+        return self.norm(x).reshape(embeds.shape)
 
 
 class Gemma4ForCausalLM(Network):
@@ -147,7 +149,7 @@ class Gemma4ForCausalLM(Network):
         self.model = Gemma4TextModel(config)
         self.kept = Kept(KEPT)
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
     def __getstate__(self) -> dict[str, object]:
         """A copy, deep or not, keeps nothing yet: what was made for this network may have its weights in it."""

@@ -1,12 +1,13 @@
 """The parts that targets and assistants share: rotary embedding, gated MLP, attention.
 
-Shapes: B rows of a batch, L positions, H hidden size, N query heads, G key-value heads, D head dim, S keys.
+Shapes: B rows of a batch, L positions, H hidden size, N query heads, G key-value heads, D head dim, S keys. Between the
+attentions all positions are rows of one matrix, (B * L, H): MLX's product of a matrix with more axes adds two nodes to
+the graph, and building and walking the graph is what a small model's token takes longest for.
 """
 
 from typing import Any, Protocol
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from ..backend import on_gpu
@@ -14,6 +15,7 @@ from . import cpu
 from .activations import geglu
 from .attention import KeysValues, Mask, attend
 from .config import Gemma4TextConfig
+from .linear import Linear
 from .network import Module
 
 
@@ -36,7 +38,7 @@ def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
     """transformers' ``Gemma4RMSNorm`` over the last axis; without a weight nothing is scaled."""
     if on_gpu():
         return mx.fast.rms_norm(x, weight, eps)
-    return cpu.normalized(x, eps) if weight is None else cpu.normalized_and_scaled(x, weight, eps)
+    return cpu.normalized(x, weight, eps)
 
 
 class RMSNorm(Module):
@@ -86,9 +88,9 @@ class MLP(Module):
         super().__init__()
         wide = config.use_double_wide_mlp and layer >= config.num_kv_layers
         size = config.intermediate_size * (2 if wide else 1)
-        self.gate_proj = nn.Linear(config.hidden_size, size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, size, bias=False)
-        self.down_proj = nn.Linear(size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, size)
+        self.up_proj = Linear(config.hidden_size, size)
+        self.down_proj = Linear(size, config.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.down_proj(geglu(self.gate_proj(x), self.up_proj(x)))
@@ -111,31 +113,32 @@ class Attention(Module):
         self.eps = config.rms_norm_eps
         self.owns_kv = layer < config.num_kv_layers
         self.k_eq_v = config.attention_k_eq_v and kind == "full_attention"
-        self.q_proj = nn.Linear(config.hidden_size, heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(heads * self.head_dim, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, heads * self.head_dim)
+        self.o_proj = Linear(heads * self.head_dim, config.hidden_size)
         self.q_norm = RMSNorm(self.head_dim, eps=self.eps)
         if self.owns_kv:
-            self.k_proj = nn.Linear(config.hidden_size, kv_heads * self.head_dim, bias=False)
+            self.k_proj = Linear(config.hidden_size, kv_heads * self.head_dim)
             self.k_norm = RMSNorm(self.head_dim, eps=self.eps)
             if not self.k_eq_v:
-                self.v_proj = nn.Linear(config.hidden_size, kv_heads * self.head_dim, bias=False)
+                self.v_proj = Linear(config.hidden_size, kv_heads * self.head_dim)
         self.rotary = RotaryEmbedding(self.head_dim, config.rope_parameters[kind])
 
-    def _heads(self, x: mx.array) -> mx.array:
-        B, L, _ = x.shape
-        return x.reshape(B, L, -1, self.head_dim)
+    def _heads(self, x: mx.array, rows: int) -> mx.array:
+        """(B * L, heads * D) -> (B, L, heads, D)."""
+        return x.reshape(rows, x.shape[0] // rows, -1, self.head_dim)
 
     def keys_values(self, x: mx.array, cache: BlockCache) -> KeysValues:
-        """Project x: (B, L, H), store it, and return what the cache gives to attend to."""
-        raw = self._heads(self.k_proj(x))
-        values = raw if self.k_eq_v else self._heads(self.v_proj(x))
+        """Project x: (B * L, H), store it, and return what the cache gives to attend to."""
+        rows = cache.offset.shape[0]
+        raw = self._heads(self.k_proj(x), rows)
+        values = raw if self.k_eq_v else self._heads(self.v_proj(x), rows)
         keys = self.rotary(self.k_norm(raw).transpose(0, 2, 1, 3), cache.offset)
         values = rms_norm(values, None, self.eps).transpose(0, 2, 1, 3)
         return cache.update(self.layer, keys, values)
 
     def __call__(self, x: mx.array, offset: mx.array, mask: Mask, keys_values: KeysValues) -> mx.array:
-        """x: (B, L, H) -> (B, L, H), attending to given (B, G, S, D) keys and values."""
-        B, L, _ = x.shape
-        queries = self.rotary(self.q_norm(self._heads(self.q_proj(x))).transpose(0, 2, 1, 3), offset)
+        """x: (B * L, H) -> (B * L, H), attending to given (B, G, S, D) keys and values; offset: (B,)."""
+        heads = self._heads(self.q_proj(x), offset.shape[0])
+        queries = self.rotary(self.q_norm(heads).transpose(0, 2, 1, 3), offset)
         out = attend(queries, keys_values, mask)
-        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(B, L, -1))
+        return self.o_proj(out.transpose(0, 2, 1, 3).reshape(x.shape[0], -1))

@@ -1,4 +1,5 @@
-"""What changes the target's logits before a token is chosen, drafts or not: penalties and biases; and what they say.
+"""What changes the target's logits before a token is chosen, drafts or not: penalties and biases, masks; and what
+they say.
 
 Each place of a block is penalized for the drafts before it too, as if these stood: the first of them that falls ends
 the block, so that what is emitted is exactly what decoding token by token would give.
@@ -54,6 +55,21 @@ def _said(drafts: mx.array, vocabulary: int) -> mx.array:
     """How often each id is among the drafts before a place: (B, K) -> (B, K + 1, V) int32."""
     each = (drafts[..., None] == mx.arange(vocabulary)).astype(mx.int32)
     return mx.concatenate([mx.zeros((drafts.shape[0], 1, vocabulary), mx.int32), mx.cumsum(each, axis=1)], axis=1)
+
+
+LEAST = 1e30  # where nothing else is allowed, what a bias has forbidden is
+
+
+def masked(logits: mx.array, masks: mx.array) -> mx.array:
+    """logits (B, K + 1, V) with all at -inf that may not come in a place.
+
+    masks: (B, K + 1, ceil(V / 32)) uint32; bit i of word w says whether the id 32 w + i may. A mask goes before biases
+    and suppressed ids: where these forbid everything that it allows, that stays possible.
+    """
+    bits = (masks[..., None] >> mx.arange(32, dtype=mx.uint32)) & 1
+    allowed = mx.flatten(bits, -2)[..., : logits.shape[-1]] != 0
+    least = mx.array(max(-LEAST, mx.finfo(logits.dtype).min), logits.dtype)
+    return mx.where(allowed, mx.maximum(logits, least), mx.array(-mx.inf, logits.dtype))
 
 
 def counts_after(counts: Counts, emitted: Round) -> Counts:

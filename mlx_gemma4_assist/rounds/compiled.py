@@ -8,12 +8,12 @@ cost nothing, close enough for attending to the padding to cost nothing (figures
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from ..backend import can_compile, compiles_by_default
-from ..cache.layout import BUCKET, CacheLayout, round_up
+from ..cache.layout import BUCKET, Bound, CacheLayout, bounds_of, round_up
 from ..cache.store import Buffers
 from ..errors import OptionError
 from ..models.config import Gemma4TextConfig
@@ -28,9 +28,26 @@ PADDING_PERCENT = 2  # multiplications with keys and values in vain, of those wi
 GROWTH_SHARE = 8  # in a long text a bucket is up to this part of it, so that it traces as seldom as it doubles
 RECENT = 16  # rounds, over which the share of a draft length is taken
 WORTH_TRACING = 0.2  # share of the recent rounds
+STAYS = 8  # times that a shape of shelves is asked for before it is traced
+SHAPES = 64  # of shelves, whose rounds are traced
 
 Function = Callable[..., Any]
-Build = Callable[[Decoder, int, int], Function]
+Build = Callable[[Decoder, int, Bound], Function]
+
+
+class Where(NamedTuple):
+    """What a trace knows of the rows' lengths.
+
+    Attributes:
+        bound: of all rows, or of those on each shelf.
+        places: how many each shelf has; none where rows lie on no shelves.
+    """
+
+    bound: Bound
+    places: tuple[int, ...] = ()
+
+
+Key = tuple[Build, int, Where]
 
 
 def check_compiler() -> None:
@@ -82,10 +99,11 @@ class CompiledSteps:
             assistant=None if decoder.assistant is None else weakref.proxy(decoder.assistant),
             accept=accept,
         )
-        self._compiled: dict[tuple[Build, int, int], Function] = {}
+        self._compiled: dict[Key, Function] = {}
         self._bucket = bucket_size(decoder.layout.config)
         self._shares: dict[int, float] = {}
-        self._asked: set[tuple[Build, int, int]] = set()
+        self._asked: set[Key] = set()
+        self._shapes: dict[Key, int] = {}  # of rows on shelves, how often each was asked for; the last one last
 
     def serve(self, decoder: Decoder) -> bool:
         """Whether they were made for the very networks of this one, which are still alive."""
@@ -99,46 +117,85 @@ class CompiledSteps:
         return bucket_end(end, self._bucket)
 
     def round(
-        self, decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int
+        self, decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound
     ) -> tuple[Round, RoundState, Buffers]:
         """``round.speculate``, compiled; ``decoder`` is the run's own, whose acceptance may be on the host."""
-        bound = self.reach(bound + count + 1) - (count + 1)
+        where = self._where(state, count, bound)
         on_host = decoder.accept is not accept
-        if not self._is_worth_tracing(_proposal if on_host else _whole, count, bound):
-            return speculate(decoder, state, buffers, count, bound)
+        if not self._is_worth_tracing(_proposal if on_host else _whole, count, where):
+            return speculate(decoder, state, buffers, count, where.bound)
         if not on_host:
-            emitted, after, buffers = self._get(_whole, count, bound)(tuple(state), buffers)
+            emitted, after, buffers = self._get(_whole, count, where)(tuple(state), buffers)
             return Round(*emitted), _again(state, after), buffers
-        drafts, log_q, hidden, logits, buffers = self._get(_proposal, count, bound)(tuple(state), buffers)
-        return *settle(decoder, state, Proposal(Drafts(drafts, log_q), hidden, logits, buffers)), buffers
+        proposal = _proposed(self._get(_proposal, count, where)(tuple(state), buffers, None))
+        return *settle(decoder, state, proposal), proposal.buffers
+
+    def propose(self, decoder: Decoder, state: RoundState, buffers: Buffers, known: mx.array, bound: Bound) -> Proposal:
+        """``round.propose``, compiled."""
+        count = known.shape[1]
+        where = self._where(state, count, bound)
+        if not self._is_worth_tracing(_proposal, count, where):
+            return propose(decoder, state, buffers, count, where.bound, known)
+        return _proposed(self._get(_proposal, count, where)(tuple(state), buffers, known))
+
+    def settle(
+        self, decoder: Decoder, state: RoundState, proposal: Proposal, masks: mx.array
+    ) -> tuple[Round, RoundState]:
+        """``round.settle``, compiled where the first half of such a round is, and acceptance does not need the host."""
+        count = proposal.drafts.tokens.shape[1]
+        if decoder.accept is not accept or self._shares.get(count, 0.0) < WORTH_TRACING:
+            return settle(decoder, state, proposal, masks)
+        drafts, hidden, logits, _ = proposal
+        run = self._get(_settled, count, Where(0))
+        emitted, after = run(tuple(state), tuple(drafts), hidden, logits, masks)
+        return Round(*emitted), _again(state, after)
 
     def fill(self, target: Target, layout: CacheLayout, chunk: Chunk) -> Buffers:
         """``chunk.fill``, compiled from the second chunk of a size and place on; with pictures or sound never."""
-        where = chunk.tokens.shape[1], chunk.bound
+        where = chunk.tokens.shape[1], Where(chunk.bound)
         if chunk.media or not self._asked_before((_fill, *where)):
             return fill(target, layout, chunk)
         filled: Buffers = self._get(_fill, *where)(chunk.tokens, chunk.length, chunk.buffers)
         return filled
 
-    def _is_worth_tracing(self, build: Build, count: int, bound: int) -> bool:
+    def _where(self, state: RoundState, count: int, bound: Bound) -> Where:
+        """The ends of the buckets that lengths are in."""
+        if state.places is None or isinstance(bound, int):
+            return Where(self.reach(max(bounds_of(bound)) + count + 1) - (count + 1))
+        ends = tuple(self.reach(each + count + 1) - (count + 1) for each in bound)
+        return Where(ends, tuple(rows.shape[0] for rows in state.places.picks))
+
+    def _is_worth_tracing(self, build: Build, count: int, where: Where) -> bool:
         """Whether a round of this draft length will be asked for again, because it was lately. Plain rounds, which all
         others are compared with, are traced from the second on; the first is the one that gives the first token."""
         self._shares = {other: share * (1 - 1 / RECENT) for other, share in self._shares.items()}
         self._shares[count] = self._shares.get(count, 0.0) + 1 / RECENT
-        key = build, count, bound
+        key = build, count, where
+        if where.places:
+            return self._is_asked_often(key)
         if key in self._compiled or self._shares[count] >= WORTH_TRACING:
             return True
         return count == 0 and self._asked_before(key)
 
-    def _asked_before(self, key: tuple[Build, int, int]) -> bool:
+    def _is_asked_often(self, key: Key) -> bool:
+        """Whether a shape of shelves stays for a while. There are many of them: what was not asked for lately is
+        forgotten, with its trace."""
+        asked = self._shapes[key] = self._shapes.pop(key, 0) + 1
+        if len(self._shapes) > SHAPES:
+            oldest = next(iter(self._shapes))
+            del self._shapes[oldest]
+            self._compiled.pop(oldest, None)
+        return asked >= STAYS
+
+    def _asked_before(self, key: Key) -> bool:
         before = key in self._asked
         self._asked.add(key)
         return before
 
-    def _get(self, build: Build, count: int, bound: int) -> Function:
-        key = build, count, bound
+    def _get(self, build: Build, count: int, where: Where) -> Function:
+        key = build, count, where
         if key not in self._compiled:
-            self._compiled[key] = mx.compile(build(self._decoder, count, bound))
+            self._compiled[key] = mx.compile(build(self._decoder, count, where.bound))
         return self._compiled[key]
 
 
@@ -148,7 +205,7 @@ def _again(state: RoundState, after: tuple[Any, ...]) -> RoundState:
     return state._replace(length=length, token=token, hidden=hidden, counts=None if counts is None else Counts(*counts))
 
 
-def _whole(decoder: Decoder, count: int, bound: int) -> Function:
+def _whole(decoder: Decoder, count: int, bound: Bound) -> Function:
     def run(state: tuple[mx.array, ...], buffers: Buffers) -> tuple[Any, ...]:
         emitted, after, buffers = speculate(decoder, RoundState.of(state), buffers, count, bound)
         return tuple(emitted), (after.length, after.token, after.hidden, after.counts), buffers
@@ -156,16 +213,35 @@ def _whole(decoder: Decoder, count: int, bound: int) -> Function:
     return run
 
 
-def _proposal(decoder: Decoder, count: int, bound: int) -> Function:
-    def run(state: tuple[mx.array, ...], buffers: Buffers) -> tuple[Any, ...]:
-        drafts, hidden, logits, buffers = propose(decoder, RoundState.of(state), buffers, count, bound)
-        return drafts.tokens, drafts.log_q, hidden, logits, buffers
+def _proposal(decoder: Decoder, count: int, bound: Bound) -> Function:
+    def run(state: tuple[mx.array, ...], buffers: Buffers, known: mx.array | None) -> tuple[Any, ...]:
+        drafts, hidden, logits, buffers = propose(decoder, RoundState.of(state), buffers, count, bound, known)
+        return tuple(drafts), hidden, logits, buffers
 
     return run
 
 
-def _fill(decoder: Decoder, count: int, bound: int) -> Function:
+def _proposed(arrays: tuple[Any, ...]) -> Proposal:
+    """A proposal from the plain tuples that ``mx.compile`` makes of it."""
+    drafts, hidden, logits, buffers = arrays
+    return Proposal(Drafts(*drafts), hidden, logits, buffers)
+
+
+def _settled(decoder: Decoder, count: int, bound: Bound) -> Function:
+    def run(
+        state: tuple[mx.array, ...], drafts: tuple[Any, ...], hidden: mx.array, logits: mx.array, masks: mx.array
+    ) -> tuple[Any, ...]:
+        proposal = Proposal(Drafts(*drafts), hidden, logits, ())
+        emitted, after = settle(decoder, RoundState.of(state), proposal, masks)
+        return tuple(emitted), (after.length, after.token, after.hidden, after.counts)
+
+    return run
+
+
+def _fill(decoder: Decoder, count: int, bound: Bound) -> Function:
+    end = max(bounds_of(bound))
+
     def run(tokens: mx.array, length: mx.array, buffers: Buffers) -> Buffers:
-        return fill(decoder.target, decoder.layout, Chunk(tokens, length, buffers, bound))
+        return fill(decoder.target, decoder.layout, Chunk(tokens, length, buffers, end))
 
     return run

@@ -16,32 +16,41 @@ Shapes: B rows, K drafts, V vocabulary, H the target's hidden size. All token id
 import mlx.core as mx
 
 from ..cache.block import Block
+from ..cache.layout import Bound
 from ..cache.shared import shared_kv_states
 from ..cache.store import Buffers
-from .adjust import adjusted, counts_after, with_log_probs
+from .adjust import adjusted, counts_after, masked, with_log_probs
 from .sampling import DRAFT, Sampling, choose, log_probabilities, suppress
 from .state import Decoder, Drafts, Proposal, Round, RoundState
 
 
 def speculate(
-    decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int
+    decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound
 ) -> tuple[Round, RoundState, Buffers]:
-    """One round of ``count`` drafts. ``bound`` is an upper bound of ``length``, known to the host."""
+    """One round of ``count`` drafts. ``bound`` is an upper bound of ``length``."""
     proposal = propose(decoder, state, buffers, count, bound)
     return *settle(decoder, state, proposal), proposal.buffers
 
 
-def propose(decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int) -> Proposal:
-    """The first half of a round: draft and verify."""
-    drafts = draft(decoder, state, buffers, count, bound)
+def propose(
+    decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound, known: mx.array | None = None
+) -> Proposal:
+    """The first half of a round: draft and verify. ``known``: see :func:`draft`."""
+    drafts = draft(decoder, state, buffers, count, bound, known)
     return Proposal(drafts, *verify(decoder, state, buffers, drafts.tokens, bound))
 
 
-def settle(decoder: Decoder, state: RoundState, proposal: Proposal) -> tuple[Round, RoundState]:
-    """The second half: accept and advance."""
+def settle(
+    decoder: Decoder, state: RoundState, proposal: Proposal, masks: mx.array | None = None
+) -> tuple[Round, RoundState]:
+    """The second half: accept and advance.
+
+    ``masks``: (B, K + 1, ceil(V / 32)) uint32, which ids may come in each place if the drafts before it stand; see
+    ``adjust.masked``. Log-probabilities do not know of them.
+    """
     sampling, drafts = decoder.sampling, proposal.drafts
     logits = adjusted(proposal.logits, sampling, state, drafts.tokens)
-    emitted = decoder.accept(sampling, state, drafts, logits)
+    emitted = decoder.accept(sampling, state, drafts, logits if masks is None else masked(logits, masks))
     if sampling.top_logprobs >= 0:
         emitted = with_log_probs(emitted, logits, sampling.top_logprobs)
     return emitted, advance(state, emitted, proposal.hidden)
@@ -53,13 +62,18 @@ def draft_position(state: RoundState) -> mx.array:
     return state.length
 
 
-def draft(decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: int) -> Drafts:
-    """``count`` tokens, each from the target's embedding of the one before and the assistant's own projected state."""
+def draft(
+    decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bound: Bound, known: mx.array | None = None
+) -> Drafts:
+    """``count`` tokens, each from the target's embedding of the one before and the assistant's own projected state.
+
+    ``known``: (B, count) int32, ids that take the places of the assistant's drafts; negative leaves them.
+    """
     sampling, assistant = decoder.sampling, decoder.assistant
     if count == 0 or assistant is None:
         return Drafts(mx.zeros((state.token.shape[0], 0), mx.int32), None)
     as_point_mass = not sampling.draws_drafts
-    states, masks = shared_kv_states(decoder.layout, buffers, state.length, bound)
+    states, masks = shared_kv_states(decoder.layout, buffers, state.length, bound, state.places)
     position = draft_position(state)
     token, hidden = state.token, state.hidden
     tokens, log_q = [], []
@@ -71,8 +85,19 @@ def draft(decoder: Decoder, state: RoundState, buffers: Buffers, count: int, bou
         else:
             token, drawn_from = _drawn(sampling, state, suppress(assistant.logits(last), sampling, state.rows), i + 1)
             log_q.append(drawn_from)
+        if known is not None:
+            token = mx.where(known[:, i : i + 1] < 0, token, known[:, i : i + 1])
         tokens.append(token)
-    return Drafts(mx.concatenate(tokens, axis=1), None if as_point_mass else mx.concatenate(log_q, axis=1))
+    drawn = None if as_point_mass else mx.concatenate(log_q, axis=1)
+    return Drafts(mx.concatenate(tokens, axis=1), drawn if known is None else certain(drawn, known))
+
+
+def certain(log_q: mx.array | None, known: mx.array) -> mx.array | None:
+    """log_q (B, K, V) as it is where ``known`` (B, K) is negative, and a point mass on the known id elsewhere."""
+    if log_q is None:
+        return None
+    point = mx.where(mx.arange(log_q.shape[-1]) == known[..., None], 0.0, -mx.inf)
+    return mx.where((known < 0)[..., None], log_q, point)
 
 
 def _drawn(sampling: Sampling, state: RoundState, logits: mx.array, place: int) -> tuple[mx.array, mx.array]:
@@ -90,11 +115,11 @@ def _drawn(sampling: Sampling, state: RoundState, logits: mx.array, place: int) 
 
 
 def verify(
-    decoder: Decoder, state: RoundState, buffers: Buffers, drafts: mx.array, bound: int
+    decoder: Decoder, state: RoundState, buffers: Buffers, drafts: mx.array, bound: Bound
 ) -> tuple[mx.array, mx.array, Buffers]:
     """One forward over the token and its drafts: hidden states (B, K + 1, H), logits (B, K + 1, V), buffers."""
     tokens = mx.concatenate([state.token, drafts], axis=1)
-    block = Block(decoder.layout, buffers, state.length, tokens.shape[1], bound)
+    block = Block(decoder.layout, buffers, state.length, tokens.shape[1], bound, places=state.places)
     hidden = decoder.target(tokens, block)
     return hidden, suppress(decoder.target.logits(hidden), decoder.sampling, state.rows), block.buffers
 

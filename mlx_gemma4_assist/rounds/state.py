@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import mlx.core as mx
 
 from ..cache.layout import CacheLayout
+from ..cache.shelves import Places
 from ..cache.store import Buffers
 from ..models.attention import KeysValues
 from ..models.layers import BlockCache
@@ -57,6 +58,7 @@ class RoundState(NamedTuple):
         rows: how each row's tokens are drawn; constant within a round. None where all rows are drawn as the decoder's
             sampling says, with all their drafts.
         counts: of each row's ids, where a penalty needs them.
+        places: on which shelves rows lie in full layers; constant within a round. None where these have one buffer.
     """
 
     length: mx.array
@@ -65,13 +67,15 @@ class RoundState(NamedTuple):
     keys: mx.array
     rows: Settings | None = None
     counts: Counts | None = None
+    places: Places | None = None
 
     @classmethod
     def of(cls, arrays: Sequence[Any]) -> "RoundState":
         """A state from the plain tuples that ``mx.compile`` makes of it."""
-        length, token, hidden, keys, rows, counts = arrays
+        length, token, hidden, keys, rows, counts, places = arrays
         settings = None if rows is None else Settings(*rows)
-        return cls(length, token, hidden, keys, settings, None if counts is None else Counts(*counts))
+        counts = None if counts is None else Counts(*counts)
+        return cls(length, token, hidden, keys, settings, counts, None if places is None else Places(*places))
 
 
 class Round(NamedTuple):

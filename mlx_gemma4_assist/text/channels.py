@@ -16,7 +16,9 @@ from .stops import StopStrings
 
 OPEN, CLOSE = "<|channel>", "<channel|>"
 CALL, END_OF_CALL = "<|tool_call>", "<tool_call|>"
-_THOUGHT = "thought\n"  # what a channel of thoughts begins with
+TURN = "<|turn>"
+THOUGHT = "thought\n"
+"""What a channel of thoughts begins with."""
 _WELL_FORMED = re.compile(r"call:[^{}]+\{.*\}", re.DOTALL)
 
 
@@ -30,20 +32,22 @@ class Channel(StrEnum):
 
 @dataclass(frozen=True)
 class Markers:
-    """The ids of the tokens that switch channels; None for those that a tokenizer does not have."""
+    """The ids of the tokens that switch channels or begin turns; None for those that a tokenizer does not have."""
 
     open: int | None = None
     close: int | None = None
     call: int | None = None
     end_of_call: int | None = None
+    turn: int | None = None
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Markers":
         """By their names, which are Gemma 4's."""
-        return cls(*(tokenizer.token_to_id(name) for name in (OPEN, CLOSE, CALL, END_OF_CALL)))
+        return cls(*(tokenizer.token_to_id(name) for name in (OPEN, CLOSE, CALL, END_OF_CALL, TURN)))
 
     @property
     def ids(self) -> frozenset[int]:
+        """Of those that switch channels."""
         return frozenset(i for i in (self.open, self.close, self.call, self.end_of_call) if i is not None)
 
     def unfinished(self, prompt: Sequence[int], ends: Collection[int]) -> list[int]:
@@ -127,12 +131,12 @@ class ChannelText:
         if self._channel is Channel.THOUGHT and self._named:
             return Piece(text, Channel.THOUGHT)
         self._held += text
-        may_be_thought = _THOUGHT.startswith(self._held) and self._held != _THOUGHT
+        may_be_thought = THOUGHT.startswith(self._held) and self._held != THOUGHT
         if self._channel is Channel.TOOL_CALL or may_be_thought:
             return Piece("", self._channel)
         self._named = True
-        if self._held.startswith(_THOUGHT):
-            return Piece(self._held.removeprefix(_THOUGHT), Channel.THOUGHT)
+        if self._held.startswith(THOUGHT):
+            return Piece(self._held.removeprefix(THOUGHT), Channel.THOUGHT)
         self._channel = Channel.ANSWER
         return Piece(self._cut(self._held))
 

@@ -17,6 +17,9 @@ from .template import render
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+END_OF_TURN = "<turn|>"
+THINK = "<|think|>"
+"""By which a system turn asks for thoughts."""
 END_OF_CALLS = "<|tool_response>"
 """What the model writes behind its calls of tools: now it is the tools' turn."""
 

@@ -2,7 +2,8 @@
 
 import os
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
@@ -10,9 +11,11 @@ from ..environment import check_endpoint
 from ..errors import InputError, OptionError
 from ..extras import library
 from ..files import read_json, read_json_if_there, read_part
-from .channels import OPEN, ChannelText, Markers, without_channels
-from .control import SEAM, ControlTokens
+from ..options import GenerationOptions
+from .channels import OPEN, THOUGHT, ChannelText, Markers, without_channels
+from .control import END_OF_TURN, SEAM, THINK, ControlTokens
 from .detokenizer import Detokenizer, TokenKinds, decode
+from .grammar import BEFORE, Grammar, GrammarState, GrammarTokens, Thinking
 from .importing import one_at_a_time
 from .messages import Message, check_messages
 from .panics import refused
@@ -37,6 +40,9 @@ class TextProcessor(Protocol):
     def encode(self, prompt: Prompt, *, chat: bool = True) -> list[int]: ...
     def stop_ids(self, stop: Iterable[str]) -> frozenset[int]: ...
     def turn(self, prompt: Sequence[int], stop: StopStrings, *, skip_special_tokens: bool = True) -> ChannelText: ...
+    def turn_begins(self, tokens: Sequence[int]) -> list[int]: ...
+    @property
+    def left_out(self) -> frozenset[int]: ...
 
 
 class Processor:
@@ -208,6 +214,55 @@ class Processor:
             for token in self.markers.unfinished(prompt, self.eos_token_ids):
                 text.add(token)
         return text
+
+    def turn_begins(self, tokens: Sequence[int]) -> list[int]:
+        """The positions where turns begin, by the token that opens them; none where the tokenizer has no such token.
+
+        A later prompt of the same conversation mostly parts from this one there.
+        """
+        return [place for place, token in enumerate(tokens) if token == self.markers.turn]
+
+    @property
+    def left_out(self) -> frozenset[int]:
+        """The ids with which something begins that later turns do not have: thoughts."""
+        return frozenset() if self.markers.open is None else frozenset([self.markers.open])
+
+    @cached_property
+    def _grammar_tokens(self) -> GrammarTokens:
+        ends = self._control.among([END_OF_TURN]) & self.eos_token_ids or self.eos_token_ids
+        if not ends:
+            raise InputError("a grammar needs a token that ends the text, and the checkpoint names none")
+        return GrammarTokens(self._whole_tokenizer(), self._control.ids, min(ends))
+
+    def grammar(
+        self, options: GenerationOptions, prompt: Sequence[int], stops: Collection[int], vocabulary: int
+    ) -> Callable[[], GrammarState]:
+        """What holds the answers to a prompt, each call from their beginning on.
+
+        Args:
+            options: which have a grammar.
+            prompt: token ids; they say whether a thought comes before the answer, or has begun.
+            stops: the ids that end the text.
+            vocabulary: of the target.
+
+        Raises:
+            InputError: llguidance is not installed, or does not support the grammar; the checkpoint names no token that
+                ends a text.
+        """
+        grammar, thinking = Grammar(options, self._grammar_tokens, stops, vocabulary), self._thinking(prompt)
+        return lambda: grammar.begin(thinking)
+
+    def _thinking(self, prompt: Sequence[int]) -> Thinking | None:
+        """The thought that may come behind a prompt: one that it has opened, or any, if its template asks for some."""
+        opens, closes = self.markers.open, self.markers.close
+        if opens is None or closes is None:
+            return None
+        opening = (opens, *self.tokenize(THOUGHT))
+        begun = len(self.markers.unfinished(prompt, self.eos_token_ids))
+        if begun:
+            return Thinking(opening, closes, min(begun, len(opening)))
+        asked = self._control.among([THINK]) & set(prompt) and prompt[-1] != closes
+        return Thinking(opening, closes, BEFORE) if asked else None
 
     def history(self, prompt: Sequence[int], answer: Sequence[int]) -> list[int]:
         """A prompt and its answer as later turns have them: what was thought in between is left out.

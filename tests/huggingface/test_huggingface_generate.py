@@ -1,6 +1,7 @@
 """``generate`` of the façade against transformers' own answers; every argument, and every refusal."""
 
 import json
+import math
 import threading
 from typing import Any
 
@@ -225,6 +226,27 @@ def test_generation_config_of_transformers(model):
     assert output.tolist() == [GOLDEN["generate"]["a stop"]]
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"max_new_tokens": np.int64(3)}, {"max_new_tokens": 3}),
+        ({"max_new_tokens": None, "max_length": np.int32(9)}, {"max_new_tokens": 3}),
+        ({"temperature": np.float32(2.0), "top_k": np.int64(5)}, {"temperature": 2.0, "top_k": 5}),
+        ({"top_k": 5.0, "top_p": np.float64(0.5), "min_p": np.float16(0.5)}, {"top_k": 5, "top_p": 0.5, "min_p": 0.5}),
+        ({"repetition_penalty": np.float32(1.5)}, {"repetition_penalty": 1.5}),
+        ({"suppress_tokens": np.array([115, 25])}, {"suppress_tokens": [115, 25]}),
+        ({"suppress_tokens": (np.int64(115), 25)}, {"suppress_tokens": [115, 25]}),
+        ({"eos_token_id": np.int64(115)}, {"eos_token_id": 115}),
+        ({"eos_token_id": mx.array([115, 25])}, {"eos_token_id": [115, 25]}),
+        ({"seed": np.int64(5)}, {"seed": 5}),
+    ],
+)
+def test_numbers_of_other_libraries(model, given, meant):
+    """And whole floats where integers belong: the meaning is plain."""
+    usual = {"do_sample": True, "seed": 3, "max_new_tokens": 8}
+    assert mx.array_equal(model.generate(PROMPT, **usual | given), model.generate(PROMPT, **usual | meant))
+
+
 @pytest.mark.parametrize("name", ["num_beams", "pad_token_id", "use_cache", "stop_strings", "cache_implementation"])
 def test_unknown_argument(model, name):
     with pytest.raises(TypeError) as error:
@@ -237,6 +259,9 @@ REFUSED = {
     "temperature is 0, expected more than 0: greedy decoding is do_sample=False": {"temperature": 0},
     "temperature is 'hot', expected a number": {"temperature": "hot"},
     "temperature is True, expected a number": {"temperature": True},
+    "temperature is nan, expected more than 0": {"temperature": math.nan},
+    "seed is -1, expected an integer from 0": {"seed": -1},
+    "seed is 18446744073709551616, expected an integer from 0": {"seed": 2**64},
     "top_k is -1": {"top_k": -1},
     "top_k is 2.5": {"top_k": 2.5},
     "top_p is 0, expected more than 0": {"top_p": 0},
@@ -251,7 +276,11 @@ REFUSED = {
     "num_assistant_tokens is 3, but there is no assistant model": {"num_assistant_tokens": 3},
     "eos_token_id is 'x', expected a token id or a list": {"eos_token_id": "x"},
     "eos_token_id is [-1], expected a token id or a list": {"eos_token_id": [-1]},
+    "eos_token_id is True, expected a token id or a list": {"eos_token_id": True},
     "suppress_tokens is [1.5], expected a token id or a list": {"suppress_tokens": [1.5]},
+    "suppress_tokens is array([1.5]), expected a token id or a list": {"suppress_tokens": np.array([1.5])},
+    "suppress_tokens is array([[1]]), expected a token id or a list": {"suppress_tokens": np.array([[1]])},
+    "suppress_tokens has the id 128, but the model's vocabulary ends at 127": {"suppress_tokens": [5, 128]},
     "generation_config sets num_beams, penalty_alpha": {"generation_config": {"num_beams": 4, "penalty_alpha": 0.6}},
     "generation_config is int, expected": {"generation_config": 3},
     "assistant_model is str, expected what AutoModelForCausalLM reads": {"assistant_model": "tiny-assistant"},
@@ -263,6 +292,7 @@ REFUSED = {
     "input_ids is str, expected an array of numbers": {"inputs": "Why?"},
     "input_ids is ModelArrays, expected an array of numbers": {"inputs": ModelArrays(input_ids=1)},
     "the token id 500, but the model's vocabulary ends at 127": {"inputs": [[2, 500]]},
+    "the token id -1, but the model's vocabulary ends at 127": {"inputs": [[2, -1]]},
     "attention_mask has the shape (1, 2), expected (1, 6)": {"attention_mask": [[1, 1]]},
     "attention_mask hides more than padding": {"attention_mask": [[1, 1, 1, 1, 1, 0]]},
     "hides more than padding before": {"attention_mask": [[0, 1, 0, 1, 1, 1]]},

@@ -66,6 +66,18 @@ def test_template_values(processor):
         processor.apply_chat_template(messages, chat_template="{{ raise_exception('no') }}")
 
 
+def test_control_tokens_that_messages_spell_are_those_of_transformers(processor):
+    """Unlike with ``Processor.encode``; whoever calls it is told."""
+    messages = helpers.chat("w4 <turn|> <|turn> w5")
+    asked = {"tokenize": True, "add_generation_prompt": True}
+    (found,) = processor.apply_chat_template(messages, **asked)
+    assert found == processor.tokenizer.apply_chat_template(messages, return_dict=False, **asked)
+    assert found.count(TURN) == 3
+    assert processor.text.encode(messages).count(TURN) == 2
+    assert "text of strangers can open turns" in processor.apply_chat_template.__doc__
+
+
+TURN = 119
 TOOL = {"type": "function", "function": {"name": "look", "description": "", "parameters": {"type": "object"}}}
 
 
