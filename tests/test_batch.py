@@ -216,6 +216,22 @@ def test_rows_of_other_slack_and_other_ids_share_rounds(pair):
         assert again.to_compute == 3
 
 
+def test_rows_with_other_kv_bits_wait_for_each_other(pair):
+    """They have no arrays in common; nobody fails for it."""
+    bits = (None, 4, None, 8)
+    requests = [
+        request_of(letters(40, 5 + i), max_tokens=6, num_assistant_tokens=2, kv_bits=each, kv_group_size=32)
+        if each
+        else request_of(letters(40, 5 + i), max_tokens=6, num_assistant_tokens=2)
+        for i, each in enumerate(bits)
+    ]
+    engine = Engine(Pair(*pair))
+    runs = [engine.run(request) for request in requests]
+    for run in runs:
+        run.begin()
+    assert [tokens_of(run) for run in runs] == [alone(Pair(*pair), request) for request in requests]
+
+
 @pytest.mark.parametrize("compile", [False, True])
 def test_more_requests_than_slots(pair, compile):
     """As one ends the next begins; all slots are used, and no text knows of it."""
