@@ -29,6 +29,7 @@ from mlx_gemma4_assist import (
 )
 from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt, SoftTokens
 from mlx_gemma4_assist.checkpoints.loading import load_model
+from mlx_gemma4_assist.engine import run as run_module
 from mlx_gemma4_assist.engine.batch import SLOTS
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.request import Request, TokenEvent
@@ -337,6 +338,23 @@ def test_a_misspelt_option_is_named(pair):
 def test_options_that_fit_no_batch_are_refused(pair, options, message):
     with pytest.raises(InputError, match=message):
         batch_generate(pair[0], LetterProcessor(), [[1], [2], [3]], pair[1], **options)
+
+
+def test_a_row_reads_its_last_hidden_state_for_drafts_only(pair, monkeypatch):
+    """It costs a forward of its own."""
+    read = []
+    last_hidden = run_module.last_hidden
+    monkeypatch.setattr(run_module, "last_hidden", lambda *given: read.append(given) or last_hidden(*given))
+    target, assistant = pair
+    for drafter, forwards in ((None, 0), (assistant, 2)):
+        read.clear()
+        engine = Engine(Pair(target, drafter))
+        runs = [engine.run(request_of(letters(9 + row, step=5 + row), max_tokens=6)) for row in range(3)]
+        for run in runs:
+            run.begin()
+        for run in runs:
+            tokens_of(run)
+        assert len(read) == forwards
 
 
 def test_a_failure_takes_those_with_it_who_had_a_part(pair, monkeypatch):
