@@ -115,14 +115,14 @@ class Engine:
         if not callable(progress):
             raise InputError(f"prompt_progress_callback is {described(progress)}, expected a function")
         options = request.options
-        longest = forced = longest_draft(self.pair, options.num_assistant_tokens)
+        longest = longest_draft(self.pair, options.num_assistant_tokens)
         if self.pair.assistant is None and options.draft_temperature:
             raise OptionError("{draft_temperature} is for drafts, but there is no assistant model")
         request.check(self.pair.target.config)
         if request.constraint is not None and self.pair.assistant is None and options.num_assistant_tokens is None:
-            longest = forced = AUTO_LONGEST  # what a grammar forces needs no assistant
+            longest = AUTO_LONGEST  # what a grammar forces needs no assistant
         self._ahead.drop()
-        run = self._run(request, cache, progress, longest, forced)
+        run = self._run(request, cache, progress, longest)
         self.admission.check(run.needs)
         return run
 
@@ -130,7 +130,7 @@ class Engine:
         quantization = kv_quantization(request.options, self.pair.target.config)
         if cache is None:
             own = self._cache(round_up(_needed_slack(longest), SLACK_STEP), quantization)
-            return Run(self, request, own, progress, longest=longest, forced=forced, kept=False)
+            return Run(self, request, own, progress, longest=longest, kept=False)
         if not isinstance(cache, KVCache):
             raise InputError(f"prompt_cache is {described(cache)}, expected what make_prompt_cache returns")
         if cache.fingerprint != self.pair.fingerprint or cache.layout.slack < _needed_slack(longest):
@@ -138,7 +138,7 @@ class Engine:
         if quantization is not None and quantization != cache.layout.quantization:
             held = "is dense" if cache.layout.quantization is None else f"has {cache.layout.quantization}"
             raise OptionError("{kv_bits} asks for {asked}, and the prompt_cache {held}", asked=quantization, held=held)
-        return Run(self, request, cache, progress, longest=longest, forced=forced)
+        return Run(self, request, cache, progress, longest=longest)
 
     def read_ahead(self, prompt: MediaPrompt | Sequence[int], quantization: KVQuantization | None = None) -> None:
         """A later prompt is going to begin with this one: :meth:`idle` reads it, all but its last token.

@@ -55,7 +55,6 @@ class Run:
         cache: of one row.
         progress: called with (tokens of the prompt computed, tokens to compute).
         longest: the most drafts of a round.
-        forced: how many of a round's drafts may be what a grammar forces.
         kept: whether the cache is wanted afterwards.
 
     Attributes:
@@ -73,7 +72,6 @@ class Run:
         progress: Progress,
         *,
         longest: int,
-        forced: int = 0,
         kept: bool = True,
     ):
         options = request.options
@@ -86,7 +84,7 @@ class Run:
         self._sampling = sampling_of(options, request.suppress_tokens)
         self._compiled = compiles(options.compile)
         self._learning = engine.learning(options)
-        forced = 0 if self._draws_by_seed() else forced
+        forced = 0 if self._draws_by_seed() else longest  # drafts of a grammar's
         self._held = None if request.constraint is None else Held(request.constraint(), forced)
         self.needs = self._needs(longest)
         self._job = Job(
