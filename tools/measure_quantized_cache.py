@@ -1,6 +1,6 @@
 """What quantized keys and values cost: drafts accepted, bytes, and time per token.
 
-    python tools/measure_quantized_cache.py [--model tiny] [--group-size 32] [--passages 48] [--context 2000]
+    python tools/measure_quantized_cache.py [--model tiny] [--group-size 32] [--passages 32] [--context 2000]
 
 Acceptance: rounds of three drafts from every token of held-out text, the same for all; the target with dense and with
 quantized keys from the first position on, its assistant reading these, or dense ones beside them. Agreement: in how
@@ -12,7 +12,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Sequence
-from importlib import resources
 from typing import NamedTuple, cast
 
 import mlx.core as mx
@@ -26,7 +25,7 @@ from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.loop import start
 from mlx_gemma4_assist.engine.request import Request
-from mlx_gemma4_assist.evaluation.quality import TEXT, bundled_text
+from mlx_gemma4_assist.evaluation.quality import bundled_text
 from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.round import draft, verify
 from mlx_gemma4_assist.rounds.sampling import Sampling
@@ -78,8 +77,7 @@ def along(pair: Pair, texts: Sequence[list[int]], how: Held, read: Held) -> Foun
 
 
 def measure_acceptance(pair: Pair, args: argparse.Namespace) -> None:
-    text = resources.files("mlx_gemma4_assist").joinpath(*TEXT).read_text(encoding="utf-8")
-    passages = text.strip().split("\n\n")
+    passages = bundled_text().strip().split("\n\n")
     texts = [tokens[:LENGTH] for text in passages if len(tokens := pair.encode(text, chat=False)) >= LENGTH]
     groups = [texts[at : at + ROWS] for at in range(0, min(args.passages, len(texts)), ROWS)]
     eight, four = (KVQuantization(bits, args.group_size, 0) for bits in (8, 4))
@@ -150,7 +148,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--group-size", type=positive, default=32)
-    parser.add_argument("--passages", type=positive, default=48)
+    parser.add_argument("--passages", type=positive, default=32)
     parser.add_argument("--context", type=positive, default=2000)
     parser.add_argument("--tokens", type=positive, default=40, help="that time is measured by")
     parser.add_argument("--turns", type=positive, default=3)
