@@ -172,7 +172,7 @@ def sights(pair: Pair, tokens: Sequence[int], load: Load) -> Iterator[Sight]:
     Raises:
         AssertionError: it still has somebody in its hands.
     """
-    engine, rng = Engine(pair), random.Random(load.seed + 1)
+    engine, rng = Engine(pair, prefix_cache_bytes=0), random.Random(load.seed + 1)
     requests = list(random_requests(load, tokens, pair.target.config.vocab_size))
     with counting_traces() as traced:
         for begin in range(0, len(requests), WAVE):

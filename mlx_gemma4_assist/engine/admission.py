@@ -134,10 +134,14 @@ class Admission:
         pair: whose weights are there in any case.
         limit: bytes that MLX may use in this process.
         release: asked to give up what is kept without need, before anybody has to wait or is refused.
+
+    Attributes:
+        release: as given.
     """
 
     def __init__(self, pair: Pair, limit: int, release: Release):
-        self._pair, self._limit, self._release = pair, limit, release
+        self.release = release
+        self._pair, self._limit = pair, limit
         self._others = 0  # bytes of all but rows' caches, when last looked at
 
     @cached_property
@@ -163,7 +167,7 @@ class Admission:
         missing = self._others + needed - self._limit
         if missing > 0:
             before = mx.get_active_memory()
-            self._release(missing)
+            self.release(missing)
             self._others -= before - mx.get_active_memory()
             missing = self._others + needed - self._limit
         if mx.get_cache_memory() > max(0, -missing):
