@@ -241,6 +241,14 @@ def test_in_the_computations_of_each_backend(choice, seen, pair):
     assert max(len(there) for there in seen) > 1
 
 
+@pytest.mark.parametrize("start", [0, 70])
+def test_quantized(start, seen, pair):
+    """Where quantized keys begin within a shelf, and where short rows have none."""
+    requests = mixed(kv_bits=8, kv_group_size=32, quantized_kv_start=start)
+    assert texts(pair, requests, 5) == texts(pair, requests, 1)
+    assert max(len(there) for there in seen) > 1
+
+
 @pytest.mark.skipif(not can_compile(), reason="the CPU backend compiles with g++")
 def test_compiled(seen, monkeypatch):
     monkeypatch.setattr(compiled, "STAYS", 3)
