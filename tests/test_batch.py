@@ -51,8 +51,8 @@ def family(request):
     return Pair(load_model(folder / "target"), load_assistant(folder / "assistant"))
 
 
-def request_of(prompt: list[int], stop: tuple[int, ...] = (), **options: Any) -> Request:
-    return Request(MediaPrompt(prompt), GenerationOptions(**options), frozenset(stop))
+def request_of(prompt: list[int], stop: tuple[int, ...] = (), never: tuple[int, ...] = (), **options: Any) -> Request:
+    return Request(MediaPrompt(prompt), GenerationOptions(**options), frozenset(stop), never)
 
 
 def tokens_of(run: Run) -> list[int]:
@@ -91,7 +91,7 @@ def random_request(rng: random.Random, config: Any) -> Request:
     length = rng.choice([1, 2, rng.randint(3, 15), config.sliding_window + rng.randint(0, 30), rng.randint(50, 140)])
     options: dict[str, Any] = {"max_tokens": rng.randint(1, 14)}
     if rng.random() < 0.8:
-        options["num_assistant_tokens"] = rng.randint(0, 8)
+        options["num_assistant_tokens"] = rng.choice([rng.randint(0, 8), 20 if rng.random() < 0.2 else 3])
     if rng.random() < 0.6:
         options |= {"temperature": rng.uniform(0.3, 1.5), "seed": rng.randint(0, 99)}
         options |= {"top_k": rng.choice([0, 3, 40]), "top_p": rng.choice([1.0, 0.9]), "min_p": rng.choice([0, 0.02])}
@@ -107,7 +107,8 @@ def random_request(rng: random.Random, config: Any) -> Request:
     if rng.random() < 0.15:
         options["logits_processors"] = [ban(rng.randrange(config.vocab_size), rng.randrange(config.vocab_size))]
     stop = tuple(rng.randrange(config.vocab_size) for _ in range(rng.choice([0, 0, config.vocab_size // 8])))
-    made = request_of([rng.randrange(config.vocab_size) for _ in range(length)], stop, **options)
+    never = rng.choice([(), (), (1, 2), tuple(rng.sample(range(config.vocab_size), 3))])
+    made = request_of([rng.randrange(config.vocab_size) for _ in range(length)], stop, never, **options)
     if rng.random() < 0.3 and not made.options.logits_processors:  # which may forbid all that is left
         ends = frozenset(stop or [rng.randrange(config.vocab_size)])
         held = partial(Automaton, rng.randrange(999), config.vocab_size, ends, rng.randint(1, 14))
@@ -184,6 +185,35 @@ def test_any_company_changes_nothing(family, small_shelves):
             if events is not None:
                 assert_the_same(events, family, request, (seed, request))
     assert different > 0 < restored
+
+
+def test_rows_of_other_slack_and_other_ids_share_rounds(pair):
+    """Nobody waits for who has more drafts, or other ids that are never drawn; what they leave goes on alone."""
+    few = {"num_assistant_tokens": 3, "temperature": 1.0, "seed": 1, "draft_temperature": 0.8}
+    requests = [
+        request_of(letters(30), max_tokens=26, **few),
+        request_of(letters(50, 5), never=(3, 4, 5), max_tokens=14, **few),
+        request_of(letters(25, 3), max_tokens=14, **few | {"num_assistant_tokens": 20}),
+        request_of(letters(9, 11), never=(7,), max_tokens=14, **few),
+    ]
+    engine = Engine(Pair(*pair), max_stall=60)
+    caches = [engine.new_cache(request.options.num_assistant_tokens) for request in requests]
+    runs = [engine.run(request, cache) for request, cache in zip(requests, caches, strict=True)]
+    together = []
+    for run in runs:
+        run.begin()
+        for _ in range(3):  # so that the caches of those before are full of rounds
+            engine.scheduler.step()
+            together.append(engine.scheduler.running)
+    assert max(together) == 4
+    found = [tokens_of(run) for run in runs]
+    assert found == [alone(Pair(*pair), request) for request in requests]
+    assert all(not set(request.suppress_tokens) & set(made) for request, made in zip(requests, found, strict=True))
+    for request, cache, made in zip(requests, caches, found, strict=True):
+        longer = request_of([*request.prompt.tokens, *made, 5, 6], max_tokens=4, num_assistant_tokens=3)
+        again = engine.run(longer, cache)
+        assert tokens_of(again) == alone(Pair(*pair), longer)
+        assert again.to_compute == 3
 
 
 @pytest.mark.parametrize("compile", [False, True])

@@ -49,6 +49,9 @@ class BatchCache(KVCache):
         """Slots of the largest shelf."""
         return max(shelf.capacity for shelf in self._shelves)
 
+    def capacity(self, row: int) -> int:
+        return next((shelf.capacity for shelf in self._shelves if row in shelf.rows), 0)
+
     @property
     def places(self) -> Places | None:
         return self._places

@@ -15,6 +15,7 @@ import mlx.core as mx
 from ..backend import dtype_name
 from ..models.config import FULL, SLIDING
 from .layout import CacheLayout, grown_size, ring_positions
+from .layout import Part as LayoutPart
 from .rows import KVCache
 from .store import Buffers, Layer, positions_of, with_positions
 
@@ -22,16 +23,16 @@ Part = tuple[Layer, ...]
 """For each layer of one kind, its arrays (1, G, n, D) for n positions, in their order."""
 
 
-def form(cache: KVCache) -> str:
-    """How a cache stores keys and values, whatever its rings' slack: parts fit caches of the same form only."""
-    layers = zip(cache.layout.kinds, cache.buffers, strict=True)
-    forms = "; ".join(f"{kind} {form_of(layer)}" for kind, layer in layers)
-    return forms if cache.layout.quantization is None else f"{forms}; {cache.layout.quantization}"
+def form(layout: CacheLayout) -> str:
+    """How caches of a layout store keys and values, whatever their rings' slack: parts fit those of the same form."""
+    layers = enumerate(layout.kinds)
+    forms = "; ".join(f"{kind} {', '.join(map(_form, layout.parts(layer, 1, 1)))}" for layer, kind in layers)
+    return forms if layout.quantization is None else f"{forms}; {layout.quantization}"
 
 
-def form_of(layer: Layer) -> str:
-    """The types of a layer's arrays, and their sizes but rows and slots."""
-    return ", ".join(f"{dtype_name(array.dtype)} {array.shape[1]}x{array.shape[3]}" for array in layer)
+def _form(part: LayoutPart) -> str:
+    """The type of an array, and its sizes but rows and slots."""
+    return f"{dtype_name(part.dtype)} {part.shape[1]}x{part.shape[3]}"
 
 
 def full_bytes(layout: CacheLayout, begin: int, end: int) -> int:

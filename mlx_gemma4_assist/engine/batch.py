@@ -109,6 +109,21 @@ class Batch:
         return self._slots
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all rows' keys and values."""
+        return 0 if self._flight is None else self._flight.cache.nbytes
+
+    def capacity(self, member: Member) -> int:
+        """For how many positions a member's row has room in linear buffers; 0 without any."""
+        return 0 if self._flight is None else self._flight.cache.capacity(self._slots.index(member))
+
+    def need(self, member: Member) -> int:
+        """For how many positions its next rounds need room."""
+        assert self._flight is not None
+        flight = self._flight
+        return flight.steps.reach(flight.end(self._slots.index(member)) + flight.cache.layout.slack)
+
+    @property
     def in_flight(self) -> int:
         """How many rounds were submitted and not read."""
         return 0 if self._flight is None else len(self._flight)
@@ -120,11 +135,11 @@ class Batch:
     def has_room(self) -> bool:
         return len(self.members) < SLOTS[-1]
 
-    def fits(self, layout: CacheLayout, suppress_tokens: tuple[int, ...]) -> bool:
-        """Whether a row can join: all have caches of one layout, and the same tokens that are never drawn."""
-        if self._flight is None:
-            return True
-        return layout == self._flight.cache.layout and suppress_tokens == self.members[0].sampling.suppress_tokens
+    def takes(self, member: Member) -> bool:
+        """Whether a row can join now. One whose rings have more slack than the others' joins once the rounds in flight
+        have been read: all have as much then."""
+        flight = self._flight
+        return flight is None or len(flight) == 0 or member.cache.layout.slack <= flight.cache.layout.slack
 
     def join(self, member: Member) -> None:
         """Take a request into a free slot, from the next round on."""
@@ -132,6 +147,7 @@ class Batch:
             self._begin(member)
             self._set_limits([MAX_DRAFTS])
         else:
+            self._share_slack(member.cache)
             self._place(member, self._free_slot())
             self._renew()
 
@@ -198,6 +214,14 @@ class Batch:
         self._slots = [member]
         self._hold()
 
+    def _share_slack(self, joining: KVCache) -> None:
+        assert self._flight is not None
+        cache = self._flight.cache
+        if joining.layout.slack < cache.layout.slack:
+            joining.widen(cache.layout)
+        elif joining.layout.slack > cache.layout.slack:
+            cache.widen(joining.layout)
+
     def _free_slot(self) -> int:
         if None not in self._slots:
             self._resize(next(size for size in SLOTS if size > len(self._slots)))
@@ -260,7 +284,8 @@ class Batch:
         return len(self._slots) > 1 or self._limits[0] < MAX_DRAFTS or self.members[0].sampling.has_values
 
     def _settings(self, limits: Sequence[int]) -> Settings:
-        return settings_of([NOBODY if member is None else member.sampling for member in self._slots], limits)
+        nobody = NOBODY._replace(suppress_tokens=self.members[0].sampling.suppress_tokens)
+        return settings_of([nobody if member is None else member.sampling for member in self._slots], limits)
 
 
 def _state_of(member: Member, decoder: Decoder) -> RoundState:

@@ -153,9 +153,7 @@ class Flight:
     def submit(self, drafts: int) -> None:
         """Hand the device a round of so many drafts; of a guided one the first half, if others are in flight."""
         cache, count = self.cache, drafts + 1
-        ends = [
-            length + self._flying(holder) + count for length, holder in zip(cache.lengths, self.holders, strict=True)
-        ]
+        ends = [self.end(row) + count for row in range(len(self.holders))]
         cache.reserve_each(
             [0 if holder is None else self.steps.reach(end) for end, holder in zip(ends, self.holders, strict=True)]
         )
@@ -198,6 +196,10 @@ class Flight:
         """More rows, without holders; the cache and the state have them already."""
         self.holders += [None] * rows
         self.newest += [0] * rows
+
+    def end(self, row: int) -> int:
+        """An upper bound of a row's length after the rounds in flight."""
+        return len(self.cache.tokens[row]) + self._flying(self.holders[row])
 
     def _flying(self, holder: object | None) -> int:
         """How many positions the rounds in flight write for a holder."""

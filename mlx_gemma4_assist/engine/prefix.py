@@ -300,7 +300,7 @@ class PrefixCache:
     # Names
 
     def _names(self, cache: KVCache, tokens: Sequence[int]) -> list[str]:
-        return chain(root(cache.fingerprint or "", form(cache)), tokens)
+        return chain(root(cache.fingerprint or "", form(cache.layout)), tokens)
 
     def _last(self, names: Sequence[str], tokens: Sequence[int], end: int) -> Point | None:
         """The last point in a text that is at ``end`` or before."""

@@ -17,6 +17,7 @@ from ..rounds.host_accept import HostAcceptor
 from ..rounds.sampling import Sampling, in_use, row_keys, sampling_of
 from ..rounds.state import Accept, Decoder
 from ..rounds.steps import Steps
+from .admission import Needs
 from .batch import Member
 from .guiding import Held
 from .learning import Learning
@@ -53,17 +54,18 @@ class Run:
         request: what to continue, and how.
         cache: of one row.
         progress: called with (tokens of the prompt computed, tokens to compute).
-        forced: how many of a round's drafts may be what a grammar forces.
+        longest: the most drafts of a round.
         kept: whether the cache is wanted afterwards.
 
     Attributes:
         kept: how many of the tokens made belong to the text, as far as it has been handed out. Who cuts the text
             earlier, at a stop string, says so here before closing.
         to_compute: tokens of the prompt that neither the cache held nor the engine's prefix cache.
+        needs: how much memory it takes.
     """
 
     def __init__(
-        self, engine: Host, request: Request, cache: KVCache, progress: Progress, forced: int = 0, *, kept: bool = True
+        self, engine: Host, request: Request, cache: KVCache, progress: Progress, *, longest: int, kept: bool = True
     ):
         options = request.options
         self.kept = 0
@@ -75,17 +77,19 @@ class Run:
         self._sampling = sampling_of(options, request.suppress_tokens)
         self._compiled = compiles(options.compile)
         self._learning = engine.learning(options)
-        forced = 0 if self._draws_by_seed() else forced
+        forced = 0 if self._draws_by_seed() else longest
         self._held = None if request.constraint is None else Held(request.constraint(), forced)
+        self.needs = self._needs(longest)
         self._job = Job(
             self._read_prompt,
-            cache.layout,
-            request.suppress_tokens,
-            request.budget(engine.pair.target.config),
+            cache,
+            self.needs,
+            self.needs.budget,
             request.stop_tokens,
             engine.draft_length(options, self._learning),
             learns=self._learning is not None,
             steady=self._draws_by_seed(),
+            priority=request.priority,
             top_logprobs=options.top_logprobs,
         )
         self._holder: object | None = None
@@ -94,11 +98,21 @@ class Run:
     def __iter__(self) -> Generator[TokenEvent, None, None]:
         return self._events
 
+    def _needs(self, longest: int) -> Needs:
+        request = self._request
+        return Needs(
+            self._cache.layout,
+            len(self.prompt),
+            request.budget(self._engine.pair.target.config),
+            request.options.prefill_step_size,
+            longest,
+            self._sampling,
+        )
+
     def close(self) -> None:
         """No more is wanted. Drafts behind a stop, tokens that nobody asked for and rounds in flight fall away."""
         self._events.close()
-        self._engine.prefix.expect_no_longer(self)
-        self._engine.scheduler.drop(self._job)  # begun, but never iterated over
+        self._leave()  # begun, but never iterated over
 
     @property
     def cached_tokens(self) -> int:
@@ -108,7 +122,7 @@ class Run:
     @property
     def ready(self) -> bool:
         """Whether the next event is there, or an error in its place, without any work."""
-        return bool(self._job.events) or self._job.failed
+        return bool(self._job.events) or self._job.failed or self._job.refusal is not None
 
     def begin(self) -> None:
         """Take part in the engine's work from now on, not only once an event is asked for."""
@@ -141,8 +155,7 @@ class Run:
             cache.reset()
             raise
         finally:
-            self._engine.prefix.expect_no_longer(self)
-            self._engine.scheduler.drop(job)
+            self._leave()
             if self.kept and cache.lengths[0] and cache.is_held_by(self._holder):
                 cache.rewind(0, len(self.prompt) + self.kept - 1)
             if self._learning is not None:
@@ -158,7 +171,15 @@ class Run:
         if self._held is not None and self._held.constraint.error is not None:
             raise InputError(f"the grammar could not go on: {self._held.constraint.error}")
 
+    def _leave(self) -> None:
+        self._engine.prefix.expect_no_longer(self)
+        self._engine.scheduler.drop(self._job)
+        if not self._keeps_cache:
+            self._cache.empty()
+
     def _step(self) -> None:
+        if self._job.refusal is not None:
+            raise InputError(self._job.refusal)
         if self._job.failed:
             raise RuntimeError("the engine failed, or was interrupted, in a step for another request")
         self._engine.scheduler.step()

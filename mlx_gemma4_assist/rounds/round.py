@@ -87,7 +87,7 @@ def draft(
         if as_point_mass:
             token = assistant.argmax(last)
         else:
-            token, drawn_from = _drawn(sampling, state, suppress(assistant.logits(last), sampling), i + 1)
+            token, drawn_from = _drawn(sampling, state, suppress(assistant.logits(last), sampling, state.rows), i + 1)
             log_q.append(drawn_from)
         if known is not None:
             token = mx.where(known[:, i : i + 1] < 0, token, known[:, i : i + 1])
@@ -129,7 +129,7 @@ def verify(
     tokens = mx.concatenate([state.token, drafts], axis=1)
     block = Block(decoder.layout, buffers, state.length, tokens.shape[1], bound, places=state.places)
     hidden = decoder.target(tokens, block)
-    return hidden, suppress(decoder.target.logits(hidden), decoder.sampling), block.buffers
+    return hidden, suppress(decoder.target.logits(hidden), decoder.sampling, state.rows), block.buffers
 
 
 def advance(state: RoundState, emitted: Round, hidden: mx.array) -> RoundState:
