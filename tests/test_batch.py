@@ -29,6 +29,7 @@ from mlx_gemma4_assist import (
 )
 from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt, SoftTokens
 from mlx_gemma4_assist.checkpoints.loading import load_model
+from mlx_gemma4_assist.engine import run as run_module
 from mlx_gemma4_assist.engine.batch import SLOTS
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.request import Request, TokenEvent
@@ -216,6 +217,22 @@ def test_rows_of_other_slack_and_other_ids_share_rounds(pair):
         assert again.to_compute == 3
 
 
+def test_rows_with_other_kv_bits_wait_for_each_other(pair):
+    """They have no arrays in common; nobody fails for it."""
+    bits = (None, 4, None, 8)
+    requests = [
+        request_of(letters(40, 5 + i), max_tokens=6, num_assistant_tokens=2, kv_bits=each, kv_group_size=32)
+        if each
+        else request_of(letters(40, 5 + i), max_tokens=6, num_assistant_tokens=2)
+        for i, each in enumerate(bits)
+    ]
+    engine = Engine(Pair(*pair))
+    runs = [engine.run(request) for request in requests]
+    for run in runs:
+        run.begin()
+    assert [tokens_of(run) for run in runs] == [alone(Pair(*pair), request) for request in requests]
+
+
 @pytest.mark.parametrize("compile", [False, True])
 def test_more_requests_than_slots(pair, compile):
     """As one ends the next begins; all slots are used, and no text knows of it."""
@@ -321,6 +338,23 @@ def test_a_misspelt_option_is_named(pair):
 def test_options_that_fit_no_batch_are_refused(pair, options, message):
     with pytest.raises(InputError, match=message):
         batch_generate(pair[0], LetterProcessor(), [[1], [2], [3]], pair[1], **options)
+
+
+def test_a_row_reads_its_last_hidden_state_for_drafts_only(pair, monkeypatch):
+    """It costs a forward of its own."""
+    read = []
+    last_hidden = run_module.last_hidden
+    monkeypatch.setattr(run_module, "last_hidden", lambda *given: read.append(given) or last_hidden(*given))
+    target, assistant = pair
+    for drafter, forwards in ((None, 0), (assistant, 2)):
+        read.clear()
+        engine = Engine(Pair(target, drafter))
+        runs = [engine.run(request_of(letters(9 + row, step=5 + row), max_tokens=6)) for row in range(3)]
+        for run in runs:
+            run.begin()
+        for run in runs:
+            tokens_of(run)
+        assert len(read) == forwards
 
 
 def test_a_failure_takes_those_with_it_who_had_a_part(pair, monkeypatch):

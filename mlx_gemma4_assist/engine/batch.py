@@ -6,7 +6,7 @@ for a row, and a row without a request costs its slot only: it writes to its own
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -134,6 +134,10 @@ class Batch:
 
     def has_room(self) -> bool:
         return len(self.members) < SLOTS[-1]
+
+    def fits(self, layout: CacheLayout) -> bool:
+        """Whether a row of a layout can share rounds with those there are: all keys are quantized alike."""
+        return self._flight is None or replace(layout, slack=0) == replace(self._flight.cache.layout, slack=0)
 
     def takes(self, member: Member) -> bool:
         """Whether a row can join now. One whose rings have more slack than the others' joins once the rounds in flight

@@ -126,7 +126,7 @@ class Engine:
         self.admission.check(run.needs)
         return run
 
-    def _run(self, request: Request, cache: KVCache | None, progress: Progress, longest: int) -> Run:
+    def _run(self, request: Request, cache: KVCache | None, progress: Progress, longest: int, forced: int) -> Run:
         quantization = kv_quantization(request.options, self.pair.target.config)
         if cache is None:
             own = self._cache(round_up(_needed_slack(longest), SLACK_STEP), quantization)

@@ -65,7 +65,14 @@ class Run:
     """
 
     def __init__(
-        self, engine: Host, request: Request, cache: KVCache, progress: Progress, *, longest: int, kept: bool = True
+        self,
+        engine: Host,
+        request: Request,
+        cache: KVCache,
+        progress: Progress,
+        *,
+        longest: int,
+        kept: bool = True,
     ):
         options = request.options
         self.kept = 0
@@ -77,7 +84,7 @@ class Run:
         self._sampling = sampling_of(options, request.suppress_tokens)
         self._compiled = compiles(options.compile)
         self._learning = engine.learning(options)
-        forced = 0 if self._draws_by_seed() else longest
+        forced = 0 if self._draws_by_seed() else longest  # drafts of a grammar's
         self._held = None if request.constraint is None else Held(request.constraint(), forced)
         self.needs = self._needs(longest)
         self._job = Job(
@@ -187,8 +194,8 @@ class Run:
     def _read_prompt(self, others_run: bool, chunk_size: ChunkSize) -> Iterator[Member | None]:
         """The prompt into the cache, chunk by chunk; then the row that goes on from its last token.
 
-        Beside others the last forward keeps its hidden state, so that the row drafts from its first round; alone the
-        first round, which has no drafts, gives the first token sooner.
+        Beside others the last forward keeps its hidden state, so that the row drafts from its first round; alone, and
+        without an assistant, the first round, which has no drafts, gives the first token sooner.
         """
         cache, engine, prompt = self._cache, self._engine, self._request.prompt
         options = self._request.options
@@ -198,7 +205,8 @@ class Run:
         self.to_compute = len(rest)
         decoder = engine.decoder(cache.layout, in_use([self._sampling]), None)
         steps = engine.steps(decoder, self._compiled)
-        joins = (others_run or reading.is_asked_again) and not self._draws_by_seed()
+        drafts_beside_others = others_run and engine.pair.assistant is not None
+        joins = (drafts_beside_others or reading.is_asked_again) and not self._draws_by_seed()
         apart = 2 if joins and len(rest) > 1 and rest[-2] >= 0 else 1
         read = chunks(
             engine.pair.target,

@@ -200,7 +200,7 @@ class Scheduler:
     def _next_prompt(self) -> tuple[Job, Iterator[Member | None]] | None:
         if self._reading is None and self._waiting and self._batch.has_room():
             job = self._waiting[0]
-            if self._has_memory(job):
+            if self._batch.fits(job.cache.layout) and self._has_memory(job):
                 self._reading = job, job.read_prompt(bool(self._running), self._chunk_size)
                 self._waiting.pop(0)
         return self._reading

@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from ..options import MAX_DRAFTS, GenerationOptions
+from ..options import MAX_DRAFTS, MAX_LOGPROBS, GenerationOptions
 
 # One stream of noise for each purpose; all are keyed by seed, row and position.
 CHOOSE, DRAFT, ACCEPT, RESIDUAL = range(4)
 
 CANDIDATES = (64, 256, 1024)  # how many of the likeliest tokens are looked at, where top-k bounds them
+LIKELIEST = (-1, 0, 5, MAX_LOGPROBS)  # how many likeliest tokens are told of; rows take what they want
+LEAST_BIASES = 8
 MOST_K = 2**31 - 1
 OF_EACH_ROW = -1
 RUN = 64
@@ -159,8 +161,8 @@ def added(logits: mx.array, ids: mx.array, values: mx.array) -> mx.array:
 
 
 def _bias_size(most: int) -> int:
-    """How many biases a trace has room for: a power of two, 0 for none."""
-    return 1 << (most - 1).bit_length() if most else 0
+    """How many biases a trace has room for: none, 8, or the next power of two."""
+    return max(LEAST_BIASES, 1 << (most - 1).bit_length()) if most else 0
 
 
 def _repeated(bias: tuple[tuple[int, float], ...], count: int) -> tuple[tuple[int, float], ...]:
@@ -175,7 +177,7 @@ def in_use(rows: Sequence[Sampling]) -> Sampling:
         block_verification=first.block_verification,
         repetition_penalty=2.0 if any(row.penalizes for row in rows) else 1.0,
         logit_bias=((0, 0.0),) * _bias_size(max(len(row.logit_bias) for row in rows)),
-        top_logprobs=max(row.top_logprobs for row in rows),
+        top_logprobs=next(count for count in LIKELIEST if count >= max(row.top_logprobs for row in rows)),
     )
     sampled = [row for row in rows if not row.greedy]
     return adjusted if not sampled else _with_filters(adjusted, sampled)
