@@ -84,7 +84,6 @@ class PrefixCache:
             tokens: the text; at least its last is left to be read.
             held: how many of these the cache has by itself.
         """
-        cache.reserve(1)
         with self._whole():
             return self._restore(cache, tokens, held)
 
@@ -300,7 +299,7 @@ class PrefixCache:
     # Names
 
     def _names(self, cache: KVCache, tokens: Sequence[int]) -> list[str]:
-        return chain(root(cache.fingerprint or "", form(cache)), tokens)
+        return chain(root(cache.fingerprint or "", form(cache.layout)), tokens)
 
     def _last(self, names: Sequence[str], tokens: Sequence[int], end: int) -> Point | None:
         """The last point in a text that is at ``end`` or before."""
