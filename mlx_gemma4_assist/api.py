@@ -23,6 +23,7 @@ from .engine.prefill import Progress, no_progress
 from .engine.request import Request
 from .engine.responses import BatchedText, GenerationResponse, responses
 from .engine.run import Run
+from .engine.scheduler import MAX_STALL
 from .errors import InputError, described
 from .models.gemma4_assistant import Gemma4AssistantForCausalLM
 from .models.gemma4_text import Gemma4ForCausalLM
@@ -330,12 +331,14 @@ def batch_generate(
     return_prompt_caches: bool = False,
     verbose: bool = False,
     draft_memory: Memory | None = None,
+    memory_limit: int | None = None,
+    max_stall: float = MAX_STALL,
     **options: Any,
 ) -> BatchResponse:
     """Generate after many prompts at once, each with exactly the text that it would have got alone.
 
-    Up to 16 run at a time; as one ends the next begins. Each accepts its own number of drafts. What several prompts
-    begin with is read once.
+    Up to 16 run at a time, fewer where memory is short; as one ends the next begins. Each accepts its own number of
+    drafts. What several prompts begin with is read once.
 
     Args:
         model, processor, assistant_model, chat, draft_memory: as for ``stream_generate``.
@@ -343,6 +346,8 @@ def batch_generate(
         prompt_caches: from ``make_prompt_cache``, one for each prompt.
         return_prompt_caches: whether the caches are wanted afterwards.
         verbose: whether to tell of each text that is finished, on standard error.
+        memory_limit: bytes that MLX may use in this process; None is what the device recommends, or all that there is.
+        max_stall: seconds that those who generate wait at most for others' prompts between two rounds.
         **options: the fields of ``GenerationOptions``, as keywords: a value for all prompts, or a list with one for
             each. ``stop`` and ``logits_processors`` are one for each where they are lists of lists.
 
@@ -353,7 +358,8 @@ def batch_generate(
     if isinstance(prompts, str | bytes | Mapping | MediaPrompt) or not isinstance(prompts, Sequence):
         raise InputError(f"the prompts are {described(prompts)}, expected a list of prompts")
     each = options_for_each(options, len(prompts))
-    engine = Engine(Pair(model, assistant_model, processor), draft_memory)
+    pair = Pair(model, assistant_model, processor)
+    engine = Engine(pair, draft_memory, memory_limit=memory_limit, max_stall=max_stall)
     caches = _caches(engine, prompts, each, prompt_caches, return_prompt_caches)
     requests = [_request(engine.pair, prompt, one, chat) for prompt, one in zip(prompts, each, strict=True)]
     runs = [engine.run(request, cache) for (request, _), cache in zip(requests, caches, strict=True)]

@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, wraps
 from typing import Any, Literal, TypeVar, TypeVarTuple, get_args
@@ -133,6 +134,28 @@ def _has_compiler() -> bool:
     return shutil.which("g++") is not None
 
 
+def ending_in_order(work: Callable[[], T]) -> T:
+    """What ``work`` gives, computed in a thread that ends in order, unless this is the main thread.
+
+    A thread that has computed leaves a thread of MLX's behind, at which the end of the process may abort, unless it
+    clears its streams. Those of a caller's thread are not ours to clear, so it gets none.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return work()
+    device = mx.default_device()
+
+    def run() -> T:
+        mx.set_default_device(device)
+        try:
+            return work()
+        finally:
+            mx.synchronize()
+            mx.clear_streams()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()
+
+
 def wake_compiler() -> None:
     """Let MLX's CPU backend look for g++ now: it does so once in a process, and is deaf to Ctrl-C meanwhile.
 
@@ -168,6 +191,23 @@ def wired_limit_bytes(device_info: Mapping[str, str | int]) -> int | None:
     """
     recommended = device_info.get("max_recommended_working_set_size")
     return None if recommended is None else int(recommended)
+
+
+def memory_bytes(device_info: Mapping[str, str | int]) -> int:
+    """Of the device, or of the machine where it says nothing of its own."""
+    told = device_info.get("memory_size") or device_info.get("total_memory")
+    return int(told or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def usable_bytes() -> int:
+    """How much memory MLX may use: what the default device recommends, or all that there is."""
+    device_info = mx.device_info()
+    return wired_limit_bytes(device_info) or memory_bytes(device_info)
+
+
+def readable(count: int) -> str:
+    """A number of bytes, in the unit that suits it."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 _wired_lock = threading.Lock()

@@ -76,7 +76,25 @@ def _texts(value: Any) -> tuple[str, ...]:
     return texts
 
 
+def _typed_biases(text: str) -> dict[int, float]:
+    """What a command line says: ID=VALUE, or a JSON object.
+
+    Raises:
+        TypeError, ValueError: it is neither.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            return {int(token): number(bias) for token, bias in json.loads(text).items()}
+        except RecursionError:
+            raise ValueError from None
+    token, _, bias = text.partition("=")
+    return {int(token): float(bias)}
+
+
 def _biases(value: Any) -> tuple[tuple[int, float], ...]:
+    texts = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+    if texts and all(isinstance(text, str) for text in texts):
+        value = {token: bias for text in texts for token, bias in _typed_biases(text).items()}
     biases = {integer(token): number(bias) for token, bias in dict(value or ()).items()}
     if any(token < 0 or not bias < inf for token, bias in biases.items()):
         raise ValueError
@@ -133,7 +151,8 @@ class GenerationOptions:
             mlx-lm), 0 and 0 keep all.
         repetition_penalty, presence_penalty, frequency_penalty: transformers' penalty of all ids so far, the prompt's
             included, and OpenAI's of generated ids; exact with drafts.
-        logit_bias: what is added to the logits of which ids; a mapping, or pairs, which is how it is held.
+        logit_bias: what is added to which ids' logits: a mapping, texts as on the command line, or pairs, which
+            is how it is held.
         top_logprobs: of how many of the likeliest tokens log-probabilities are told, besides each token's own; None
             tells none.
         draft_temperature: how the assistant's drafts are drawn when sampling; 0 takes its likeliest token. None is 0
@@ -198,7 +217,11 @@ class GenerationOptions:
         0.0, number, lambda x: -inf < x < inf, "a number", "Subtract this for each time that an id is in the text."
     )
     logit_bias: tuple[tuple[int, float], ...] = option(
-        (), _biases, lambda x: True, "ids and what is added to their logits", ""
+        (),
+        _biases,
+        lambda x: True,
+        "ids and what is added to their logits, such as 5=-100",
+        "ID=VALUE or a JSON object: add VALUE to the logit of token ID; may be repeated.",
     )
     top_logprobs: int | None = option(
         None,
@@ -354,7 +377,7 @@ class OptionValues(TypedDict, total=False):
     repetition_penalty: float
     presence_penalty: float
     frequency_penalty: float
-    logit_bias: Mapping[int, float] | Iterable[tuple[int, float]] | None
+    logit_bias: Mapping[int, float] | Iterable[tuple[int, float]] | Sequence[str] | str | None
     top_logprobs: int | None
     draft_temperature: float | None
     seed: int | None

@@ -29,6 +29,7 @@ from mlx_gemma4_assist import (
 )
 from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt, SoftTokens
 from mlx_gemma4_assist.checkpoints.loading import load_model
+from mlx_gemma4_assist.engine import run as run_module
 from mlx_gemma4_assist.engine.batch import SLOTS
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.request import Request, TokenEvent
@@ -51,8 +52,8 @@ def family(request):
     return Pair(load_model(folder / "target"), load_assistant(folder / "assistant"))
 
 
-def request_of(prompt: list[int], stop: tuple[int, ...] = (), **options: Any) -> Request:
-    return Request(MediaPrompt(prompt), GenerationOptions(**options), frozenset(stop))
+def request_of(prompt: list[int], stop: tuple[int, ...] = (), never: tuple[int, ...] = (), **options: Any) -> Request:
+    return Request(MediaPrompt(prompt), GenerationOptions(**options), frozenset(stop), never)
 
 
 def tokens_of(run: Run) -> list[int]:
@@ -91,7 +92,7 @@ def random_request(rng: random.Random, config: Any) -> Request:
     length = rng.choice([1, 2, rng.randint(3, 15), config.sliding_window + rng.randint(0, 30), rng.randint(50, 140)])
     options: dict[str, Any] = {"max_tokens": rng.randint(1, 14)}
     if rng.random() < 0.8:
-        options["num_assistant_tokens"] = rng.randint(0, 8)
+        options["num_assistant_tokens"] = rng.choice([rng.randint(0, 8), 20 if rng.random() < 0.2 else 3])
     if rng.random() < 0.6:
         options |= {"temperature": rng.uniform(0.3, 1.5), "seed": rng.randint(0, 99)}
         options |= {"top_k": rng.choice([0, 3, 40]), "top_p": rng.choice([1.0, 0.9]), "min_p": rng.choice([0, 0.02])}
@@ -107,7 +108,8 @@ def random_request(rng: random.Random, config: Any) -> Request:
     if rng.random() < 0.15:
         options["logits_processors"] = [ban(rng.randrange(config.vocab_size), rng.randrange(config.vocab_size))]
     stop = tuple(rng.randrange(config.vocab_size) for _ in range(rng.choice([0, 0, config.vocab_size // 8])))
-    made = request_of([rng.randrange(config.vocab_size) for _ in range(length)], stop, **options)
+    never = rng.choice([(), (), (1, 2), tuple(rng.sample(range(config.vocab_size), 3))])
+    made = request_of([rng.randrange(config.vocab_size) for _ in range(length)], stop, never, **options)
     if rng.random() < 0.3 and not made.options.logits_processors:  # which may forbid all that is left
         ends = frozenset(stop or [rng.randrange(config.vocab_size)])
         held = partial(Automaton, rng.randrange(999), config.vocab_size, ends, rng.randint(1, 14))
@@ -184,6 +186,51 @@ def test_any_company_changes_nothing(family, small_shelves):
             if events is not None:
                 assert_the_same(events, family, request, (seed, request))
     assert different > 0 < restored
+
+
+def test_rows_of_other_slack_and_other_ids_share_rounds(pair):
+    """Nobody waits for who has more drafts, or other ids that are never drawn; what they leave goes on alone."""
+    few = {"num_assistant_tokens": 3, "temperature": 1.0, "seed": 1, "draft_temperature": 0.8}
+    requests = [
+        request_of(letters(30), max_tokens=26, **few),
+        request_of(letters(50, 5), never=(3, 4, 5), max_tokens=14, **few),
+        request_of(letters(25, 3), max_tokens=14, **few | {"num_assistant_tokens": 20}),
+        request_of(letters(9, 11), never=(7,), max_tokens=14, **few),
+    ]
+    engine = Engine(Pair(*pair), max_stall=60)
+    caches = [engine.new_cache(request.options.num_assistant_tokens) for request in requests]
+    runs = [engine.run(request, cache) for request, cache in zip(requests, caches, strict=True)]
+    together = []
+    for run in runs:
+        run.begin()
+        for _ in range(3):  # so that the caches of those before are full of rounds
+            engine.scheduler.step()
+            together.append(engine.scheduler.running)
+    assert max(together) == 4
+    found = [tokens_of(run) for run in runs]
+    assert found == [alone(Pair(*pair), request) for request in requests]
+    assert all(not set(request.suppress_tokens) & set(made) for request, made in zip(requests, found, strict=True))
+    for request, cache, made in zip(requests, caches, found, strict=True):
+        longer = request_of([*request.prompt.tokens, *made, 5, 6], max_tokens=4, num_assistant_tokens=3)
+        again = engine.run(longer, cache)
+        assert tokens_of(again) == alone(Pair(*pair), longer)
+        assert again.to_compute == 3
+
+
+def test_rows_with_other_kv_bits_wait_for_each_other(pair):
+    """They have no arrays in common; nobody fails for it."""
+    bits = (None, 4, None, 8)
+    requests = [
+        request_of(letters(40, 5 + i), max_tokens=6, num_assistant_tokens=2, kv_bits=each, kv_group_size=32)
+        if each
+        else request_of(letters(40, 5 + i), max_tokens=6, num_assistant_tokens=2)
+        for i, each in enumerate(bits)
+    ]
+    engine = Engine(Pair(*pair))
+    runs = [engine.run(request) for request in requests]
+    for run in runs:
+        run.begin()
+    assert [tokens_of(run) for run in runs] == [alone(Pair(*pair), request) for request in requests]
 
 
 @pytest.mark.parametrize("compile", [False, True])
@@ -291,6 +338,23 @@ def test_a_misspelt_option_is_named(pair):
 def test_options_that_fit_no_batch_are_refused(pair, options, message):
     with pytest.raises(InputError, match=message):
         batch_generate(pair[0], LetterProcessor(), [[1], [2], [3]], pair[1], **options)
+
+
+def test_a_row_reads_its_last_hidden_state_for_drafts_only(pair, monkeypatch):
+    """It costs a forward of its own."""
+    read = []
+    last_hidden = run_module.last_hidden
+    monkeypatch.setattr(run_module, "last_hidden", lambda *given: read.append(given) or last_hidden(*given))
+    target, assistant = pair
+    for drafter, forwards in ((None, 0), (assistant, 2)):
+        read.clear()
+        engine = Engine(Pair(target, drafter))
+        runs = [engine.run(request_of(letters(9 + row, step=5 + row), max_tokens=6)) for row in range(3)]
+        for run in runs:
+            run.begin()
+        for run in runs:
+            tokens_of(run)
+        assert len(read) == forwards
 
 
 def test_a_failure_takes_those_with_it_who_had_a_part(pair, monkeypatch):

@@ -94,6 +94,19 @@ def test_json_and_the_assistant_change_nothing(command):
     assert plain["drafted"] == 0
 
 
+def test_biases_and_log_probabilities(command):
+    arguments = ("--prompt", PROMPT, "--max-tokens", "6", "--json", "--top-logprobs", "2")
+    plain = json.loads(command(*arguments).stdout)
+    assert [each["token"] for each in plain["logprobs"]] == plain["tokens"]
+    for each in plain["logprobs"]:
+        first, second = each["top_logprobs"]
+        assert (first["token"], first["logprob"]) == (each["token"], each["logprob"])
+        assert second["logprob"] <= first["logprob"] <= 0
+    never = plain["tokens"][0]
+    biased = json.loads(command(*arguments, "--logit-bias", f"{never}=-100", "--presence-penalty", "2").stdout)
+    assert never not in biased["tokens"]
+
+
 def test_standard_input_messages_and_stop(command, tmp_path):
     arguments = ("--max-tokens", "30", "--json")
     by_option = json.loads(command("--prompt", PROMPT, *arguments).stdout)

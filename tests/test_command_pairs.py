@@ -110,6 +110,23 @@ NOT_DRAFTED = {
     "num_assistant_tokens": {"--num-assistant-tokens 33": "--num-assistant-tokens is 33, expected 0 to 32"},
     "draft_temperature": {"--draft-temperature -1": "--draft-temperature is -1.0, expected"},
 }
+ADJUSTED = {
+    "repetition_penalty": ("", "--repetition-penalty 1.2"),
+    "presence_penalty": ("", "--presence-penalty -0.5"),
+    "frequency_penalty": ("", "--frequency-penalty 0.3"),
+    "logit_bias": ("", "--logit-bias 5=-3 --logit-bias 7=1.5", "--logit-bias '{\"5\": -100}'"),
+}
+NOT_ADJUSTED = {
+    "repetition_penalty": {"--repetition-penalty 0": "--repetition-penalty is 0.0, expected"},
+    "presence_penalty": {"--presence-penalty nan": "--presence-penalty is nan, expected"},
+    "frequency_penalty": {"--frequency-penalty inf": "--frequency-penalty is inf, expected"},
+    "logit_bias": {
+        "--logit-bias 5": "--logit-bias is ['5'], expected",
+        "--logit-bias '{5: 1}'": "--logit-bias is ['{5: 1}'], expected",
+        "--logit-bias -1=2": "--logit-bias is ['-1=2'], expected",
+        "--logit-bias 999999999=2": "--logit-bias has the id 999999999, but",
+    },
+}
 SWITCHES = {
     "learned": ("", "--no-learned"),
     "enable_thinking": ("", "--enable-thinking"),
@@ -157,6 +174,8 @@ GENERATE = Command(
         **DRAWN,
         **DRAFTED,
         **HELD,
+        **ADJUSTED,
+        "top_logprobs": ("", "--top-logprobs 2"),
         **STEP,
         **SWITCHES,
         "stop": ("", "--stop a --stop bc", "--stop '<turn|>'"),
@@ -174,6 +193,8 @@ GENERATE = Command(
         **NOT_DRAWN,
         **NOT_DRAFTED,
         **NOT_HELD,
+        **NOT_ADJUSTED,
+        "top_logprobs": {"--top-logprobs 21": "--top-logprobs is 21, expected 0 to 20"},
         **NO_STEP,
         "stop": {"--stop ''": "--stop is"},
         "image": {"--image nowhere": "there is no file nowhere"},
@@ -202,6 +223,7 @@ GENERATE = Command(
         *(Rule("model", untyped, kind, typed, "tiny is a text model") for kind in ("image", "audio", "video")),
         Rule("image", untyped, "max_soft_tokens", typed, "--max-soft-tokens is for pictures, and there are none"),
         Rule("model", untyped, "enable_thinking", typed, "chat template knows no --enable-thinking"),
+        Rule("as_json", untyped, "top_logprobs", typed, "--top-logprobs is for the object that --json prints"),
         Rule("show_thinking", typed, "skip_special_tokens", says("--no-skip-special-tokens"), "--show-thinking tells"),
         STRANGER,
         *FILTERS,
@@ -215,11 +237,12 @@ CHAT = Command(
         **MODEL,
         **DRAWN,
         **DRAFTED,
+        **ADJUSTED,
         **HELD,
         **STEP,
         **{name: SWITCHES[name] for name in ("learned", "enable_thinking", "show_thinking")},
     },
-    refused={**NO_MODEL, **NOT_DRAWN, **NOT_DRAFTED, **NOT_HELD, **NO_STEP},
+    refused={**NO_MODEL, **NOT_DRAWN, **NOT_DRAFTED, **NOT_ADJUSTED, **NOT_HELD, **NO_STEP},
     rules=(
         Rule("model", untyped, "enable_thinking", typed, "chat template knows no --enable-thinking"),
         STRANGER,

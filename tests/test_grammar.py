@@ -141,6 +141,7 @@ def test_drafts_change_nothing(family, letters, grammar):
         for count in drafts:
             found = tokens_of(model, letters, PROMPT, assistant, num_assistant_tokens=count, **grammar, **drawn)
             assert found == expected, (drawn, count)
+        assert tokens_of(model, letters, PROMPT, **grammar, **drawn) == expected
 
 
 SETTINGS = [
@@ -300,17 +301,20 @@ def test_the_schema_says_how_white_space_is_written(tiny):
     assert text == json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False)
 
 
-def test_what_is_forced_is_drafted(tiny):
-    """Long keys cost few rounds, with an assistant that knows nothing of JSON."""
+def test_what_is_forced_is_drafted(tiny, monkeypatch):
+    """Long keys cost few rounds, with an assistant that knows nothing of JSON, and without any."""
     model, processor, assistant = tiny
     options = {"json_schema": SCHEMA, "num_assistant_tokens": 4, "max_tokens": 200}
-    rounds = []
-    for forces in (True, False):
-        with pytest.MonkeyPatch.context() as patch:
-            if not forces:
-                patch.setattr(Held, "known", lambda held, unread: [])
-            rounds.append(list(stream_generate(model, processor, "Who?", assistant, **options))[-1].stats.rounds)
-    assert rounds[0] < 0.75 * rounds[1], rounds
+    with_forced = list(stream_generate(model, processor, "Who?", assistant, **options))
+    without = list(stream_generate(model, processor, "Who?", json_schema=SCHEMA, max_tokens=200))
+    plain = list(stream_generate(model, processor, "Who?", regex="abcdefgh", num_assistant_tokens=0))
+    assert plain[-1].stats.drafted == 0
+    monkeypatch.setattr(Held, "known", lambda held, unread: [])
+    drafted = list(stream_generate(model, processor, "Who?", assistant, **options))
+    assert with_forced[-1].stats.rounds < 0.75 * drafted[-1].stats.rounds
+    assert without[-1].stats.rounds < 0.6 * len(without)
+    assert 0 < without[-1].stats.accepted == sum(response.from_draft for response in without)
+    assert [r.token for r in with_forced] == [r.token for r in without] == [r.token for r in drafted]
 
 
 # Company
@@ -332,7 +336,7 @@ def test_masks_of_a_batch():
     """Those of held rows as far as their drafts may come; all ones elsewhere."""
     rng = random.Random(3)
     for seed in range(40):
-        held = Held(Automaton(seed, 70, [3], 12))
+        held = Held(Automaton(seed, 70, [3], 12), 8)
         guide = Guide([None, held], 70)
         drafts = [[1] * 4, [rng.randrange(70) for _ in range(4)]]
         constraint = Automaton(seed, 70, [3], 12)
@@ -357,7 +361,7 @@ def test_what_follows_a_round_without_choice_is_known():
     known = 0
     for seed in range(400):
         rng = random.Random(seed)
-        held, twin = Held(Automaton(seed, 70, [3], 30)), Automaton(seed, 70, [3], 30)
+        held, twin = Held(Automaton(seed, 70, [3], 30), 99), Automaton(seed, 70, [3], 30)
         first = held.known(unread=False)
         assert first == twin.forced()
         drafts = [*first[: rng.randint(0, 4)], *(rng.randrange(70) for _ in range(rng.randint(0, 2)))]

@@ -100,9 +100,10 @@ class Last:
 
 
 def test_why_a_text_ended():
-    assert loading.cut_off(Last("length", 10, 5), 100) == "cut off by --max-tokens"
-    assert loading.cut_off(Last("length", 95, 5), 100) == "the context is full"
-    assert loading.cut_off(Last("stop", 95, 5), 100) == ""
+    assert loading.cut_off(Last("length", 10, 5), 100, 5) == "cut off by --max-tokens"
+    assert loading.cut_off(Last("length", 95, 5), 100, 5) == "the context is full"
+    assert loading.cut_off(Last("length", 10, 5), 100, 6) == "the memory is full"
+    assert loading.cut_off(Last("stop", 95, 5), 100, 5) == ""
 
 
 def test_a_full_context_is_called_so(tiny, monkeypatch, capsys):

@@ -31,6 +31,11 @@ def identity(tokens, logits):
         ("stop", ["a", "b"], ("a", "b")),
         ("logits_processors", None, ()),
         ("logits_processors", [identity], (identity,)),
+        ("logit_bias", {5: 1}, ((5, 1.0),)),
+        ("logit_bias", ((5, 1), (6, -2.5)), ((5, 1.0), (6, -2.5))),
+        ("logit_bias", "5=-100", ((5, -100.0),)),
+        ("logit_bias", ["5=1", '{"6": -2.5, "5": 3}'], ((5, 3.0), (6, -2.5))),
+        ("logit_bias", None, ()),
         ("num_assistant_tokens", 0, 0),
         ("num_assistant_tokens", MAX_DRAFTS, MAX_DRAFTS),
         ("compile", None, None),
@@ -73,6 +78,12 @@ def test_what_is_plain_is_taken(name, given, read):
         ("logits_processors", [3], "functions"),
         ("logits_processors", identity, "functions"),
         ("compile", 1, "True, False or None"),
+        ("logit_bias", "5", "ids and what is added"),
+        ("logit_bias", "five=1", "ids and what is added"),
+        ("logit_bias", '{"5": true}', "ids and what is added"),
+        ("logit_bias", '{"5": Infinity}', "ids and what is added"),
+        ("logit_bias", ["5=1", "-6=1"], "ids and what is added"),
+        ("logit_bias", {"5": 1}, "ids and what is added"),
         ("prefill_step_size", 0, "a positive integer"),
         ("kv_bits", 3, "4 or 8"),
         ("kv_bits", True, "4 or 8"),
@@ -87,6 +98,11 @@ def test_what_is_not_is_refused_in_the_words_of_whoever_asked(name, value, expec
     assert str(caught.value).startswith(f"{name} is {value!r}, expected {expected}")
     typed = flags(name)[0]
     assert caught.value.spelled({name: typed}).startswith(f"{typed} is {value!r}, expected {expected}")
+
+
+def test_biases_that_are_nested_without_end():
+    with pytest.raises(InputError, match="expected ids and what is added"):
+        GenerationOptions(logit_bias='{"a":' * 20_000)
 
 
 def test_options_that_contradict_each_other():

@@ -40,13 +40,10 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "compile": (False, True),
     "prompt_cache": (False, True),
     "suppress_tokens": ((), (11, 12)),
-    "kv_bits": (None, 4),
-    "kv_group_size": (32, 64),
-    "quantized_kv_start": (10, 5000),
+    "held": ({}, {"kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": 10}),
 }
 
 
-HELD = ("kv_bits", "kv_group_size", "quantized_kv_start")
 COVERING = Covering({name: len(values) for name, values in VALUES.items()})
 ROWS = [{name: VALUES[name][value] for name, value in row.items()} for row in COVERING.rows]
 
@@ -62,8 +59,8 @@ def generated(pair, row: dict[str, Any]):
     assistant = pair[1] if row["assistant"] else None
     cache = None
     if row["prompt_cache"]:
-        cache = make_prompt_cache(pair[0], pair[1], 8, **{name: row[name] for name in HELD})
-    return list(stream_generate(pair[0], processor, PROMPT, assistant, prompt_cache=cache, **options))
+        cache = make_prompt_cache(pair[0], pair[1], 8, **row["held"])
+    return list(stream_generate(pair[0], processor, PROMPT, assistant, prompt_cache=cache, **options, **row["held"]))
 
 
 def refused(row: dict[str, Any]) -> str | None:
@@ -76,12 +73,6 @@ def refused(row: dict[str, Any]) -> str | None:
         return "there is no assistant model"
     if not row["assistant"] and row["draft_temperature"]:
         return "draft_temperature is for drafts, but there is no assistant model"
-    if row["kv_bits"] is None and row["kv_group_size"] != 64:
-        return "kv_group_size is for quantized keys and values, and there is no kv_bits"
-    if row["kv_bits"] is None and row["quantized_kv_start"] != 5000:
-        return "quantized_kv_start is for quantized keys and values, and there is no kv_bits"
-    if row["kv_bits"] is not None and row["kv_group_size"] == 64:
-        return "kv_group_size is 64, which does not divide the head dimension 32"
     return None
 
 

@@ -286,10 +286,9 @@ def test_reading_ahead_gives_way(pair, monkeypatch):
 
 
 @pytest.mark.parametrize("meanwhile", [False, True])
-def test_prompts_with_one_beginning(pair, monkeypatch, meanwhile):
+def test_prompts_with_one_beginning(pair, meanwhile):
     """It is read once, though none names it: the others wait for the first one's point, also if they come later."""
-    monkeypatch.setattr("mlx_gemma4_assist.engine.scheduler.MAX_STALL", 0)
-    engine, beginning = Engine(pair), letters(200)
+    engine, beginning = Engine(pair, max_stall=0), letters(200)
     requests = [request_of([*beginning, i, *letters(19 + i, 9)]) for i in range(3)]
     runs = [engine.run(request) for request in requests]
     if meanwhile:

@@ -185,3 +185,25 @@ def test_a_full_disk_costs_no_answer(file, ask, capsys, monkeypatch):
         command.generate(**OPTIONS, prompt=BEGINNING + " then", prompt_cache_file=file)
     assert len(capsys.readouterr().out) > 10
     assert file.read_bytes() == before
+
+
+QUANTIZED = {"kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": 10}
+
+
+def test_quantized_keys_are_kept_and_change_no_text(file, ask):
+    first = ask(BEGINNING, file, **QUANTIZED)
+    told = ask(BEGINNING + first["text"], file, **QUANTIZED)
+    assert told["cached_tokens"] > 5
+    assert told["tokens"] == ask(BEGINNING + first["text"], **QUANTIZED)["tokens"]
+    for options, why in (
+        ({}, "has 4 bits in groups of 32 from position 10 on, and there is no kv_bits"),
+        (QUANTIZED | {"kv_bits": 8}, "has 4 bits in groups of 32 from position 10 on, and kv_bits asks for 8 bits in"),
+    ):
+        before = file.read_bytes()
+        with pytest.raises(InputError, match=why):
+            ask(BEGINNING, file, **options)
+        assert file.read_bytes() == before
+    file.unlink()
+    ask(BEGINNING, file)
+    with pytest.raises(InputError, match="is dense, and kv_bits asks for 4 bits in groups of 32"):
+        ask(BEGINNING, file, **QUANTIZED)

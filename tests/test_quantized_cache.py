@@ -194,14 +194,18 @@ def test_bytes(pair, bits, share):
     def nbytes(how):
         cache = KVCache(CacheLayout(config, 32, mx.float32, how))
         cache.reserve(10_000)
-        return cache.nbytes - context_bytes(config, cache.size, how, 4).sliding, cache.size
+        return cache.nbytes - context_bytes(config, cache.size, how, mx.float32).sliding, cache.size
 
     dense, size = nbytes(None)
     packed, _ = nbytes(KVQuantization(bits, 32, 0))
     assert packed == dense * share
     how = KVQuantization(bits, 32, 5000)
     mixed, _ = nbytes(how)
-    assert mixed == context_bytes(config, size, how, 4).keys_values - context_bytes(config, size, how, 4).sliding
+    assert (
+        mixed
+        == context_bytes(config, size, how, mx.float32).keys_values
+        - context_bytes(config, size, how, mx.float32).sliding
+    )
     assert mixed == dense // size * 5064 + packed // size * (size - 4936)
 
 

@@ -11,6 +11,7 @@ from support import checkpoints as small
 from support.paths import ASSETS, GOLDENS
 
 from mlx_gemma4_assist import InputError, Pair, Processor
+from mlx_gemma4_assist.cache.quantization import KVQuantization
 from mlx_gemma4_assist.checkpoints.loading import held
 from mlx_gemma4_assist.commands import benchmark, chat, generate, loading, parity
 from mlx_gemma4_assist.commands.run import run_one
@@ -83,6 +84,20 @@ def test_the_figures(dtype, tokens, asked):
     assert fitting == asked - 1
     assert said(weights).endswith("room for about 0 tokens")
     assert f"the weights take {doctor.readable(weights)}, more than the" in said(weights - 1)
+
+
+@pytest.mark.parametrize("start", [0, 100])
+def test_quantized_keys_take_less(start):
+    how, config = KVQuantization(4, 32, start), Pair.load(E2B / "target", "none").target.config
+    dense, packed = (context_bytes(config, 1000, each, 4).keys_values for each in (None, how))
+    both = limits(None, 1000)[0] + packed
+    figures = E2B / "target", E2B / "assistant", None, 1000
+    assert packed < dense
+    assert memory_warning(machine(both), *figures, how) is None
+    assert memory_warning(machine(both), *figures) is not None
+    warning = memory_warning(machine(both - 1), *figures, how)
+    assert warning.endswith("room for about 999 tokens")
+    assert f"{doctor.readable(packed)} of keys" in warning
 
 
 def test_an_assistant_is_counted():

@@ -14,8 +14,10 @@ from mlx_gemma4_assist.rounds.sampling import (
     DRAFT,
     Sampling,
     choose,
+    in_use,
     log_probabilities,
     row_keys,
+    settings_of,
     suppress,
     uniform,
 )
@@ -69,6 +71,17 @@ def test_suppressed_tokens_are_never_drawn():
     sampling = Sampling(temperature=1.0, suppress_tokens=(1, 3))
     p = mx.exp(log_probabilities(suppress(mx.zeros((2, 4, 5)), sampling), 1.0, sampling))
     np.testing.assert_allclose(np.array(p)[1, 2], [1 / 3, 0, 1 / 3, 0, 1 / 3], atol=1e-6)
+
+
+def test_rows_suppress_their_own_tokens():
+    rows = [Sampling(), Sampling(suppress_tokens=(1, 3, 0)), Sampling(suppress_tokens=(4,))]
+    found = suppress(mx.zeros((3, 2, 5)), in_use(rows), settings_of(rows))
+    for row, sampling in enumerate(rows):
+        expected = suppress(mx.zeros((2, 5)), sampling)
+        assert mx.array_equal(found[row], expected)
+    alike = [Sampling(suppress_tokens=(2,), temperature=float(i)) for i in range(3)]
+    assert in_use(alike).suppress_tokens == (2,)
+    assert settings_of(alike).suppressed.shape == (3, 0)
 
 
 def test_noise_belongs_to_row_and_position():

@@ -5,16 +5,26 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from support.decoding import random_pair
 from support.generation import PROMPT
 from support.paths import ROOT, TESTS, TOOLS
 from support.stand_ins import LetterProcessor
 
-from mlx_gemma4_assist import GenerationResponse, load, make_prompt_cache, stream_generate
+from mlx_gemma4_assist import (
+    GenerationResponse,
+    InputError,
+    load,
+    load_assistant,
+    make_prompt_cache,
+    stream_generate,
+)
 from mlx_gemma4_assist.backend import can_compile
+from mlx_gemma4_assist.checkpoints.loading import load_model
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +96,26 @@ def test_networks_loaded_in_several_threads_at_once():
     model, processor = made[0]
     text = stream_generate(model, processor, "It was", max_tokens=4)
     assert len(tokens(text)) == 4
+
+
+def number(stream: mx.Stream) -> int:
+    """As it stands at the end of "Stream(Device(cpu, 0), 3)": streams are counted."""
+    return int(str(stream).rpartition(" ")[2].rstrip(")"))
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-assistant", "nowhere"])
+def test_a_thread_that_loads_gets_no_stream(name):
+    """At streams of threads that are gone, the end of the process may abort."""
+    device = mx.default_device()
+
+    def load_it() -> tuple[int, int]:
+        with suppress(InputError):
+            (load_assistant if name == "tiny-assistant" else load_model)(name)
+        other = mx.new_stream(device)  # a thread's own has a later number, unless the thread had it before
+        return number(other), number(mx.default_stream(device))
+
+    other, own = elsewhere(load_it)
+    assert own > other
 
 
 ENDING = """

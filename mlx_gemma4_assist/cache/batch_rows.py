@@ -14,6 +14,9 @@ from .rows import KVCache
 from .shelves import Places, Shelf, arranged, is_dense, places_of
 from .store import Layer, placed
 
+SlotsOf = Callable[[int], Sequence[int]]
+"""How many slots each array of a full layer has where there is room for so many positions."""
+
 
 class BatchCache(KVCache):
     """The rows of a batch: others come and go, each with as many slots as it needs.
@@ -48,6 +51,9 @@ class BatchCache(KVCache):
     def size(self) -> int:
         """Slots of the largest shelf."""
         return max(shelf.capacity for shelf in self._shelves)
+
+    def capacity(self, row: int) -> int:
+        return next((shelf.capacity for shelf in self._shelves if row in shelf.rows), 0)
 
     @property
     def places(self) -> Places | None:
@@ -128,7 +134,7 @@ def _with_more(array: mx.array, rows: int) -> mx.array:
     return mx.concatenate([array, mx.zeros((rows, *array.shape[1:]), array.dtype)])
 
 
-def moved(layer: Layer, old: Sequence[Shelf], new: Sequence[Shelf], slots: Callable[[int], Sequence[int]]) -> Layer:
+def moved(layer: Layer, old: Sequence[Shelf], new: Sequence[Shelf], slots: SlotsOf) -> Layer:
     """The arrays of a layer for other shelves; every row of the new ones lies on one of the old.
 
     A shelf that some old one becomes by few rows more or less, or by another capacity, is that one with these changes.
@@ -138,7 +144,7 @@ def moved(layer: Layer, old: Sequence[Shelf], new: Sequence[Shelf], slots: Calla
         slots: of each array of a shelf, by its capacity.
     """
     width = len(layer) // len(old)
-    parts = [[layer[i * width + part] for i in range(len(old))] for part in range(width)]
+    parts = [layer[part::width] for part in range(width)]
     return tuple(
         _shelf_of(arrays, old, shelf, count)
         for shelf in new

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from ..models.config import FULL, Gemma4TextConfig
+from ..models.config import FULL, SLIDING, Gemma4TextConfig
 from .quantization import KVQuantization
 
 GROWTH = 256  # slots by which a linear buffer grows
@@ -102,6 +102,18 @@ class CacheLayout:
         return dense + tuple(
             Part(f"{part.name}.{name}", shape, dtype) for part in dense for name, shape, dtype in packed
         )
+
+    def linear_bytes(self, size: int) -> int:
+        """Of one row's full-attention layers, with room for so many positions."""
+        return self._nbytes(FULL, size)
+
+    def row_bytes(self, size: int) -> int:
+        """Of one row: its full-attention layers with room for so many positions, and its rings."""
+        return self.linear_bytes(size) + self._nbytes(SLIDING, size)
+
+    def _nbytes(self, kind: str, size: int) -> int:
+        layers = [layer for layer, each in enumerate(self.kinds) if each == kind]
+        return sum(part.slot_bytes * part.shape[2] for layer in layers for part in self.parts(layer, 1, size))
 
 
 def grown_size(positions: int) -> int:

@@ -8,12 +8,13 @@ Nothing here knows what the arrays of a layer are, only that there may be severa
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import mlx.core as mx
 
+from ..backend import dtype_name
 from ..models.config import FULL, SLIDING
 from .layout import CacheLayout, grown_size
+from .layout import Part as LayoutPart
 from .rows import KVCache
 from .store import Layer, empty, positions_of, with_positions
 
@@ -22,8 +23,15 @@ Part = tuple[Layer, ...]
 
 
 def form(layout: CacheLayout) -> str:
-    """How keys and values are stored, whatever the rings' slack: parts fit caches of the same form only."""
-    return repr(replace(layout, slack=0))
+    """How caches of a layout store keys and values, whatever their rings' slack: parts fit those of the same form."""
+    layers = enumerate(layout.kinds)
+    forms = "; ".join(f"{kind} {', '.join(map(_form, layout.parts(layer, 1, 1)))}" for layer, kind in layers)
+    return forms if layout.quantization is None else f"{forms}; {layout.quantization}"
+
+
+def _form(part: LayoutPart) -> str:
+    """The type of an array, and its sizes but rows and slots."""
+    return f"{dtype_name(part.dtype)} {part.shape[1]}x{part.shape[3]}"
 
 
 def full_bytes(layout: CacheLayout, begin: int, end: int) -> int:

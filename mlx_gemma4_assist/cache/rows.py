@@ -15,7 +15,7 @@ import mlx.core as mx
 from ..models.config import FULL, SLIDING
 from .layout import GROWTH, Bound, CacheLayout, grown_size
 from .shelves import Places
-from .store import Buffers, empty, joined, lengthened, size_of, taken
+from .store import Buffers, empty, joined, lengthened, size_of, taken, with_wider_rings
 
 
 class KVCache:
@@ -24,7 +24,7 @@ class KVCache:
     Evaluated when made, so that it can be used in another thread.
 
     Args:
-        layout: fixed for the cache's life.
+        layout: fixed for the cache's life, but for the slack of its rings.
         rows: how many sequences it holds.
         fingerprint: of the target whose keys and values these are; None where nobody asks.
 
@@ -73,6 +73,10 @@ class KVCache:
     def size(self) -> int:
         """For how many positions linear buffers have room; 0 without any."""
         return size_of(self.layout, self._buffers)
+
+    def capacity(self, row: int) -> int:
+        """For how many positions a row has room in linear buffers."""
+        return self.size
 
     @property
     def nbytes(self) -> int:
@@ -177,11 +181,19 @@ class KVCache:
         self._buffers = ()
 
     def adopt(self, other: "KVCache") -> None:
-        """Become what another cache of this layout is; the two share no later writes."""
+        """Become what another cache of this layout is, perhaps with more slack; the two share no later writes."""
+        self.layout = other.layout
         self._tokens = [[] for _ in other.tokens]
         self._written = other.written
         self._buffers = other.buffers
         self._tokens = [list(row) for row in other.tokens]
+
+    def widen(self, layout: CacheLayout) -> None:
+        """Give the rings the slack of a layout that has more; what the device may still write is lost."""
+        before, lengths = self.layout.ring, self.lengths
+        buffers = with_wider_rings(self.layout, self._buffers, lengths, layout.ring)
+        self._written = [end + layout.ring - before if end > before else end for end in self._written]
+        self.layout, self._buffers = layout, buffers
 
     def take(self, row: int) -> "KVCache":
         """A row as a cache of its own; the two share no later writes."""

@@ -132,6 +132,14 @@ def moved_to_ring(buffer: mx.array, lengths: Sequence[int], ring: int) -> mx.arr
     return mx.take_along_axis(buffer, slots, axis=2)
 
 
+def with_wider_rings(layout: CacheLayout, buffers: Buffers, lengths: Sequence[int], ring: int) -> Buffers:
+    """Buffers of a layout with rings of ``ring`` slots, see :func:`moved_to_ring`; linear ones as they are."""
+    return tuple(
+        layer if kind == FULL else (moved_to_ring(layer[0], lengths, ring), moved_to_ring(layer[1], lengths, ring))
+        for kind, layer in zip(layout.kinds, buffers, strict=True)
+    )
+
+
 class Slots:
     """Where a block's new keys and values go. It lives as long as its block.
 

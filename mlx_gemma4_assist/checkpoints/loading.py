@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..backend import DTYPES, dtype_of, on_gpu, wake_compiler
+from ..backend import DTYPES, dtype_of, ending_in_order, on_gpu, wake_compiler
 from ..errors import InputError
 from ..files import read_json, read_part
 from ..models.config import read_assistant_config, read_target_config
@@ -46,8 +46,12 @@ def load_model(
     """
     folder = resolve(path_or_repo, revision=revision)
     config = read_json(folder / "config.json")
-    model = Gemma4ForCausalLM(read_target_config(config))
-    return _load(folder, config, dtype, model, model.model.layers)
+
+    def load() -> Gemma4ForCausalLM:
+        model = Gemma4ForCausalLM(read_target_config(config))
+        return _load(folder, config, dtype, model, model.model.layers)
+
+    return ending_in_order(load)
 
 
 def load_assistant(
@@ -56,10 +60,14 @@ def load_assistant(
     """A drafter. Arguments and errors as for ``load_model``."""
     folder = resolve(path_or_repo, revision=revision)
     config = read_json(folder / "config.json")
-    model = Gemma4AssistantForCausalLM(read_assistant_config(config))
-    loaded = _load(folder, config, dtype, model, model.model.layers)
-    _check_token_ordering(loaded, folder)
-    return loaded
+
+    def load() -> Gemma4AssistantForCausalLM:
+        model = Gemma4AssistantForCausalLM(read_assistant_config(config))
+        _load(folder, config, dtype, model, model.model.layers)
+        _check_token_ordering(model, folder)
+        return model
+
+    return ending_in_order(load)
 
 
 def _check_token_ordering(assistant: Gemma4AssistantForCausalLM, folder: Path) -> None:
@@ -82,8 +90,12 @@ def load_towers(
     """What a target sees and hears with; None for a text-only one. Arguments and errors as for ``load_model``."""
     folder = resolve(path_or_repo, revision=revision)
     config = read_json(folder / "config.json")
-    towers = towers_of(config)
-    return None if towers is None else _load(folder, config, dtype, towers, [])
+
+    def load() -> Gemma4Towers | UnifiedTowers | None:
+        towers = towers_of(config)
+        return None if towers is None else _load(folder, config, dtype, towers, [])
+
+    return ending_in_order(load)
 
 
 class Held(NamedTuple):

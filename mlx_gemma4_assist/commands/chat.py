@@ -10,6 +10,7 @@ import typer
 
 from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, open_checkpoint
 from .options import (
+    ADJUSTED,
     DRAFTED,
     DRAWN,
     EMBEDDED,
@@ -37,7 +38,7 @@ UNSAID = {"max_tokens": "Without it until the context is full."} | dict.fromkeys
 @grouped
 def chat(
     choice: ModelChoice,
-    said: Annotated[Said, Only(*DRAWN, *DRAFTED, *QUANTIZED, "prefill_step_size", **UNSAID)],
+    said: Annotated[Said, Only(*DRAWN, *DRAFTED, *ADJUSTED, *QUANTIZED, "prefill_step_size", **UNSAID)],
     system_prompt: Annotated[str | None, typer.Option("--system-prompt", help="Goes before the first message.")] = None,
     learned: Learned = True,
     enable_thinking: EnableThinking = False,

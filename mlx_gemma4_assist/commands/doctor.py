@@ -65,8 +65,8 @@ def _machine_lines(machine: "Machine", versions: dict[str, str]) -> list[str]:
 
 
 def _on_metal(machine: "Machine") -> tuple[str, str, str]:
+    from ..backend import readable
     from ..machine.chip import has_small_batch_kernel
-    from ..machine.doctor import readable
 
     generation = "unknown" if machine.generation is None else machine.generation
     modes = ("affine", "mxfp4", "mxfp8", "nvfp4")
@@ -79,14 +79,14 @@ def _on_metal(machine: "Machine") -> tuple[str, str, str]:
 
 
 def _on_a_cpu(machine: "Machine") -> tuple[str, str, str]:
-    from ..machine.doctor import readable
+    from ..backend import readable
 
     chip = f"{machine.name} ({machine.architecture}). CPU backend: correctness only; what is fast is Apple silicon"
     return chip, readable(machine.memory), "a matter of Metal"
 
 
 def _family_lines(needs: "list[FamilyNeeds]", context: int) -> list[str]:
-    from ..machine.doctor import readable
+    from ..backend import readable
 
     formats = list(needs[0].weights)
     lines = [
@@ -105,7 +105,7 @@ def _family_lines(needs: "list[FamilyNeeds]", context: int) -> list[str]:
 
 
 def _checkpoint_lines(checkpoint: "Checkpoint") -> list[str]:
-    from ..machine.doctor import readable
+    from ..backend import readable
 
     lines = [f"Model: {checkpoint.name}"]
     cost = checkpoint.context

@@ -18,6 +18,7 @@ from .interrupts import ending_at_once
 from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, open_checkpoint
 from .media import Content, MediaChoice, encoded, find_media, prepare
 from .options import (
+    ADJUSTED,
     DRAFTED,
     DRAWN,
     EMBEDDED,
@@ -37,6 +38,7 @@ from .streams import STANDARD_INPUT, moves_cursor, note, read_input
 if TYPE_CHECKING:
     from ..engine.responses import GenerationResponse
 
+HERE = ("top_logprobs", "stop", "skip_special_tokens", "prefill_step_size", "compile")
 TOO_SHORT = 5  # tokens: neither the prompt's round nor the first rounds of a new pair have drafts
 
 
@@ -60,10 +62,7 @@ class Question:
 def generate(
     question: Question,
     choice: ModelChoice,
-    options: Annotated[
-        GenerationOptions,
-        Only(*DRAWN, *DRAFTED, *QUANTIZED, "stop", "skip_special_tokens", "prefill_step_size", "compile"),
-    ],
+    options: Annotated[GenerationOptions, Only(*DRAWN, *DRAFTED, *ADJUSTED, *QUANTIZED, *HERE)],
     media: MediaChoice,
     grammar: GrammarChoice,
     learned: Learned = True,
@@ -79,7 +78,7 @@ def generate(
     options = grammar.over(options)
     cache_file = CacheFile(prompt_cache_file)
     check_choice(choice, options)
-    _check_shown(show_thinking, options)
+    _check_shown(show_thinking, as_json, options)
     checkpoint = open_checkpoint(choice, options)
     chat = not question.ignore_chat_template
     prompt = prepare(checkpoint, found, media, chat=chat, enable_thinking=question.enable_thinking)
@@ -110,14 +109,16 @@ def generate(
     elif made:
         print()
         note(statistics(made[-1], pair.assistant is not None, options.num_assistant_tokens))
-        if why := cut_off(made[-1], pair.target.config.max_position_embeddings):
+        if why := cut_off(made[-1], pair.target.config.max_position_embeddings, options.max_tokens):
             note(f"The text ends here: {why}")
     if (kept := cache_file.keep(made)) and not as_json:
         note(kept)
     return INTERRUPTED if interrupted else 0
 
 
-def _check_shown(show_thinking: bool, options: GenerationOptions) -> None:
+def _check_shown(show_thinking: bool, as_json: bool, options: GenerationOptions) -> None:
+    if options.top_logprobs is not None and not as_json:
+        raise InputError("--top-logprobs is for the object that --json prints")
     if show_thinking and not options.skip_special_tokens:
         raise InputError(
             "--show-thinking tells thoughts from the answer, which --no-skip-special-tokens leaves as one text"
@@ -239,4 +240,12 @@ def _summary(made: "list[GenerationResponse]", interrupted: bool) -> dict[str, A
             "accepted_at": stats.accepted_at,
             "drafted_at": stats.drafted_at,
         }
+        if last.logprob is not None:
+            summary["logprobs"] = [_log_probs(response) for response in made]
     return summary
+
+
+def _log_probs(response: "GenerationResponse") -> dict[str, Any]:
+    """Of a token and of the likeliest in its place, with OpenAI's names, but ids for tokens."""
+    likeliest = [{"token": token, "logprob": logprob} for token, logprob in response.top_logprobs or ()]
+    return {"token": response.token, "logprob": response.logprob, "top_logprobs": likeliest}

@@ -121,12 +121,13 @@ def introduce(pair: "Pair", choice: ModelChoice, options: GenerationOptions) -> 
         note(header(pair, choice, options))
 
 
-def cut_off(last: "GenerationResponse", context: int) -> str:
+def cut_off(last: "GenerationResponse", context: int, max_tokens: int) -> str:
     """By what a text was cut off, for a sentence; empty if it ended by itself."""
     if last.finish_reason != "length":
         return ""
-    full = last.prompt_tokens + last.generation_tokens >= context
-    return "the context is full" if full else "cut off by --max-tokens"
+    if last.prompt_tokens + last.generation_tokens >= context:
+        return "the context is full"
+    return "cut off by --max-tokens" if last.generation_tokens >= max_tokens else "the memory is full"
 
 
 @contextmanager
@@ -169,9 +170,11 @@ def open_checkpoint(choice: ModelChoice, options: GenerationOptions, *, compares
     with ending_at_once(), _said_if_slow(f"Loading {choice.model} ..."):
         from ..cache.quantization import kv_quantization
         from ..engine.pair import MATCHING, Checkpoint
+        from ..engine.request import check_biases
 
         checkpoint = Checkpoint.open(choice.model, MATCHING if named is None else named, dtype=choice.dtype)
         kv_quantization(options, checkpoint.config)
+        check_biases(options, checkpoint.config)
     if checkpoint.assistant is None and named is None:
         _check_without_assistant(choice, options, compares)
         note(f"No assistant is known for {choice.model}: decoding plainly. --assistant-model names one.")

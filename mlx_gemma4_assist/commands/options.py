@@ -147,7 +147,7 @@ def _parameter(field: "Field[Any]", defaults: Mapping[str, Any], otherwise: str 
     hint: Any = field.type
     default = defaults.get(field.name, field.default if field.default is not MISSING else inspect.Parameter.empty)
     if "help" in field.metadata:  # of GenerationOptions
-        if field.name == "stop":
+        if field.name in REPEATED:
             hint, default = list[str] | None, None
         if default is None:
             hint = hint | None
@@ -156,10 +156,14 @@ def _parameter(field: "Field[Any]", defaults: Mapping[str, Any], otherwise: str 
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
+REPEATED = ("stop", "logit_bias")
+"""What is typed once for each of several values."""
 FILTERS = ("temperature", "top_p", "top_k", "min_p")
 """What a distribution goes through before a token is drawn."""
 DRAWN = ("max_tokens", *FILTERS, "seed")
 """How a text is drawn: what all commands that generate have."""
+ADJUSTED = ("repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")
+"""What changes a distribution before that."""
 DRAFTED = ("num_assistant_tokens", "draft_temperature")
 QUANTIZED = ("kv_bits", "kv_group_size", "quantized_kv_start")
 """How keys and values are held."""

@@ -134,7 +134,8 @@ class Chat:
                 self._engine.read_ahead(self.conversation.tokens, self._cache.layout.quantization)
         self.totals.add(made[-1])
         print()
-        self._say(_statistics(made[-1], computed, self._pair.target.config.max_position_embeddings))
+        context = self._pair.target.config.max_position_embeddings
+        self._say(_statistics(made[-1], computed, context, self._options.max_tokens))
 
     def _generate(self, prompt: list[int]) -> tuple[list[GenerationResponse], int]:
         """What was made, perhaps cut off by Ctrl-C, and how many tokens of the prompt had to be computed for it."""
@@ -220,9 +221,9 @@ class Chat:
         note(f"\033[2m{text}\033[0m" if text and has_styles(sys.stderr) else text)
 
 
-def _statistics(last: GenerationResponse, computed: int, context: int) -> str:
+def _statistics(last: GenerationResponse, computed: int, context: int, max_tokens: int) -> str:
     """One line on an answer."""
-    why = "stopped" if last.finish_reason is None else cut_off(last, context)
+    why = "stopped" if last.finish_reason is None else cut_off(last, context, max_tokens)
     cut = f"; {why}" if why else ""
     return (
         f"[{last.generation_tokens} tokens, {last.generation_tps:.1f} per second"

@@ -6,7 +6,7 @@ for a row, and a row without a request costs its slot only: it writes to its own
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -59,13 +59,6 @@ class Member:
     leaving: Callable[[KVCache, int], None] | None = None
     held: Held | None = None
 
-    @property
-    def drafts_at_once(self) -> int:
-        """How many drafts its first round may have: any number, if there is a hidden state to draft from."""
-        if self.hidden is not None:
-            return MAX_DRAFTS
-        return 0 if self.held is None else len(self.held.known(unread=False))
-
     def take_back(self, cache: KVCache, slot: int) -> None:
         """Have the row of a batch's cache as one's own again, if it is still wanted."""
         if self.holder is not None and self.cache.is_held_by(self.holder):
@@ -74,14 +67,15 @@ class Member:
 
 
 class Landed(NamedTuple):
-    """What a round gave a member: its tokens, of which the first ``accepted`` are drafts, out of ``drafted``; and their
-    log-probabilities, if anybody asked for them."""
+    """What a round gave a member: its tokens, of which the first ``accepted`` are drafts, out of ``drafted``; their
+    log-probabilities, if anybody asked for them; and whether the assistant had no part in it."""
 
     member: Member
     tokens: list[int]
     accepted: int
     drafted: int
     log_probs: Sequence[LogProbs]
+    known: bool
 
 
 class Batch:
@@ -115,6 +109,21 @@ class Batch:
         return self._slots
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all rows' keys and values."""
+        return 0 if self._flight is None else self._flight.cache.nbytes
+
+    def capacity(self, member: Member) -> int:
+        """For how many positions a member's row has room in linear buffers; 0 without any."""
+        return 0 if self._flight is None else self._flight.cache.capacity(self._slots.index(member))
+
+    def need(self, member: Member) -> int:
+        """For how many positions its next rounds need room."""
+        assert self._flight is not None
+        flight = self._flight
+        return flight.steps.reach(flight.end(self._slots.index(member)) + flight.cache.layout.slack)
+
+    @property
     def in_flight(self) -> int:
         """How many rounds were submitted and not read."""
         return 0 if self._flight is None else len(self._flight)
@@ -126,11 +135,15 @@ class Batch:
     def has_room(self) -> bool:
         return len(self.members) < SLOTS[-1]
 
-    def fits(self, layout: CacheLayout, suppress_tokens: tuple[int, ...]) -> bool:
-        """Whether a row can join: all have caches of one layout, and the same tokens that are never drawn."""
-        if self._flight is None:
-            return True
-        return layout == self._flight.cache.layout and suppress_tokens == self.members[0].sampling.suppress_tokens
+    def fits(self, layout: CacheLayout) -> bool:
+        """Whether a row of a layout can share rounds with those there are: all keys are quantized alike."""
+        return self._flight is None or replace(layout, slack=0) == replace(self._flight.cache.layout, slack=0)
+
+    def takes(self, member: Member) -> bool:
+        """Whether a row can join now. One whose rings have more slack than the others' joins once the rounds in flight
+        have been read: all have as much then."""
+        flight = self._flight
+        return flight is None or len(flight) == 0 or member.cache.layout.slack <= flight.cache.layout.slack
 
     def join(self, member: Member) -> None:
         """Take a request into a free slot, from the next round on."""
@@ -138,6 +151,7 @@ class Batch:
             self._begin(member)
             self._set_limits([MAX_DRAFTS])
         else:
+            self._share_slack(member.cache)
             self._place(member, self._free_slot())
             self._renew()
 
@@ -185,7 +199,7 @@ class Batch:
         found = self._flight.land()
         counted = self._counted.popleft()
         landed = [
-            Landed(member, found.tokens[row], found.accepted[row], counted[row], found.log_probs[row])
+            Landed(member, found.tokens[row], found.accepted[row], counted[row], found.log_probs[row], found.known)
             for row, member in enumerate(self._slots[: len(counted)])
             if member is not None and found.tokens[row]
         ]
@@ -203,6 +217,14 @@ class Batch:
         )
         self._slots = [member]
         self._hold()
+
+    def _share_slack(self, joining: KVCache) -> None:
+        assert self._flight is not None
+        cache = self._flight.cache
+        if joining.layout.slack < cache.layout.slack:
+            joining.widen(cache.layout)
+        elif joining.layout.slack > cache.layout.slack:
+            cache.widen(joining.layout)
 
     def _free_slot(self) -> int:
         if None not in self._slots:
@@ -266,7 +288,8 @@ class Batch:
         return len(self._slots) > 1 or self._limits[0] < MAX_DRAFTS or self.members[0].sampling.has_values
 
     def _settings(self, limits: Sequence[int]) -> Settings:
-        return settings_of([NOBODY if member is None else member.sampling for member in self._slots], limits)
+        nobody = NOBODY._replace(suppress_tokens=self.members[0].sampling.suppress_tokens)
+        return settings_of([nobody if member is None else member.sampling for member in self._slots], limits)
 
 
 def _state_of(member: Member, decoder: Decoder) -> RoundState:

@@ -5,8 +5,9 @@ All work is done in the thread that asks for events; one at a time.
 
 import os
 from collections.abc import Sequence
+from math import inf
 
-from ..backend import Kept, on_gpu
+from ..backend import Kept, on_gpu, usable_bytes
 from ..cache.layout import CacheLayout, round_up
 from ..cache.quantization import KVQuantization, kv_quantization
 from ..cache.rows import KVCache
@@ -22,6 +23,7 @@ from ..rounds.compiled import CompiledSteps, compiles
 from ..rounds.sampling import Sampling
 from ..rounds.state import Accept, Decoder
 from ..rounds.steps import EAGER, Steps
+from .admission import Admission
 from .ahead import ReadAhead
 from .batch import SLOTS, Batch
 from .learning import Learning, Memory
@@ -30,7 +32,7 @@ from .prefill import Progress, no_progress
 from .prefix_options import FOLDER_BYTES, prefix_cache
 from .request import Request
 from .run import Run
-from .scheduler import LOOK_AHEAD, Scheduler
+from .scheduler import LOOK_AHEAD, MAX_STALL, Scheduler
 
 KEPT = 8  # compiled rounds per target, each for what settings have in use
 SLACK_STEP = 32
@@ -47,6 +49,9 @@ class Engine:
             read again; 0 keeps none. None is a sixteenth of the memory, at most 2 GiB.
         prefix_cache_folder: where these are kept for later processes; None writes nothing.
         prefix_cache_folder_bytes: the most that the folder's files take.
+        memory_limit: bytes that MLX may use in this process; None is what the device recommends, or all that there is.
+            What is kept of prompts is given up, then requests wait, and at last are refused, rather than go beyond it.
+        max_stall: seconds that requests which generate wait at most for others' prompts between two rounds.
 
     Attributes:
         pair: as given.
@@ -65,14 +70,19 @@ class Engine:
         prefix_cache_bytes: int | None = None,
         prefix_cache_folder: str | os.PathLike[str] | None = None,
         prefix_cache_folder_bytes: int = FOLDER_BYTES,
+        memory_limit: int | None = None,
+        max_stall: float = MAX_STALL,
     ):
         if not isinstance(pair, Pair):
             raise InputError(f"the pair is {described(pair)}, expected a Pair")
         if memory is not None and (isinstance(memory, type) or not isinstance(memory, Memory)):
             raise InputError(f"draft_memory is {described(memory)}, expected None or DraftMemory(folder)")
         self.pair = pair
-        self.scheduler = Scheduler(Batch(self.decoder, self.steps), self._draft_length_together)
         self.prefix = prefix_cache(pair, prefix_cache_bytes, prefix_cache_folder, prefix_cache_folder_bytes)
+        limit = usable_bytes() if memory_limit is None else _positive("memory_limit", memory_limit)
+        self.admission = Admission(pair, limit, self.prefix.release)
+        batch = Batch(self.decoder, self.steps)
+        self.scheduler = Scheduler(batch, self.admission, self._draft_length_together, _seconds("max_stall", max_stall))
         self._ahead = ReadAhead(pair.target, self.prefix, lambda quantization: self.new_cache(None, quantization))
         self._memory = memory
 
@@ -87,7 +97,7 @@ class Engine:
 
     def _cache(self, slack: int, quantization: KVQuantization | None) -> KVCache:
         layout = CacheLayout(self.pair.target.config, slack, self.pair.dtype, quantization)
-        return KVCache(layout, fingerprint=self.pair.fingerprint)
+        return KVCache.of(layout, self.pair.fingerprint, (), [[]], [0])  # its buffers are made once it is let in
 
     def run(self, request: Request, cache: KVCache | None = None, progress: Progress = no_progress) -> Run:
         """A request's events, as one iterates over them; nothing is computed before.
@@ -99,7 +109,8 @@ class Engine:
             progress: called with (tokens of the prompt computed, tokens to compute).
 
         Raises:
-            InputError: the prompt or an option does not fit the pair, or the cache does not belong to it.
+            InputError: the prompt or an option does not fit the pair, or the cache does not belong to it; there is no
+                memory for the prompt, whoever else is there.
         """
         if not callable(progress):
             raise InputError(f"prompt_progress_callback is {described(progress)}, expected a function")
@@ -108,11 +119,18 @@ class Engine:
         if self.pair.assistant is None and options.draft_temperature:
             raise OptionError("{draft_temperature} is for drafts, but there is no assistant model")
         request.check(self.pair.target.config)
+        if request.constraint is not None and self.pair.assistant is None and options.num_assistant_tokens is None:
+            longest = AUTO_LONGEST  # what a grammar forces needs no assistant
         self._ahead.drop()
-        quantization = kv_quantization(options, self.pair.target.config)
+        run = self._run(request, cache, progress, longest)
+        self.admission.check(run.needs)
+        return run
+
+    def _run(self, request: Request, cache: KVCache | None, progress: Progress, longest: int) -> Run:
+        quantization = kv_quantization(request.options, self.pair.target.config)
         if cache is None:
-            cache = self._cache(round_up(_needed_slack(longest), SLACK_STEP), quantization)
-            return Run(self, request, cache, progress, kept=False)
+            own = self._cache(round_up(_needed_slack(longest), SLACK_STEP), quantization)
+            return Run(self, request, own, progress, longest=longest, kept=False)
         if not isinstance(cache, KVCache):
             raise InputError(f"prompt_cache is {described(cache)}, expected what make_prompt_cache returns")
         if cache.fingerprint != self.pair.fingerprint or cache.layout.slack < _needed_slack(longest):
@@ -120,7 +138,7 @@ class Engine:
         if quantization is not None and quantization != cache.layout.quantization:
             held = "is dense" if cache.layout.quantization is None else f"has {cache.layout.quantization}"
             raise OptionError("{kv_bits} asks for {asked}, and the prompt_cache {held}", asked=quantization, held=held)
-        return Run(self, request, cache, progress)
+        return Run(self, request, cache, progress, longest=longest)
 
     def read_ahead(self, prompt: MediaPrompt | Sequence[int], quantization: KVQuantization | None = None) -> None:
         """A later prompt is going to begin with this one: :meth:`idle` reads it, all but its last token.
@@ -179,6 +197,18 @@ class Engine:
         if options.seed is not None and options.draft_temperature:
             return None  # drafts that are drawn change the text, so their number must not be learned from times
         return Learning(self.pair.target, assistant, compiles(options.compile), self._memory)
+
+
+def _seconds(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
+        raise InputError(f"{name} is {described(value)}, expected seconds, 0 or more")
+    return value
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise InputError(f"{name} is {described(value)}, expected a positive number of bytes")
+    return value
 
 
 def longest_draft(pair: Pair, num_assistant_tokens: int | None) -> int:

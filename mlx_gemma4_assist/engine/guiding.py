@@ -50,12 +50,12 @@ class Held:
 
     Attributes:
         constraint: in the state of the text as far as it has been read.
-        forces: whether what is forced takes the place of the assistant's drafts.
+        longest: how many of a round's drafts what is forced may be; 0 leaves all to the assistant.
         behind: what must follow the last round in flight, if that is known.
     """
 
     constraint: Constraint
-    forces: bool = True
+    longest: int
     behind: list[int] = field(default_factory=list)
 
     def advance(self, tokens: Sequence[int]) -> None:
@@ -64,10 +64,14 @@ class Held:
             self.constraint.take(token)
 
     def known(self, unread: bool) -> list[int]:
-        """The first tokens that the next round must give, if they are known already."""
-        if not self.forces:
+        """The first tokens that the next round must give, if they are known already.
+
+        Args:
+            unread: whether the row has a part in a round in flight.
+        """
+        if self.longest == 0:
             return []
-        return self.behind if unread else self.constraint.forced()
+        return (self.behind if unread else self.constraint.forced())[: self.longest]
 
     def mask(self, drafts: Sequence[int], words: Sequence[Words]) -> None:
         """Write the mask of each place of a round, up to the first draft that may not come: it falls.
@@ -87,7 +91,7 @@ class Held:
             constraint.take(drafts[place])
             taken += 1
         self.behind = []
-        if self.forces and certain and only is not None:
+        if self.longest and certain and only is not None:
             constraint.take(only)
             taken += 1
             self.behind = constraint.forced()
@@ -106,13 +110,14 @@ class Guide:
         self._rows, self._width = rows, -(-vocabulary // 32)
         self.limits: Sequence[int] = []
 
-    def known(self, count: int, unread: Sequence[bool]) -> mx.array:
+    def known(self, count: int, unread: Sequence[bool]) -> tuple[mx.array, bool]:
         """As ``loop.Guide`` has it."""
-        found = np.full((len(self._rows), count), -1, np.int32)
+        found, all_known = np.full((len(self._rows), count), -1, np.int32), count > 0
         for row, held in enumerate(self._rows):
             tokens = [] if held is None else held.known(unread[row])[:count]
             found[row, : len(tokens)] = tokens
-        return mx.array(found)
+            all_known = all_known and len(tokens) >= min(self.limits[row], count)
+        return mx.array(found), all_known
 
     def masks(self, drafts: Sequence[Sequence[int]]) -> mx.array:
         """As ``loop.Guide`` has it. Of each row as many drafts count as ``limits`` says."""

@@ -33,12 +33,13 @@ class LogProbs(NamedTuple):
 
 class Emitted(NamedTuple):
     """A round as the host reads it: for each row its tokens, how many of them were drafts, and, where asked for, their
-    log-probabilities."""
+    log-probabilities; and whether all drafts were known without the assistant."""
 
     tokens: list[list[int]]
     accepted: list[int]
     drafted: int
     log_probs: list[list[LogProbs]]
+    known: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,21 +93,23 @@ def _log_probs(emitted: Round, kept: list[list[int]]) -> list[list[LogProbs]]:
 
 @dataclass(eq=False)
 class _Flying:
-    """A round in flight: whom its rows belong to, how many positions it writes, and what it emits, once the device has
-    its second half too."""
+    """A round in flight: whom its rows belong to, how many positions it writes, whether all its drafts were known, and
+    what it emits, once the device has its second half too."""
 
     holders: list[object | None]
     count: int
+    known: bool = False
     emitted: Round | None = None
 
 
 class Guide(Protocol):
     """What the host says between the two halves of a round: :class:`guiding.Guide`."""
 
-    def known(self, count: int, unread: Sequence[bool]) -> mx.array:
-        """(B, count) int32, drafts of the next round that are known without the assistant, negative where they are not.
+    def known(self, count: int, unread: Sequence[bool]) -> tuple[mx.array, bool]:
+        """(B, count) int32, drafts of the next round that are known without the assistant, negative where they are not;
+        and whether all that count are.
 
-        ``unread``: for each row, whether the round before is still in flight.
+        ``unread``: for each row, whether it has a part in a round in flight.
         """
 
     def masks(self, drafts: Sequence[Sequence[int]]) -> mx.array:
@@ -150,9 +153,7 @@ class Flight:
     def submit(self, drafts: int) -> None:
         """Hand the device a round of so many drafts; of a guided one the first half, if others are in flight."""
         cache, count = self.cache, drafts + 1
-        ends = [
-            length + self._flying(holder) + count for length, holder in zip(cache.lengths, self.holders, strict=True)
-        ]
+        ends = [self.end(row) + count for row in range(len(self.holders))]
         cache.reserve_each(
             [0 if holder is None else self.steps.reach(end) for end, holder in zip(ends, self.holders, strict=True)]
         )
@@ -165,15 +166,16 @@ class Flight:
         emitted, self.state, buffers = self.steps.round(self.decoder, self.state, cache.buffers, drafts, bound)
         cache.store(buffers, ends)
         mx.async_eval(emitted, self.state[:3], self.state.counts, buffers)
-        self._rounds.append(_Flying(list(self.holders), count, emitted))
+        self._rounds.append(_Flying(list(self.holders), count, emitted=emitted))
 
     def _propose(self, guide: Guide, drafts: int, ends: Sequence[int], bound: Bound) -> None:
-        known = guide.known(drafts, [self.in_flight_for(holder) > 0 for holder in self.holders])
-        self._half = self.steps.propose(self.decoder, self.state, self.cache.buffers, known, bound)
+        known, all_known = guide.known(drafts, [self.in_flight_for(holder) > 0 for holder in self.holders])
+        decoder = self.decoder._replace(assistant=None) if all_known else self.decoder
+        self._half = self.steps.propose(decoder, self.state, self.cache.buffers, known, bound)
         self.cache.store(self._half.buffers, ends)
         mx.async_eval(self._half.drafts.tokens)  # apart: they can be read while the rest is computed
         mx.async_eval(self._half.hidden, self._half.logits, self._half.buffers)
-        self._rounds.append(_Flying(list(self.holders), drafts + 1))
+        self._rounds.append(_Flying(list(self.holders), drafts + 1, all_known))
         if len(self._rounds) == 1:
             self.settle()
 
@@ -195,6 +197,10 @@ class Flight:
         self.holders += [None] * rows
         self.newest += [0] * rows
 
+    def end(self, row: int) -> int:
+        """An upper bound of a row's length after the rounds in flight."""
+        return len(self.cache.tokens[row]) + self._flying(self.holders[row])
+
     def _flying(self, holder: object | None) -> int:
         """How many positions the rounds in flight write for a holder."""
         if holder is None:
@@ -208,7 +214,7 @@ class Flight:
         """
         flying = self._rounds.popleft()
         assert flying.emitted is not None
-        result = read(flying.emitted)
+        result = read(flying.emitted)._replace(known=flying.known)
         for row, (tokens, holder) in enumerate(zip(result.tokens, flying.holders, strict=True)):
             if holder is None or holder is not self.holders[row]:
                 tokens.clear()

@@ -141,6 +141,12 @@ class Pair:
         return kept
 
     @cached_property
+    def nbytes(self) -> int:
+        """Bytes of both networks' weights."""
+        networks = [self.target] if self.assistant is None else [self.target, self.assistant]
+        return sum(array.nbytes for each in networks for array in named_parameters(each).values())
+
+    @cached_property
     def media(self) -> MediaReader:
         """What turns pictures, video and sound into soft tokens; the target's towers are loaded for it now.
 

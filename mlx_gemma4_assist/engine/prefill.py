@@ -44,9 +44,9 @@ def chunks(
     begin, last = first, first + len(tokens)
     cache.reserve(last)
     padding = cache.layout.config.pad_token_id
+    progress(0, len(tokens))
     while begin < last:
         end = chunk_end(begin, last, step_size(), media)
-        progress(begin - first, len(tokens))
         chunk = list(tokens[begin - first : end - first])
         ids = mx.array([[padding if token < 0 else token for token in chunk]], mx.int32)
         where = mx.array([begin], mx.int32)
@@ -56,9 +56,9 @@ def chunks(
         mx.clear_cache()
         cache.append(0, chunk)
         begin = end
+        progress(begin - first, len(tokens))
         if end < last:
             yield
-    progress(len(tokens), len(tokens))
 
 
 def prefill(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..cache.soft_tokens import MediaPrompt
-from ..errors import InputError, OptionError
+from ..errors import InputError, OptionError, described
 from ..models.config import Gemma4TextConfig
 from ..options import GenerationOptions
 from .guiding import Constraint
@@ -24,6 +24,8 @@ class Request:
         points: positions of the prompt where later ones may part from it: where turns begin.
         left_out: ids with which something begins that later prompts leave out, such as thoughts.
         constraint: makes what holds the text, at its beginning; None lets any token come.
+        priority: who waits begins before those of a lower one, and after those of the same that came earlier. Nobody
+            has to make room for it. As long as higher ones keep coming, a lower one waits.
     """
 
     prompt: MediaPrompt
@@ -33,13 +35,14 @@ class Request:
     points: tuple[int, ...] = ()
     left_out: frozenset[int] = frozenset()
     constraint: Callable[[], Constraint] | None = None
+    priority: int = 0
 
     def check(self, config: Gemma4TextConfig) -> None:
         """Refuse what the network could not read or must not index.
 
         Raises:
             InputError: an empty prompt, one longer than the context, ids beyond the vocabulary, soft tokens that do
-                not fit; a grammar without a token that ends the text.
+                not fit; a grammar without a token that ends the text; a priority that is no integer.
         """
         check_tokens(self.prompt.tokens, config)
         if self.options.grammar is not None and self.constraint is None:
@@ -50,14 +53,27 @@ class Request:
         outside = next((token for token in self.suppress_tokens if not 0 <= token <= last), None)
         if outside is not None:
             raise InputError(f"suppress_tokens has the id {outside}, but the model's vocabulary ends at {last}")
-        outside = next((token for token, _ in self.options.logit_bias if token > last), None)
-        if outside is not None:
-            raise InputError(f"logit_bias has the id {outside}, but the model's vocabulary ends at {last}")
+        check_biases(self.options, config)
         self.prompt.check()
+        if isinstance(self.priority, bool) or not isinstance(self.priority, int):
+            raise InputError(f"the priority is {described(self.priority)}, expected an integer")
 
     def budget(self, config: Gemma4TextConfig) -> int:
         """How many tokens may follow: what was asked for, as far as the context reaches."""
         return min(self.options.max_tokens, config.max_position_embeddings - len(self.prompt.tokens))
+
+
+def check_biases(options: GenerationOptions, config: Gemma4TextConfig) -> None:
+    """Refuse biases of what the target cannot say.
+
+    Raises:
+        OptionError: an id beyond the vocabulary.
+    """
+    last = config.vocab_size - 1
+    outside = next((token for token, _ in options.logit_bias if token > last), None)
+    if outside is not None:
+        sentence = "{logit_bias} has the id {id}, but the model's vocabulary ends at {last}"
+        raise OptionError(sentence, id=outside, last=last)
 
 
 def check_tokens(tokens: Sequence[int], config: Gemma4TextConfig) -> None:

@@ -17,6 +17,7 @@ from ..rounds.host_accept import HostAcceptor
 from ..rounds.sampling import Sampling, in_use, row_keys, sampling_of
 from ..rounds.state import Accept, Decoder
 from ..rounds.steps import Steps
+from .admission import Needs
 from .batch import Member
 from .guiding import Held
 from .learning import Learning
@@ -53,15 +54,26 @@ class Run:
         request: what to continue, and how.
         cache: of one row.
         progress: called with (tokens of the prompt computed, tokens to compute).
+        longest: the most drafts of a round.
         kept: whether the cache is wanted afterwards.
 
     Attributes:
         kept: how many of the tokens made belong to the text, as far as it has been handed out. Who cuts the text
             earlier, at a stop string, says so here before closing.
         to_compute: tokens of the prompt that neither the cache held nor the engine's prefix cache.
+        needs: how much memory it takes.
     """
 
-    def __init__(self, engine: Host, request: Request, cache: KVCache, progress: Progress, *, kept: bool = True):
+    def __init__(
+        self,
+        engine: Host,
+        request: Request,
+        cache: KVCache,
+        progress: Progress,
+        *,
+        longest: int,
+        kept: bool = True,
+    ):
         options = request.options
         self.kept = 0
         self.to_compute = 0
@@ -72,16 +84,19 @@ class Run:
         self._sampling = sampling_of(options, request.suppress_tokens)
         self._compiled = compiles(options.compile)
         self._learning = engine.learning(options)
-        self._held = None if request.constraint is None else Held(request.constraint(), not self._draws_by_seed())
+        forced = 0 if self._draws_by_seed() else longest  # drafts of a grammar's
+        self._held = None if request.constraint is None else Held(request.constraint(), forced)
+        self.needs = self._needs(longest)
         self._job = Job(
             self._read_prompt,
-            cache.layout,
-            request.suppress_tokens,
-            request.budget(engine.pair.target.config),
+            cache,
+            self.needs,
+            self.needs.budget,
             request.stop_tokens,
             engine.draft_length(options, self._learning),
             learns=self._learning is not None,
             steady=self._draws_by_seed(),
+            priority=request.priority,
             top_logprobs=options.top_logprobs,
         )
         self._holder: object | None = None
@@ -90,11 +105,21 @@ class Run:
     def __iter__(self) -> Generator[TokenEvent, None, None]:
         return self._events
 
+    def _needs(self, longest: int) -> Needs:
+        request = self._request
+        return Needs(
+            self._cache.layout,
+            len(self.prompt),
+            request.budget(self._engine.pair.target.config),
+            request.options.prefill_step_size,
+            longest,
+            self._sampling,
+        )
+
     def close(self) -> None:
         """No more is wanted. Drafts behind a stop, tokens that nobody asked for and rounds in flight fall away."""
         self._events.close()
-        self._engine.prefix.expect_no_longer(self)
-        self._engine.scheduler.drop(self._job)  # begun, but never iterated over
+        self._leave()  # begun, but never iterated over
 
     @property
     def cached_tokens(self) -> int:
@@ -104,7 +129,7 @@ class Run:
     @property
     def ready(self) -> bool:
         """Whether the next event is there, or an error in its place, without any work."""
-        return bool(self._job.events) or self._job.failed
+        return bool(self._job.events) or self._job.failed or self._job.refusal is not None
 
     def begin(self) -> None:
         """Take part in the engine's work from now on, not only once an event is asked for."""
@@ -137,8 +162,7 @@ class Run:
             cache.reset()
             raise
         finally:
-            self._engine.prefix.expect_no_longer(self)
-            self._engine.scheduler.drop(job)
+            self._leave()
             if self.kept and cache.lengths[0] and cache.is_held_by(self._holder):
                 cache.rewind(0, len(self.prompt) + self.kept - 1)
             if self._learning is not None:
@@ -154,7 +178,15 @@ class Run:
         if self._held is not None and self._held.constraint.error is not None:
             raise InputError(f"the grammar could not go on: {self._held.constraint.error}")
 
+    def _leave(self) -> None:
+        self._engine.prefix.expect_no_longer(self)
+        self._engine.scheduler.drop(self._job)
+        if not self._keeps_cache:
+            self._cache.empty()
+
     def _step(self) -> None:
+        if self._job.refusal is not None:
+            raise InputError(self._job.refusal)
         if self._job.failed:
             raise RuntimeError("the engine failed, or was interrupted, in a step for another request")
         self._engine.scheduler.step()
@@ -162,8 +194,8 @@ class Run:
     def _read_prompt(self, others_run: bool, chunk_size: ChunkSize) -> Iterator[Member | None]:
         """The prompt into the cache, chunk by chunk; then the row that goes on from its last token.
 
-        Beside others the last forward keeps its hidden state, so that the row drafts from its first round; alone the
-        first round, which has no drafts, gives the first token sooner.
+        Beside others the last forward keeps its hidden state, so that the row drafts from its first round; alone, and
+        without an assistant, the first round, which has no drafts, gives the first token sooner.
         """
         cache, engine, prompt = self._cache, self._engine, self._request.prompt
         options = self._request.options
@@ -173,7 +205,8 @@ class Run:
         self.to_compute = len(rest)
         decoder = engine.decoder(cache.layout, in_use([self._sampling]), None)
         steps = engine.steps(decoder, self._compiled)
-        joins = (others_run or reading.is_asked_again) and not self._draws_by_seed()
+        drafts_beside_others = others_run and engine.pair.assistant is not None
+        joins = (drafts_beside_others or reading.is_asked_again) and not self._draws_by_seed()
         apart = 2 if joins and len(rest) > 1 and rest[-2] >= 0 else 1
         read = chunks(
             engine.pair.target,

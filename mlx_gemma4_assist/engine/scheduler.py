@@ -1,25 +1,29 @@
 """Who runs when: prompts are read in the gaps between rounds, and rounds have all rows that want one.
 
-Decoding comes first: while rows run, prompts are read between two rounds for ``MAX_STALL`` seconds at most, in chunks
-of what was read in that time before. A request that ends leaves at once; its row is free for the next.
+Decoding comes first: while rows run, prompts are read between two rounds for ``max_stall`` seconds at most, in chunks
+of what was read in that time before, at first of ``LEAST_CHUNK`` tokens. A request that ends leaves at once; its row is
+free for the next.
 """
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from time import perf_counter
 
-from ..cache.layout import CacheLayout
+from ..cache.layout import grown_size
+from ..cache.rows import KVCache
 from ..drafts.clock import RoundClock
 from ..drafts.protocol import BatchDraftLength, DraftLength
+from .admission import Admission, Needs, grown_bytes, joined_bytes
 from .batch import Batch, Landed, Member
 from .loop import LogProbs
 from .request import TokenEvent
 
 LOOK_AHEAD = 1
-MAX_STALL = 0.15  # seconds that running rows wait for others' prompts between two rounds
-LEAST_CHUNK = 32  # tokens
+MAX_STALL = 0.15  # seconds
+LEAST_CHUNK = 32  # tokens: fewer take as long
 
 
 ChunkSize = Callable[[], int | None]
@@ -33,36 +37,40 @@ class Job:
     Attributes:
         read_prompt: reads the prompt into a cache, one chunk with each step of what it returns, and at last gives the
             member to run. It is told whether others run meanwhile, and what to ask before each chunk for its size.
-        layout: of the cache.
-        suppress_tokens: ids that are never drawn.
+        cache: that the prompt is read into.
+        needs: how much memory it takes.
         budget: the most tokens to make.
         stop_tokens: any of these ends it.
         draft_length: how many drafts it wants in a round, where it is alone.
         learns: whether that is learned, and so what it wants beside others.
         steady: whether all its rounds have as many drafts, also where fewer tokens are left: its text depends on it.
+        priority: who waits begins before those of lower ones.
         top_logprobs: of how many of the likeliest tokens it wants log-probabilities; None for none, not even its own.
         events: what it has been given and nobody has fetched yet.
         read: how many tokens of the prompt have been read.
         made: how many tokens these and the ones before have.
         ended: whether it has its last event.
         failed: whether a step that it had a part in was not completed.
+        refusal: why it cannot begin, if there is no memory for it.
         member: its row, once its prompt has been read.
     """
 
     read_prompt: ReadPrompt
-    layout: CacheLayout
-    suppress_tokens: tuple[int, ...]
+    cache: KVCache
+    needs: Needs
     budget: int
     stop_tokens: frozenset[int]
     draft_length: DraftLength
     learns: bool = False
     steady: bool = False
+    priority: int = 0
     top_logprobs: int | None = None
     events: deque[TokenEvent] = field(default_factory=deque)
     read: int = 0
     made: int = 0
     ended: bool = False
     failed: bool = False
+    refusal: str | None = None
     member: Member | None = None
 
     def take(self, landed: Landed) -> None:
@@ -86,14 +94,25 @@ class Scheduler:
 
     Args:
         batch: has a row for each job that runs.
+        admission: knows who has room.
         together: makes what chooses how many drafts a round has that several rows share; asked for it once there are.
+        max_stall: seconds that rows wait at most for others' prompts between two rounds, as far as chunks of
+            ``LEAST_CHUNK`` tokens, and pictures, which are never divided, are read in that time.
     """
 
-    def __init__(self, batch: Batch, together: Callable[[], BatchDraftLength]):
-        self._batch, self._make_together = batch, together
+    def __init__(
+        self,
+        batch: Batch,
+        admission: Admission,
+        together: Callable[[], BatchDraftLength],
+        max_stall: float = MAX_STALL,
+    ):
+        self._batch, self._admission, self._make_together = batch, admission, together
+        self._max_stall = max_stall
         self._has_read = False  # some of a prompt, since a round was read
         self._speed: float | None = None  # tokens of prompts per second
-        self._waiting: deque[Job] = deque()
+        self._began = 0.0  # when rows began to wait for prompts
+        self._waiting: list[Job] = []
         self._reading: tuple[Job, Iterator[Member | None]] | None = None
         self._running: dict[Member, Job] = {}
         self._clock = RoundClock()
@@ -107,9 +126,14 @@ class Scheduler:
         """Whether there is nobody to work for."""
         return not self._waiting and self._reading is None and not self._running and not self._batch.members
 
+    @property
+    def running(self) -> int:
+        """How many have rows now: prompts that are read, and requests that wait, have none."""
+        return len(self._running)
+
     def add(self, job: Job) -> None:
-        """Let a job take part, as soon as there is room for it."""
-        self._waiting.append(job)
+        """Let a job take part, as soon as there is room for it: after those of its priority, before lower ones."""
+        insort(self._waiting, job, key=lambda each: -each.priority)
 
     def drop(self, job: Job) -> None:
         """Let a job go, at whatever point it is. Its row, if it has one, is its own again."""
@@ -128,6 +152,7 @@ class Scheduler:
         done = False
         self._clock.come_back()
         try:
+            self._stay_within_memory()
             self._read_prompts()
             if self._running:
                 self._run_round()
@@ -141,19 +166,25 @@ class Scheduler:
         """Read on until somebody runs, and for a while beside those who do."""
         if self._reading is None and not self._waiting:
             return
-        begin = perf_counter()
+        self._began = perf_counter()
         while reading := self._next_prompt():
             job, chunks = reading
-            before, start = job.read, perf_counter()
-            job.member = next(chunks)
-            self._has_read = True
-            self._time(job.read - before, perf_counter() - start)
+            if job.member is None:
+                self._read_on(job, chunks)
+            if job.member is not None and not self._batch.takes(job.member):
+                return
             if job.member is not None:
                 self._reading = None
                 self._batch.join(job.member)
                 self._running[job.member] = job
-            if self._running and perf_counter() - begin >= MAX_STALL / 2:
+            if self._running and perf_counter() - self._began >= self._max_stall / 2:
                 return
+
+    def _read_on(self, job: Job, chunks: Iterator[Member | None]) -> None:
+        before, start = job.read, perf_counter()
+        job.member = next(chunks)
+        self._has_read = True
+        self._time(job.read - before, perf_counter() - start)
 
     def _time(self, tokens: int, seconds: float) -> None:
         if tokens >= LEAST_CHUNK:
@@ -161,17 +192,52 @@ class Scheduler:
 
     def _chunk_size(self) -> int | None:
         """How many tokens of a prompt may be read at once; None for as many as it asks for, if nobody waits."""
-        if not self._running or self._speed is None:
+        if not self._running:
             return None
-        return max(LEAST_CHUNK, int(self._speed * MAX_STALL / 2))
+        left = self._max_stall - (perf_counter() - self._began)  # half of it, lest a slower chunk takes more than all
+        return LEAST_CHUNK if self._speed is None else max(LEAST_CHUNK, int(self._speed * left / 2))
 
     def _next_prompt(self) -> tuple[Job, Iterator[Member | None]] | None:
         if self._reading is None and self._waiting and self._batch.has_room():
             job = self._waiting[0]
-            if self._batch.fits(job.layout, job.suppress_tokens):
+            if self._batch.fits(job.cache.layout) and self._has_memory(job):
                 self._reading = job, job.read_prompt(bool(self._running), self._chunk_size)
-                self._waiting.popleft()
+                self._waiting.pop(0)
         return self._reading
+
+    def _has_memory(self, job: Job) -> bool:
+        """Whether the next job may begin. It waits for others, and is refused where there are none."""
+        if self._running:
+            needs = [*(each.needs for each in self._running.values()), job.needs]
+            sizes = [*map(self._batch.capacity, self._running), job.cache.size]
+            return self._admission.has_room(joined_bytes(needs, len(self._batch.slots), sizes))
+        job.refusal = self._admission.refusal(job.needs, job.cache.nbytes)
+        if job.refusal is not None:
+            job.ended = True
+            self._waiting.pop(0)
+        return job.refusal is None
+
+    def _stay_within_memory(self) -> None:
+        """Look at what the process uses, where that matters. A row that outgrows the memory ends with its next rounds,
+        for which it has room."""
+        if self._waiting:
+            self._admission.look(self._batch.nbytes + self._being_read() + self._waiting[0].cache.nbytes)
+        for member, job in self._running.items():
+            need, capacity = self._batch.need(member), self._batch.capacity(member)
+            if need > capacity > 0 and not self._may_grow():
+                job.budget = min(job.budget, job.made + max(1, self._batch.in_flight_for(member)))
+
+    def _may_grow(self) -> bool:
+        """Whether there is memory for the room that all rows need for their next rounds."""
+        reading = self._being_read()
+        self._admission.look(self._batch.nbytes + reading)
+        needs = [job.needs for job in self._running.values()]
+        sizes = [max(grown_size(self._batch.need(each)), self._batch.capacity(each)) for each in self._running]
+        return self._admission.has_room(grown_bytes(needs, len(self._batch.slots), sizes) + reading)
+
+    def _being_read(self) -> int:
+        """Bytes of the cache that a prompt is being read into."""
+        return 0 if self._reading is None else self._reading[0].cache.nbytes
 
     def _run_round(self) -> None:
         batch, ahead = self._batch, self._ahead()
@@ -193,8 +259,10 @@ class Scheduler:
         self._batch.leave(member)
 
     def _ahead(self) -> int:
-        """How many rounds to submit beyond the one that is read. None where the host decides what stands, and none
-        before somebody has a first token: that round has no drafts to wait for."""
+        """How many rounds to submit beyond the one that is read. None where the host decides what stands, where a row
+        joins after the rounds in flight, and before anybody has a first token: that round has no drafts to wait for."""
+        if self._reading is not None and self._reading[0].member is not None:
+            return 0
         begun = False
         for member, job in self._running.items():
             if member.acceptor is not None:
@@ -222,12 +290,16 @@ class Scheduler:
         left = job.budget - job.made - flying
         if left <= 0:
             return -1
-        first = job.made == 0 and flying == 0
-        if first and member.drafts_at_once == 0:
-            return 0
+        known = self._known(member, flying)
+        if job.made == 0 and flying == 0 and member.hidden is None:
+            return min(known, left - 1)
         longest = self._together.longest if job.learns and together else job.draft_length.choose()
-        longest = min(longest, member.drafts_at_once) if first else longest
-        return longest if job.steady else min(longest, left - 1)
+        return longest if job.steady else min(max(longest, known), left - 1)
+
+    def _known(self, member: Member, flying: int) -> int:
+        """How many drafts of a row's next round are known without the assistant, where nobody else would have to make
+        as many."""
+        return 0 if member.held is None or len(self._batch.slots) > 1 else len(member.held.known(flying > 0))
 
     def _learns_together(self) -> bool:
         """Whether several rows share rounds, and any of them has as many drafts as are worth their time."""
@@ -237,6 +309,8 @@ class Scheduler:
         """A round was read: whoever chose its drafts learns from it."""
         if len(self._batch.slots) == 1:
             for each in found:
+                if each.known:  # which says nothing of the assistant
+                    return
                 self._running[each.member].draft_length.observe(each.drafted, [each.accepted], seconds)
         elif self._learns_together():
             of = {each.member: each for each in found}

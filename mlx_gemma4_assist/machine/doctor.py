@@ -3,7 +3,6 @@
 Nothing here uses the network or prints. Only an assistant, which is small, is read whole.
 """
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from .. import __version__
-from ..backend import wired_limit_bytes
+from ..backend import memory_bytes, readable, wired_limit_bytes
 from ..checkpoints.hub import EMBEDDED, folder_in_cache, repo_of, resolve
 from ..checkpoints.loading import config_dtype
 from ..checkpoints.pairing import assistant_for
@@ -77,7 +76,7 @@ def this_machine() -> Machine:
 def describe_machine(device_info: Mapping[str, str | int], metal: bool) -> Machine:
     """``device_info``: ``mx.device_info()``'s; its keys depend on the backend."""
     name, architecture = str(device_info.get("device_name", "unknown")), str(device_info.get("architecture", "unknown"))
-    memory = int(device_info.get("memory_size") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    memory = memory_bytes(device_info)
     generation = (chip_generation(architecture) or chip_generation(name)) if metal else None
     return Machine(name, architecture, generation, metal, memory, wired_limit_bytes(device_info) or memory)
 
@@ -316,11 +315,6 @@ def _advice(machine: Machine, kernel: bool | None) -> list[str]:
         f"on this chip a block of drafts reads these weights once per token, so that drafts hardly pay: "
         f"{choice.mode}, {choice.bits} bits in groups of {choice.group_size}, reads them once"
     ]
-
-
-def readable(count: int) -> str:
-    """A number of bytes, in the unit that suits it."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 # All of it

@@ -6,10 +6,12 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..cache.layout import GROWTH, CacheLayout
 from ..cache.quantization import KVQuantization
 from ..checkpoints.quantized import Quantizable, Quantization
 from ..engine.engine import SLACK_STEP
-from ..models.config import FULL, SLIDING, Gemma4TextConfig
+from ..models.config import Gemma4TextConfig
+from ..models.cost import score_bytes
 from ..models.families import Family
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
@@ -56,29 +58,21 @@ class ContextBytes(NamedTuple):
 
 
 def context_bytes(
-    config: Gemma4TextConfig, context: int, quantization: KVQuantization | None = None, itemsize: int = HALF
+    config: Gemma4TextConfig, context: int, quantization: KVQuantization | None = None, dtype: mx.Dtype = mx.bfloat16
 ) -> ContextBytes:
-    """For one conversation of ``context`` tokens, stored as ``KVCache`` does.
+    """For one conversation of ``context`` tokens, stored as ``KVCache`` does at default settings.
 
     Args:
         config: the target's.
         context: tokens.
         quantization: of keys and values; None where they are dense.
-        itemsize: bytes of a number; half precision unless told.
+        dtype: of what is not quantized.
     """
-    owners = config.layer_types[: config.num_kv_layers]
-
-    def per_slot(kind: str) -> int:
-        return owners.count(kind) * config.kv_heads(kind) * config.head_dim_of(kind) * 2 * itemsize
-
-    full, sliding = per_slot(FULL), per_slot(SLIDING) * (config.sliding_window + SLACK_STEP)
-    scores = config.num_attention_heads * min(GenerationOptions.prefill_step_size, context) * context * itemsize
-    if quantization is None:
-        return ContextBytes(full, sliding, full * context + sliding, scores)
-    width = config.head_dim_of(FULL)
-    dense, quantized = quantization.slots(context)
-    per_token = full // (width * itemsize) * quantization.nbytes(width, itemsize)
-    return ContextBytes(per_token, sliding, full * dense + per_token * quantized + sliding, scores)
+    layout = CacheLayout(config, SLACK_STEP, dtype, quantization)
+    late = context if quantization is None else max(context, quantization.start + GROWTH)
+    per_token = layout.linear_bytes(late + 1) - layout.linear_bytes(late)
+    scores = score_bytes(config, min(GenerationOptions.prefill_step_size, context), context, dtype.size)
+    return ContextBytes(per_token, layout.row_bytes(0), layout.row_bytes(context), scores)
 
 
 class Fit(StrEnum):

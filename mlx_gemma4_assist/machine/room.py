@@ -5,13 +5,14 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from ..backend import readable
 from ..cache.quantization import KVQuantization
 from ..checkpoints.loading import held
 from ..files import read_json
 from ..models.config import read_assistant_config, read_target_config
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
-from .doctor import Machine, readable
+from .doctor import Machine
 from .memory import Fit, context_bytes, fit
 
 
@@ -43,7 +44,7 @@ def memory_warning(
     asked = config.max_position_embeddings if tokens is None else min(tokens, config.max_position_embeddings)
 
     def cache_bytes(length: int) -> int:
-        return context_bytes(config, length, quantization, network.dtype.size).keys_values
+        return context_bytes(config, length, quantization, network.dtype).keys_values
 
     cache = cache_bytes(asked)
     if fit(weights + cache, machine.usable) is not Fit.NO:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from .sampling import Sampling, Settings, places_of_largest, settings_of
+from .sampling import Sampling, Settings, added, places_of_largest, settings_of
 from .state import Counts, Round, RoundState
 
 
@@ -35,7 +35,7 @@ def adjusted(logits: mx.array, sampling: Sampling, state: RoundState, drafts: mx
     rows = settings_of([sampling]) if state.rows is None else state.rows
     if state.counts is not None:
         logits = _penalized(logits, rows, state.counts, drafts)
-    return _biased(logits, rows) if sampling.logit_bias else logits
+    return added(logits, rows.biased, rows.bias) if sampling.logit_bias else logits
 
 
 def _penalized(logits: mx.array, rows: Settings, counts: Counts, drafts: mx.array) -> mx.array:
@@ -55,12 +55,6 @@ def _said(drafts: mx.array, vocabulary: int) -> mx.array:
     """How often each id is among the drafts before a place: (B, K) -> (B, K + 1, V) int32."""
     each = (drafts[..., None] == mx.arange(vocabulary)).astype(mx.int32)
     return mx.concatenate([mx.zeros((drafts.shape[0], 1, vocabulary), mx.int32), mx.cumsum(each, axis=1)], axis=1)
-
-
-def _biased(logits: mx.array, rows: Settings) -> mx.array:
-    places = mx.broadcast_to(rows.biased[:, None], (*logits.shape[:2], rows.biased.shape[-1]))
-    changed = mx.take_along_axis(logits, places, axis=-1) + rows.bias[:, None].astype(logits.dtype)
-    return mx.put_along_axis(logits, places, changed, axis=-1)
 
 
 LEAST = 1e30  # where nothing else is allowed, what a bias has forbidden is

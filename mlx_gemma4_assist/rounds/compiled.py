@@ -131,12 +131,12 @@ class CompiledSteps:
         return *settle(decoder, state, proposal), proposal.buffers
 
     def propose(self, decoder: Decoder, state: RoundState, buffers: Buffers, known: mx.array, bound: Bound) -> Proposal:
-        """``round.propose``, compiled."""
-        count = known.shape[1]
+        """``round.propose``, compiled; without the assistant, if ``decoder`` has none."""
+        build, count = _given if decoder.assistant is None else _proposal, known.shape[1]
         where = self._where(state, count, bound)
-        if not self._is_worth_tracing(_proposal, count, where):
+        if not self._is_worth_tracing(build, count, where):
             return propose(decoder, state, buffers, count, where.bound, known)
-        return _proposed(self._get(_proposal, count, where)(tuple(state), buffers, known))
+        return _proposed(self._get(build, count, where)(tuple(state), buffers, known))
 
     def settle(
         self, decoder: Decoder, state: RoundState, proposal: Proposal, masks: mx.array
@@ -219,6 +219,11 @@ def _proposal(decoder: Decoder, count: int, bound: Bound) -> Function:
         return tuple(drafts), hidden, logits, buffers
 
     return run
+
+
+def _given(decoder: Decoder, count: int, bound: Bound) -> Function:
+    """As ``_proposal``, where all drafts are known."""
+    return _proposal(decoder._replace(assistant=None), count, bound)
 
 
 def _proposed(arrays: tuple[Any, ...]) -> Proposal:

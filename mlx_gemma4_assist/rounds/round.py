@@ -67,12 +67,16 @@ def draft(
 ) -> Drafts:
     """``count`` tokens, each from the target's embedding of the one before and the assistant's own projected state.
 
-    ``known``: (B, count) int32, ids that take the places of the assistant's drafts; negative leaves them.
+    ``known``: (B, count) int32, ids that take the places of the assistant's drafts; negative leaves them. Without an
+    assistant there are no others: those that are not known are ids that do not count.
     """
     sampling, assistant = decoder.sampling, decoder.assistant
+    as_point_mass = not sampling.draws_drafts
+    if assistant is None and known is not None:
+        given = mx.maximum(known, 0)
+        return Drafts(given, None if as_point_mass else _points(given, decoder.layout.config.vocab_size))
     if count == 0 or assistant is None:
         return Drafts(mx.zeros((state.token.shape[0], 0), mx.int32), None)
-    as_point_mass = not sampling.draws_drafts
     states, masks = shared_kv_states(decoder.layout, buffers, state.length, bound, state.places)
     position = draft_position(state)
     token, hidden = state.token, state.hidden
@@ -83,7 +87,7 @@ def draft(
         if as_point_mass:
             token = assistant.argmax(last)
         else:
-            token, drawn_from = _drawn(sampling, state, suppress(assistant.logits(last), sampling), i + 1)
+            token, drawn_from = _drawn(sampling, state, suppress(assistant.logits(last), sampling, state.rows), i + 1)
             log_q.append(drawn_from)
         if known is not None:
             token = mx.where(known[:, i : i + 1] < 0, token, known[:, i : i + 1])
@@ -96,8 +100,12 @@ def certain(log_q: mx.array | None, known: mx.array) -> mx.array | None:
     """log_q (B, K, V) as it is where ``known`` (B, K) is negative, and a point mass on the known id elsewhere."""
     if log_q is None:
         return None
-    point = mx.where(mx.arange(log_q.shape[-1]) == known[..., None], 0.0, -mx.inf)
-    return mx.where((known < 0)[..., None], log_q, point)
+    return mx.where((known < 0)[..., None], log_q, _points(known, log_q.shape[-1]))
+
+
+def _points(tokens: mx.array, vocabulary: int) -> mx.array:
+    """The logarithms of point masses (B, K, V) on tokens (B, K)."""
+    return mx.where(mx.arange(vocabulary) == tokens[..., None], 0.0, -mx.inf)
 
 
 def _drawn(sampling: Sampling, state: RoundState, logits: mx.array, place: int) -> tuple[mx.array, mx.array]:
@@ -121,7 +129,7 @@ def verify(
     tokens = mx.concatenate([state.token, drafts], axis=1)
     block = Block(decoder.layout, buffers, state.length, tokens.shape[1], bound, places=state.places)
     hidden = decoder.target(tokens, block)
-    return hidden, suppress(decoder.target.logits(hidden), decoder.sampling), block.buffers
+    return hidden, suppress(decoder.target.logits(hidden), decoder.sampling, state.rows), block.buffers
 
 
 def advance(state: RoundState, emitted: Round, hidden: mx.array) -> RoundState:

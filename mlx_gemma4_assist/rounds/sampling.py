@@ -9,13 +9,16 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from ..options import MAX_DRAFTS, GenerationOptions
+from ..options import MAX_DRAFTS, MAX_LOGPROBS, GenerationOptions
 
 # One stream of noise for each purpose; all are keyed by seed, row and position.
 CHOOSE, DRAFT, ACCEPT, RESIDUAL = range(4)
 
 CANDIDATES = (64, 256, 1024)  # how many of the likeliest tokens are looked at, where top-k bounds them
+LIKELIEST = (-1, 0, 5, MAX_LOGPROBS)  # how many likeliest tokens are told of; rows take what they want
+LEAST_BIASES = 8
 MOST_K = 2**31 - 1
+OF_EACH_ROW = -1
 RUN = 64
 DEFAULT_DRAFT_TEMPERATURE = 1.0  # accepted most on the embedded pair, by the table of tools/tiny_pair/measure.py
 
@@ -30,7 +33,8 @@ class Sampling(NamedTuple):
         temperature: 0 is greedy.
         top_k, top_p, min_p: filters; 0, 1 (or 0) and 0 keep all.
         draft_temperature: of the assistant; 0 drafts its likeliest token. The output is exact whatever it is.
-        suppress_tokens: ids that are never drawn; the same for all rows.
+        suppress_tokens: ids that are never drawn. Where rows of a round have others each, theirs are settings, and as
+            many of ``OF_EACH_ROW`` stand here.
         block_verification: how drafts that are no point masses are accepted: as a block (Sun et al. 2024) or one by
             one (Leviathan et al. 2023). Both are exact.
         repetition_penalty, presence_penalty, frequency_penalty, logit_bias: see ``adjust``; 1, 0, 0 and () change
@@ -92,6 +96,7 @@ class Settings(NamedTuple):
     Attributes:
         temperature, top_p, min_p, draft_temperature, repetition_penalty, presence_penalty, frequency_penalty: float32.
         biased, bias: (B, n) int32 and float32, what is added to which logits; a row with fewer repeats its first.
+        suppressed, suppression: the same for ids that are never drawn, where rows have others each: -inf is added.
         top_k: int32.
         limit: int32, how many of a round's drafts count; those behind them are as if they had not been made. A row of
             a negative limit has no request: it stays where it is.
@@ -107,6 +112,8 @@ class Settings(NamedTuple):
     frequency_penalty: mx.array
     biased: mx.array
     bias: mx.array
+    suppressed: mx.array
+    suppression: mx.array
     limit: mx.array
 
 
@@ -116,8 +123,11 @@ def settings_of(rows: Sequence[Sampling], limits: Sequence[int] | None = None) -
     def numbers(values: Iterable[float], dtype: mx.Dtype = mx.float32) -> mx.array:
         return mx.array(list(values), dtype)
 
-    most = _bias_size(max(len(row.logit_bias) for row in rows))
-    biases = [_repeated(row.logit_bias or ((0, 0.0),), most) for row in rows]
+    bias = _summands([row.logit_bias for row in rows])
+    never = (
+        [row.suppress_tokens for row in rows] if len({row.suppress_tokens for row in rows}) > 1 else [()] * len(rows)
+    )
+    suppressed = _summands([tuple((token, -math.inf) for token in tokens) for tokens in never])
     return Settings(
         temperature=numbers(row.temperature for row in rows),
         top_k=numbers((row.top_k for row in rows), mx.int32),
@@ -127,15 +137,32 @@ def settings_of(rows: Sequence[Sampling], limits: Sequence[int] | None = None) -
         repetition_penalty=numbers(row.repetition_penalty for row in rows),
         presence_penalty=numbers(row.presence_penalty for row in rows),
         frequency_penalty=numbers(row.frequency_penalty for row in rows),
-        biased=mx.array([[token for token, _ in bias] for bias in biases], mx.int32).reshape(len(rows), -1),
-        bias=mx.array([[more for _, more in bias] for bias in biases], mx.float32).reshape(len(rows), -1),
+        biased=bias[0],
+        bias=bias[1],
+        suppressed=suppressed[0],
+        suppression=suppressed[1],
         limit=numbers([MAX_DRAFTS] * len(rows) if limits is None else limits, mx.int32),
     )
 
 
+def _summands(rows: Sequence[tuple[tuple[int, float], ...]]) -> tuple[mx.array, mx.array]:
+    """What is added to which logits of each row: (B, n) int32 and float32."""
+    most = _bias_size(max(map(len, rows)))
+    each = [_repeated(row or ((0, 0.0),), most) for row in rows]
+    ids, values = ([[pair[place] for pair in row] for row in each] for place in range(2))
+    return mx.array(ids, mx.int32).reshape(len(rows), -1), mx.array(values, mx.float32).reshape(len(rows), -1)
+
+
+def added(logits: mx.array, ids: mx.array, values: mx.array) -> mx.array:
+    """logits (B, L, V) with numbers (B, n) added to those of ids (B, n)."""
+    places = mx.broadcast_to(ids[:, None], (*logits.shape[:2], ids.shape[-1]))
+    changed = mx.take_along_axis(logits, places, axis=-1) + values[:, None].astype(logits.dtype)
+    return mx.put_along_axis(logits, places, changed, axis=-1)
+
+
 def _bias_size(most: int) -> int:
-    """How many biases a trace has room for: a power of two, 0 for none."""
-    return 1 << (most - 1).bit_length() if most else 0
+    """How many biases a trace has room for: none, 8, or the next power of two."""
+    return max(LEAST_BIASES, 1 << (most - 1).bit_length()) if most else 0
 
 
 def _repeated(bias: tuple[tuple[int, float], ...], count: int) -> tuple[tuple[int, float], ...]:
@@ -146,14 +173,20 @@ def in_use(rows: Sequence[Sampling]) -> Sampling:
     """What rows need together, the same for all values of what is in use: what a round of them is traced for."""
     first = rows[0]
     adjusted = Sampling(
-        suppress_tokens=first.suppress_tokens,
+        suppress_tokens=_never_drawn(rows),
         block_verification=first.block_verification,
         repetition_penalty=2.0 if any(row.penalizes for row in rows) else 1.0,
         logit_bias=((0, 0.0),) * _bias_size(max(len(row.logit_bias) for row in rows)),
-        top_logprobs=max(row.top_logprobs for row in rows),
+        top_logprobs=next(count for count in LIKELIEST if count >= max(row.top_logprobs for row in rows)),
     )
     sampled = [row for row in rows if not row.greedy]
     return adjusted if not sampled else _with_filters(adjusted, sampled)
+
+
+def _never_drawn(rows: Sequence[Sampling]) -> tuple[int, ...]:
+    """The ids that no row draws, or, where rows have others each, how many there is room for."""
+    sets = {row.suppress_tokens for row in rows}
+    return sets.pop() if len(sets) == 1 else (OF_EACH_ROW,) * _bias_size(max(map(len, sets)))
 
 
 def _with_filters(used: Sampling, sampled: Sequence[Sampling]) -> Sampling:
@@ -195,10 +228,12 @@ def sampling_of(options: GenerationOptions, suppress_tokens: tuple[int, ...] = (
     )
 
 
-def suppress(logits: mx.array, sampling: Sampling) -> mx.array:
-    """logits (..., V) with the suppressed ids at -inf."""
+def suppress(logits: mx.array, sampling: Sampling, rows: Settings | None = None) -> mx.array:
+    """logits (..., V) with the suppressed ids at -inf; (B, L, V) where each row has its own."""
     if not sampling.suppress_tokens:
         return logits
+    if rows is not None and sampling.suppress_tokens[0] == OF_EACH_ROW:
+        return added(logits, rows.suppressed, rows.suppression)
     ids = mx.array(sampling.suppress_tokens, dtype=mx.int32)
     index = mx.broadcast_to(ids, (*logits.shape[:-1], len(sampling.suppress_tokens)))
     return mx.put_along_axis(logits, index, mx.array(-mx.inf, logits.dtype), axis=-1)

@@ -39,6 +39,8 @@ def answering_hub(patch: pytest.MonkeyPatch, cache: Path) -> Iterator[dict[str, 
     patch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    # What it asks for by the way is kept for a day, whatever the answer: not in the user's folder.
+    patch.setattr("huggingface_hub.constants.AGENT_HARNESSES_PATH", str(cache / "harnesses.json"), raising=False)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         patch.delenv(name, raising=False)
     patch.setenv("HF_TOKEN", "hf_of_nobody")
