@@ -129,6 +129,26 @@ def test_another_slack_fits(pair):
         assert run.to_compute == computed
 
 
+@pytest.mark.parametrize("start", [0, 40, 280])
+def test_quantized_keys_are_restored_as_such(pair, tmp_path, start):
+    """In memory and from disk; a prompt with dense keys begins anew, and so does one whose keys begin elsewhere."""
+    options = {"kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": start, "max_tokens": 4}
+    request = request_of(letters(300), **options)
+    expected = cold(pair, request)
+    engine = Engine(pair, prefix_cache_folder=tmp_path)
+    for computed in (300, 1):
+        run = engine.run(request)
+        assert_same(events_of(run), expected)
+        assert run.to_compute == computed
+    run = Engine(pair, prefix_cache_folder=tmp_path).run(request)
+    assert_same(events_of(run), expected)
+    assert run.to_compute == 1
+    for other in ({"max_tokens": 1}, options | {"quantized_kv_start": 7}):
+        run = engine.run(request_of(letters(300), **other))
+        tokens_of(run)
+        assert run.to_compute == 300
+
+
 def test_a_callers_cache_gets_what_it_lacks(pair):
     """It is used where it holds more, and filled where it cannot go back."""
     engine = engine_of(pair)
@@ -266,10 +286,9 @@ def test_reading_ahead_gives_way(pair, monkeypatch):
 
 
 @pytest.mark.parametrize("meanwhile", [False, True])
-def test_prompts_with_one_beginning(pair, monkeypatch, meanwhile):
+def test_prompts_with_one_beginning(pair, meanwhile):
     """It is read once, though none names it: the others wait for the first one's point, also if they come later."""
-    monkeypatch.setattr("mlx_gemma4_assist.engine.scheduler.MAX_STALL", 0)
-    engine, beginning = Engine(pair), letters(200)
+    engine, beginning = Engine(pair, max_stall=0), letters(200)
     requests = [request_of([*beginning, i, *letters(19 + i, 9)]) for i in range(3)]
     runs = [engine.run(request) for request in requests]
     if meanwhile:

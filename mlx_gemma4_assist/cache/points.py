@@ -8,19 +8,18 @@ Nothing here knows what the arrays of a layer are, only that there may be severa
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import mlx.core as mx
 
 from ..backend import dtype_name
 from ..models.config import FULL, SLIDING
-from .layout import CacheLayout, grown_size, ring_positions
+from .layout import CacheLayout, grown_size
 from .layout import Part as LayoutPart
 from .rows import KVCache
-from .store import Buffers, Layer, positions_of, with_positions
+from .store import Layer, empty, positions_of, with_positions
 
 Part = tuple[Layer, ...]
-"""For each layer of one kind, its arrays (1, G, n, D) for n positions, in their order."""
+"""For each layer of one kind, what its arrays have of some positions, see ``store.positions_of``."""
 
 
 def form(layout: CacheLayout) -> str:
@@ -57,13 +56,7 @@ def part_bytes(part: Part) -> int:
 
 def full_part(cache: KVCache, begin: int, end: int) -> Part:
     """Copies of what full layers of a cache of one row hold for positions ``begin`` to ``end`` - 1; lazy."""
-    layout = cache.layout
-    layers = [
-        positions_of(layout, layer, arrays, begin, end)
-        for layer, (kind, arrays) in enumerate(zip(layout.kinds, cache.buffers, strict=True))
-        if kind == FULL
-    ]
-    return tuple(tuple(map(mx.contiguous, arrays)) for arrays in layers)
+    return _part(cache, FULL, begin, end)
 
 
 def window_part(cache: KVCache, end: int) -> Part:
@@ -71,15 +64,7 @@ def window_part(cache: KVCache, end: int) -> Part:
 
     The row must be able to go on from there: ``KVCache.can_rewind``.
     """
-    ring, first = cache.layout.ring, max(0, end - cache.layout.window)
-    begin, count = first % ring, end - first
-
-    def copied(array: mx.array) -> mx.array:
-        if begin + count <= ring:
-            return mx.contiguous(array[:, :, begin : begin + count])
-        return mx.concatenate([array[:, :, begin:], array[:, :, : begin + count - ring]], axis=2)
-
-    return tuple(tuple(map(copied, layer)) for layer in _layers(cache, SLIDING))
+    return _part(cache, SLIDING, max(0, end - cache.layout.window), end)
 
 
 def restored(
@@ -96,33 +81,29 @@ def restored(
         parts: what full layers hold for these, one part behind the other.
         window: what sliding layers hold for the last of them.
     """
-    end, numbers = len(tokens), {FULL: 0, SLIDING: 0}
-    layers: list[Layer] = []
-    for layer, kind in enumerate(layout.kinds):
-        number = numbers[kind]
-        numbers[kind] += 1
-        if kind == FULL:
-            layers.append(_linear(layout, layer, [part[number] for part in parts], end))
-        else:
-            layers.append(_ring(window[number], end, layout.ring))
+    end = len(tokens)
+    blank = empty(layout, 1, grown_size(end))
+    full, sliding = iter([_whole(pieces) for pieces in zip(*parts, strict=True)]), iter(window)
+    layers = [
+        with_positions(layout, layer, arrays, 0, end, next(full))
+        if kind == FULL
+        else with_positions(layout, layer, arrays, max(0, end - layout.window), end, next(sliding))
+        for layer, (kind, arrays) in enumerate(zip(layout.kinds, blank, strict=True))
+    ]
     written = end if end <= layout.window else end + layout.slack
-    return KVCache.of(layout, fingerprint, cast(Buffers, tuple(layers)), [list(tokens)], [written])
+    return KVCache.of(layout, fingerprint, tuple(layers), [list(tokens)], [written])
 
 
-def _layers(cache: KVCache, kind: str) -> list[Layer]:
-    return [layer for one, layer in zip(cache.layout.kinds, cache.buffers, strict=True) if one == kind]
+def _part(cache: KVCache, kind: str, begin: int, end: int) -> Part:
+    """Copies, so that a part does not keep a whole cache alive."""
+    layers = enumerate(zip(cache.layout.kinds, cache.buffers, strict=True))
+    return tuple(
+        tuple(map(mx.contiguous, positions_of(cache.layout, layer, arrays, begin, end)))
+        for layer, (one, arrays) in layers
+        if one == kind
+    )
 
 
-def _linear(layout: CacheLayout, layer: int, pieces: Sequence[Layer], end: int) -> Layer:
-    """A full layer's arrays with what the pieces, one behind the other, hold for the first ``end`` positions."""
-    nothing = tuple(mx.zeros(part.shape, part.dtype) for part in layout.parts(layer, 1, grown_size(end)))
-    held = tuple(mx.concatenate(list(arrays), axis=2) for arrays in zip(*pieces, strict=True))
-    return with_positions(layout, layer, nothing, 0, end, held) if pieces else nothing
-
-
-def _ring(layer: Layer, end: int, ring: int) -> Layer:
-    """A sliding layer's arrays, each position in its slot; slots of no position get something, which is never seen."""
-    held = layer[0].shape[2]
-    positions = ring_positions(ring, mx.array([end - 1]), ring)[0]
-    places = mx.clip(positions - (end - held), 0, held - 1)
-    return tuple(mx.take(array, places, axis=2) for array in layer)
+def _whole(pieces: Sequence[Layer]) -> Layer:
+    """What one layer has of some positions, and of those that follow."""
+    return tuple(mx.concatenate(list(arrays), axis=2) for arrays in zip(*pieces, strict=True))

@@ -84,7 +84,6 @@ class PrefixCache:
             tokens: the text; at least its last is left to be read.
             held: how many of these the cache has by itself.
         """
-        cache.reserve(1)
         with self._whole():
             return self._restore(cache, tokens, held)
 
