@@ -161,6 +161,20 @@ UNDRAFTED = (
 HOLDING = (
     Rule("kv_bits", untyped, "quantized_kv_start", typed, "--quantized-kv-start is for quantized keys and values, and"),
 )
+GRAMMARS = {
+    "json_schema": ("", "--json-schema SCHEMA"),
+    "regex": ("", "--regex [a-e]+"),
+    "lark": ("", "--lark LARK"),
+}
+NO_GRAMMARS = {
+    "json_schema": {"--json-schema nowhere": "nowhere", "--json-schema TEXT": "--json-schema is"},
+    "regex": {"--regex '('": "--regex is"},
+    "lark": {"--lark TEXT": "--lark is"},
+}
+ONE_GRAMMAR = tuple(
+    Rule(one, typed, other, typed, f"--{one.replace('_', '-')} and --{other} exclude each other")
+    for one, other in (("json_schema", "regex"), ("json_schema", "lark"), ("regex", "lark"))
+)
 STRANGER = Rule("model", untyped, "assistant_model", says("PAIR-assistant"), "does not belong to this target")
 COMPARED = "--assistant-model is none, so there is nothing to compare plain decoding with"
 
@@ -175,6 +189,7 @@ GENERATE = Command(
         **DRAFTED,
         **HELD,
         **ADJUSTED,
+        **GRAMMARS,
         "top_logprobs": ("", "--top-logprobs 2"),
         **STEP,
         **SWITCHES,
@@ -194,6 +209,7 @@ GENERATE = Command(
         **NOT_DRAFTED,
         **NOT_HELD,
         **NOT_ADJUSTED,
+        **NO_GRAMMARS,
         "top_logprobs": {"--top-logprobs 21": "--top-logprobs is 21, expected 0 to 20"},
         **NO_STEP,
         "stop": {"--stop ''": "--stop is"},
@@ -229,6 +245,7 @@ GENERATE = Command(
         *FILTERS,
         *UNDRAFTED,
         *HOLDING,
+        *ONE_GRAMMAR,
     ),
 )
 CHAT = Command(
@@ -405,9 +422,13 @@ def files(tmp_path_factory) -> Mapping[str, str]:
     sources = media.write_sources(folder / "sources")
     media.save_video(folder / "video.mkv", media.video(3))
     (folder / "TEXT").write_text("Hello you.\n\nWho is it?\n")
+    (folder / "SCHEMA").write_text('{"enum": ["a", "b"]}')
+    (folder / "LARK").write_text('start: "a" | "b"')
     (folder / "EMPTY").write_text("\n\n")
     (folder / "messages.json").write_text('[{"role": "user", "content": "Hello?"}]')
-    named = {name: str(folder / name) for name in ("PAIR", "PAIR-assistant", "PACKED", "TEXT", "EMPTY")}
+    named = {
+        name: str(folder / name) for name in ("PAIR", "PAIR-assistant", "PACKED", "TEXT", "EMPTY", "SCHEMA", "LARK")
+    }
     named |= {"MESSAGES": str(folder / "messages.json"), "VIDEO": str(folder / "video.mkv")}
     return named | {"PICTURE": sources["tall"], "SOUND": sources["mono"]}
 

@@ -63,6 +63,9 @@ def options_of_chat(monkeypatch):
             def run(self):
                 pass
 
+            def work_ahead(self):
+                return False
+
         for name in ("open_checkpoint", "_conversation", "load_pair"):
             monkeypatch.setattr(chat, name, lambda *_: None)
         monkeypatch.setattr(repl, "Chat", Recorder)

@@ -89,7 +89,7 @@ def test_the_figures(dtype, tokens, asked):
 @pytest.mark.parametrize("start", [0, 100])
 def test_quantized_keys_take_less(start):
     how, config = KVQuantization(4, 32, start), Pair.load(E2B / "target", "none").target.config
-    dense, packed = (context_bytes(config, 1000, each, 4).keys_values for each in (None, how))
+    dense, packed = (context_bytes(config, 1000, each, mx.float32).keys_values for each in (None, how))
     both = limits(None, 1000)[0] + packed
     figures = E2B / "target", E2B / "assistant", None, 1000
     assert packed < dense

@@ -16,7 +16,6 @@ from ..models.config import read_assistant_config, read_target_config
 from ..models.cpu import in_columns
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
-from ..models.linear import Linear
 from ..models.network import Network, named_parameters
 from ..models.towers import Gemma4Towers, UnifiedTowers, towers_of
 from .hub import resolve
@@ -155,7 +154,6 @@ def _load(
     for part in parts:
         mx.eval(named_parameters(part))
     mx.eval(named_parameters(model))
-    turn_weights(model)
     wake_compiler()
     model.eval()
     return model
@@ -170,11 +168,6 @@ def lay_out_by_columns(model: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding) and module.weight.dtype == mx.float32:
             module.weight = in_columns(module.weight)
             mx.eval(module.weight)
-
-
-def turn_weights(model: nn.Module) -> None:
-    """Let linear layers remember the transposes of their weights, evaluated as these are."""
-    mx.eval([module.turn() for module in model.modules() if isinstance(module, Linear)])
 
 
 def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar, cast
 import mlx.core as mx
 
 from ..backend import wired_limit
+from ..cache.layout import GROWTH
 from ..cache.quantization import KVQuantization
 from ..cache.rows import KVCache, join
 from ..cache.shared import shared_kv_states
@@ -202,7 +203,7 @@ def _accepted_along(decoder: Decoder, cache: KVCache, texts: list[list[int]], dr
 
 def _groups(pair: Pair, drafts: int, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     """As many at a time as there is memory for; a cache has whole sliding windows even for short texts."""
-    rows = CACHE_BYTES // Engine(pair).new_cache(drafts).nbytes
+    rows = CACHE_BYTES // Engine(pair).new_cache(drafts).layout.row_bytes(GROWTH)
     rows = min(max(rows, 1), MOST_ROWS)
     for begin in range(0, len(items), rows):
         yield items[begin : begin + rows]
