@@ -1,6 +1,7 @@
 """The Hub's own library against a Hub that refuses, fails, or is none: one sentence, or what the cache has."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,6 @@ from support.hub import REPO, WRONG_SETTINGS, answering_hub
 from support.paths import ASSETS
 
 from mlx_gemma4_assist.checkpoints.hub import resolve
-from mlx_gemma4_assist.environment import check_endpoint
 from mlx_gemma4_assist.errors import InputError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -75,49 +75,51 @@ def test_a_cache_that_is_not_whole_does_not_serve(answers, cached, lacking):
         resolve(REPO)
 
 
-BRACKETS = os.environ | {"HF_ENDPOINT": "http://[::1"}
-NAMES = ("load", "convert", "assistant_for", "load_media", "huggingface")
-IN_PYTHON = f"""
-import mlx_gemma4_assist
-from mlx_gemma4_assist import InputError, Processor
-for name in {NAMES}:
-    try:
-        exec(f"from mlx_gemma4_assist import {{name}}")
-    except InputError as error:
-        print(name, error)
+NO_ADDRESSES = {
+    "http://[::1": "Invalid IPv6 URL",
+    "http://127.0.0.1:port": "Port could not be cast to integer value as 'port'",
+    "https://a:99999": "Port out of range 0-65535",
+}
+"""At which huggingface_hub's own import ends in a ValueError, and why they are none."""
+
+IN_PYTHON = """
+import sys
+from mlx_gemma4_assist import InputError, Processor, assistant_for, load
+import mlx_gemma4_assist.huggingface
+
+load("tiny")
+print(Processor.from_pretrained(sys.argv[1]).encode("a", chat=False) != [])
+print(load(sys.argv[2])[0].config.num_hidden_layers)
 try:
-    Processor.from_pretrained(FOLDER)
+    load("somebody/else")
 except InputError as error:
-    print("Processor", error)
+    print(error)
 """
 
 
-def test_an_endpoint_at_which_the_library_fails():
-    """Its own import ends in a ValueError."""
-    command = [sys.executable, "-m", "mlx_gemma4_assist", "doctor"]
-    done = subprocess.run(command, env=BRACKETS, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr == "error: HF_ENDPOINT is 'http://[::1', which is no address: Invalid IPv6 URL\n"
-
-
-@pytest.mark.parametrize(
-    ("address", "why"),
-    [
-        ("http://[::1", "Invalid IPv6 URL"),
-        ("http://127.0.0.1:port", "Port could not be cast to integer value as 'port'"),
-        ("https://a:99999", "Port out of range 0-65535"),
-    ],
-)
-def test_endpoints_at_which_it_fails(monkeypatch, address, why):
-    monkeypatch.setenv("HF_ENDPOINT", address)
-    with pytest.raises(InputError) as refused:
-        check_endpoint()
-    assert str(refused.value) == f"HF_ENDPOINT is {address!r}, which is no address: {why}"
-
-
-def test_such_an_endpoint_in_python():
-    code = IN_PYTHON.replace("FOLDER", repr(str(ASSETS / "tiny")))
-    done = subprocess.run([sys.executable, "-c", code], env=BRACKETS, capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+def test_endpoints_that_are_no_address(address, tmp_path):
+    """What lies in a folder or is whole in the cache loads; what does not, says why."""
+    commit = "0" * 40
+    repo = tmp_path / "hub" / "models--somebody--tiny"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    shutil.copytree(ASSETS / "tiny", repo / "snapshots" / commit)
+    variables = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", IN_PYTHON, str(ASSETS / "tiny"), "somebody/tiny"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    said = " HF_ENDPOINT is 'http://[::1', which is no address: Invalid IPv6 URL"
-    assert done.stdout.splitlines() == [name + said for name in (*NAMES, "Processor")]
+    why = f"HF_ENDPOINT is {address!r}, which is no address: {NO_ADDRESSES[address]}"
+    assert done.stdout.splitlines() == ["True", "6", f"somebody/else is not complete in the local cache, and {why}"]
+
+
+def test_such_an_endpoint_on_the_command_line():
+    variables = os.environ | {"HF_ENDPOINT": "http://[::1"}
+    command = [sys.executable, "-m", "mlx_gemma4_assist", "generate", "--prompt", "a", "-m", "1", "--model"]
+    done = [
+        subprocess.run([*command, model], env=variables, capture_output=True, text=True, timeout=60)
+        for model in ("tiny", "somebody/else")
+    ]
+    assert [each.returncode for each in done] == [0, 2], done
+    why = "HF_ENDPOINT is 'http://[::1', which is no address: Invalid IPv6 URL"
+    assert done[1].stderr == f"error: somebody/else is not complete in the local cache, and {why}\n"

@@ -78,6 +78,11 @@ class CacheLayout:
     def ring(self) -> int:
         return self.window + self.slack
 
+    @cached_property
+    def first_full(self) -> int | None:
+        """The first layer with full attention that owns keys and values."""
+        return self.kinds.index(FULL) if FULL in self.kinds else None
+
     def quantization_of(self, layer: int) -> KVQuantization | None:
         """How a layer's keys and values are quantized; None where they are dense, as in all sliding layers."""
         return self.quantization if self.kinds[layer] == FULL else None

@@ -30,10 +30,9 @@ def empty(layout: CacheLayout, rows: int, size: int) -> Buffers:
 
 def size_of(layout: CacheLayout, buffers: Buffers) -> int:
     """For how many positions there is room in linear buffers; 0 without any."""
-    if not buffers or FULL not in layout.kinds:
+    if not buffers or layout.first_full is None:
         return 0
-    layer = layout.kinds.index(FULL)
-    return positions_in(layout.quantization_of(layer), buffers[layer])
+    return positions_in(layout.quantization, buffers[layout.first_full])
 
 
 def positions_in(how: KVQuantization | None, layer: Layer) -> int:

@@ -1,5 +1,5 @@
 """From a name on the Hub or a folder on disk to a model in memory."""
 
-from ..environment import check_endpoint
+from ..environment import mend_endpoint
 
-check_endpoint()  # before any module here imports huggingface_hub
+mend_endpoint()  # before any module here imports huggingface_hub

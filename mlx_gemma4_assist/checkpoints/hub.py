@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ..environment import endpoint_complaint
 from ..errors import InputError, first_line
 from .hub_errors import failure, refusal
 from .weights import weight_files
@@ -193,6 +194,8 @@ def _whole_in_cache(repo: str, revision: str | None) -> Path | None:
 def _why_not(error: Exception, repo: str, revision: str | None) -> str:
     """Why a download has failed, in one sentence."""
     at = f"{repo} at revision {revision}" if revision else repo
+    if (complaint := endpoint_complaint()) is not None:
+        return f"{at} is not complete in the local cache, and {complaint}"
     cause = error.__cause__
     if isinstance(error, LocalEntryNotFoundError):  # of what the Hub said: that the cache does not have it either
         if not isinstance(cause, HfHubHTTPError):

@@ -15,6 +15,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, tho
 
 from ..checkpoints.hub import REPO_ID
 from ..checkpoints.hub_errors import failure, refusal
+from ..environment import endpoint_complaint
 from ..errors import InputError, first_line
 
 HIDDEN = (".*", "*/.*")
@@ -101,6 +102,8 @@ def upload_folder(
     """
     check_repo_id(repo_id)
     files = files_to_upload(folder)
+    if not dry_run and (complaint := endpoint_complaint()) is not None:
+        raise InputError(complaint)
     with _in_one_sentence(repo_id):
         if dry_run or (token := token or get_token()) is None:
             return Upload(repo_id, files, None)

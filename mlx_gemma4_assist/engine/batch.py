@@ -117,6 +117,15 @@ class Batch:
         """For how many positions a member's row has room in linear buffers; 0 without any."""
         return 0 if self._flight is None else self._flight.cache.capacity(self._slots.index(member))
 
+    def outgrows(self, member: Member) -> bool:
+        """Whether its buffers must grow for its next rounds."""
+        flight = self._flight
+        if flight is None:
+            return False
+        row = self._slots.index(member)
+        end, capacity = flight.end(row) + flight.cache.layout.slack, flight.cache.capacity(row)
+        return 0 < capacity < flight.steps.reach(end)
+
     def need(self, member: Member) -> int:
         """For how many positions its next rounds need room."""
         assert self._flight is not None

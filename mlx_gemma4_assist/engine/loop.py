@@ -190,7 +190,10 @@ class Flight:
 
     def in_flight_for(self, holder: object) -> int:
         """How many of the rounds in flight have a row of this holder."""
-        return sum(holder in flying.holders for flying in self._rounds)
+        count = 0
+        for flying in self._rounds:
+            count += holder in flying.holders
+        return count
 
     def extend(self, rows: int) -> None:
         """More rows, without holders; the cache and the state have them already."""
@@ -199,13 +202,12 @@ class Flight:
 
     def end(self, row: int) -> int:
         """An upper bound of a row's length after the rounds in flight."""
-        return len(self.cache.tokens[row]) + self._flying(self.holders[row])
-
-    def _flying(self, holder: object | None) -> int:
-        """How many positions the rounds in flight write for a holder."""
-        if holder is None:
-            return 0
-        return sum(flying.count for flying in self._rounds if holder in flying.holders)
+        end, holder = len(self.cache.tokens[row]), self.holders[row]
+        if holder is not None:
+            for flying in self._rounds:
+                if holder in flying.holders:
+                    end += flying.count
+        return end
 
     def land(self) -> Emitted:
         """Wait for the first of the rounds; the keys and values of all but its last tokens are in the cache now.

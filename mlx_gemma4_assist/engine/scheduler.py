@@ -18,6 +18,7 @@ from ..drafts.clock import RoundClock
 from ..drafts.protocol import BatchDraftLength, DraftLength
 from .admission import Admission, Needs, grown_bytes, joined_bytes
 from .batch import Batch, Landed, Member
+from .guiding import Held
 from .loop import LogProbs
 from .request import TokenEvent
 
@@ -223,8 +224,7 @@ class Scheduler:
         if self._waiting:
             self._admission.look(self._batch.nbytes + self._being_read() + self._waiting[0].cache.nbytes)
         for member, job in self._running.items():
-            need, capacity = self._batch.need(member), self._batch.capacity(member)
-            if need > capacity > 0 and not self._may_grow():
+            if self._batch.outgrows(member) and not self._may_grow():
                 job.budget = min(job.budget, job.made + max(1, self._batch.in_flight_for(member)))
 
     def _may_grow(self) -> bool:
@@ -290,16 +290,16 @@ class Scheduler:
         left = job.budget - job.made - flying
         if left <= 0:
             return -1
-        known = self._known(member, flying)
+        known = 0 if member.held is None else self._known(member.held, flying)
         if job.made == 0 and flying == 0 and member.hidden is None:
             return min(known, left - 1)
         longest = self._together.longest if job.learns and together else job.draft_length.choose()
         return longest if job.steady else min(max(longest, known), left - 1)
 
-    def _known(self, member: Member, flying: int) -> int:
+    def _known(self, held: Held, flying: int) -> int:
         """How many drafts of a row's next round are known without the assistant, where nobody else would have to make
         as many."""
-        return 0 if member.held is None or len(self._batch.slots) > 1 else len(member.held.known(flying > 0))
+        return 0 if len(self._batch.slots) > 1 else len(held.known(flying > 0))
 
     def _learns_together(self) -> bool:
         """Whether several rows share rounds, and any of them has as many drafts as are worth their time."""

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
-from ..environment import check_endpoint
+from ..environment import mend_endpoint
 from ..errors import InputError, OptionError
 from ..extras import library
 from ..files import read_json, read_json_if_there, read_part
@@ -284,7 +284,7 @@ def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     # Silences the advice to install PyTorch, which is not needed here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Imported late, for it takes a second. AutoTokenizer, other than this class, would import PyTorch if it is there.
-    check_endpoint()
+    mend_endpoint()
     with one_at_a_time:
         from transformers import PreTrainedTokenizerFast
 
