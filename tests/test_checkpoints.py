@@ -21,6 +21,7 @@ from mlx_gemma4_assist.checkpoints.quantized import Quantizable
 from mlx_gemma4_assist.checkpoints.weights import weight_files
 from mlx_gemma4_assist.errors import InputError
 from mlx_gemma4_assist.models.config import read_target_config
+from mlx_gemma4_assist.models.linear import Linear
 
 FAMILIES = tuple(helpers.TEXT)
 
@@ -138,8 +139,8 @@ def test_quantized(tmp_path, family, general):
     mlp = loaded.model.layers[0].mlp
     assert (mlp.down_proj.bits, mlp.down_proj.mode) == (8, "affine")
     assert (mlp.gate_proj.bits, mlp.gate_proj.mode) == (general["bits"], general.get("mode", "affine"))
-    assert type(loaded.model.layers[1].mlp.gate_proj) is nn.Linear
-    assert type(loaded.model.layers[2].mlp.up_proj) is nn.Linear
+    assert type(loaded.model.layers[1].mlp.gate_proj) is Linear
+    assert type(loaded.model.layers[2].mlp.up_proj) is Linear
 
 
 @pytest.mark.parametrize("general", FORMATS, ids=lambda f: f"{f.get('mode', 'affine')}-{f['bits']}")

@@ -1,5 +1,8 @@
 """Matrices by columns, and norms: the same shapes, values and products."""
 
+import io
+import math
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -8,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from mlx_gemma4_assist.checkpoints.loading import lay_out_by_columns
 from mlx_gemma4_assist.models import cpu
+from mlx_gemma4_assist.models.linear import Linear, constant_weights
 
 
 class Small(nn.Module):
@@ -44,6 +48,25 @@ def test_values_shapes_and_products_stay():
         np.testing.assert_array_equal(np.array(after[name].astype(mx.float32)), value)
     for found, right in zip(products(), expected, strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
+
+
+def test_a_constant_weight_is_turned_once():
+    """It is no node of the graph; one that changes, in place too, is turned anew where it is no constant."""
+    layer, x = Linear(8, 6), mx.random.normal((3, 8))
+
+    def nodes() -> int:
+        graph = io.StringIO()
+        mx.export_to_dot(graph, layer(x))
+        return graph.getvalue().count("Transpose")
+
+    assert nodes() == 1
+    with constant_weights():
+        assert nodes() == 0
+        product = layer(x)
+    np.testing.assert_array_equal(np.array(product), np.array(layer(x)))
+    layer.weight[0] = math.nan
+    assert np.isnan(np.array(layer(x))[:, 0]).all()
+    assert nodes() == 1
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])

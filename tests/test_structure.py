@@ -49,6 +49,7 @@ MAY_READ = {
     "cache/rows.py: KVCache._allocate": "empty buffers, so that any thread may use them",
     "models/config.py: _check_override": "a key of config.json",
     "models/layers.py: RotaryEmbedding.__init__": "figures of a config",
+    "models/linear.py: Linear.__call__": "a constant, while a round is traced, never while one runs",
     "models/names.py: layer_number": "digits of a tensor's name",
     "rounds/host_accept.py: HostAcceptor.__call__": "deciding on the host is what it is for",
     "rounds/host_accept.py: HostAcceptor._one": "deciding on the host is what it is for",

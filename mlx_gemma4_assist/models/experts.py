@@ -8,6 +8,7 @@ from . import cpu
 from .activations import geglu
 from .config import Gemma4TextConfig
 from .layers import rms_norm
+from .linear import Linear
 from .network import Module
 
 
@@ -26,7 +27,7 @@ class Router(Module):
         self.top_k = config.top_k_experts
         self.eps = config.rms_norm_eps
         self.root_size = config.hidden_size**-0.5
-        self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.proj = Linear(config.hidden_size, config.num_experts)
         self.scale = mx.ones((config.hidden_size,))
         self.per_expert_scale = mx.ones((config.num_experts,))
 

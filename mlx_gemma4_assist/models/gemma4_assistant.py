@@ -3,11 +3,11 @@
 from typing import Protocol
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from .attention import KeysValues
 from .config import Gemma4AssistantConfig
 from .gemma4_text import Gemma4TextModel
+from .linear import Linear
 from .network import Module, Network
 
 
@@ -34,7 +34,7 @@ class MaskedEmbedder(Module):
         self.num_centroids = config.num_centroids
         self.top_k = config.centroid_intermediate_top_k
         self.vocab_size = text.vocab_size
-        self.centroids = nn.Linear(text.hidden_size, config.num_centroids, bias=False)
+        self.centroids = Linear(text.hidden_size, config.num_centroids)
         self.token_ordering = mx.zeros((text.vocab_size,), dtype=mx.int32)
 
     def candidates(self, hidden: mx.array, embed_tokens: Embedding) -> tuple[mx.array, mx.array]:
@@ -81,8 +81,8 @@ class Gemma4AssistantForCausalLM(Network):
         self.config = config
         hidden, backbone = config.text_config.hidden_size, config.backbone_hidden_size
         self.model = Gemma4TextModel(config.text_config)
-        self.pre_projection = nn.Linear(2 * backbone, hidden, bias=False)
-        self.post_projection = nn.Linear(hidden, backbone, bias=False)
+        self.pre_projection = Linear(2 * backbone, hidden)
+        self.post_projection = Linear(hidden, backbone)
         self.masked_embedding = MaskedEmbedder(config) if config.use_ordered_embeddings else DenseHead()
 
     def __call__(

@@ -14,6 +14,7 @@ from .attention import KeysValues, Mask
 from .config import Gemma4TextConfig
 from .experts import Experts, Router
 from .layers import MLP, Attention, BlockCache, RMSNorm
+from .linear import Linear
 from .names import layer_number, split_experts, text_name
 from .network import Module, Network
 
@@ -46,8 +47,8 @@ class DecoderLayer(Module):
             self.pre_feedforward_layernorm_2 = _norm(config)
         per_layer_size = config.hidden_size_per_layer_input
         if per_layer_size:
-            self.per_layer_input_gate = nn.Linear(config.hidden_size, per_layer_size, bias=False)
-            self.per_layer_projection = nn.Linear(per_layer_size, config.hidden_size, bias=False)
+            self.per_layer_input_gate = Linear(config.hidden_size, per_layer_size)
+            self.per_layer_projection = Linear(per_layer_size, config.hidden_size)
             self.post_per_layer_input_norm = _norm(config)
         self.layer_scalar = mx.ones((1,))
 
@@ -98,7 +99,7 @@ class Gemma4TextModel(Module):
         if self.per_layer_size:
             packed = config.num_hidden_layers * self.per_layer_size
             self.embed_tokens_per_layer = nn.Embedding(config.vocab_size_per_layer_input, packed)
-            self.per_layer_model_projection = nn.Linear(config.hidden_size, packed, bias=False)
+            self.per_layer_model_projection = Linear(config.hidden_size, packed)
             self.per_layer_projection_norm = RMSNorm(self.per_layer_size, eps=config.rms_norm_eps)
 
     def embed(self, tokens: mx.array) -> mx.array:
@@ -148,7 +149,7 @@ class Gemma4ForCausalLM(Network):
         self.model = Gemma4TextModel(config)
         self.kept = Kept(KEPT)
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
     def __getstate__(self) -> dict[str, object]:
         """A copy, deep or not, keeps nothing yet: what was made for this network may have its weights in it."""

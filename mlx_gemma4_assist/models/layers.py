@@ -8,7 +8,6 @@ the graph, and building and walking the graph is what a small model's token take
 from typing import Any, Protocol
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from ..backend import on_gpu
@@ -16,6 +15,7 @@ from . import cpu
 from .activations import geglu
 from .attention import KeysValues, Mask, attend
 from .config import Gemma4TextConfig
+from .linear import Linear
 from .network import Module
 
 
@@ -88,9 +88,9 @@ class MLP(Module):
         super().__init__()
         wide = config.use_double_wide_mlp and layer >= config.num_kv_layers
         size = config.intermediate_size * (2 if wide else 1)
-        self.gate_proj = nn.Linear(config.hidden_size, size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, size, bias=False)
-        self.down_proj = nn.Linear(size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, size)
+        self.up_proj = Linear(config.hidden_size, size)
+        self.down_proj = Linear(size, config.hidden_size)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.down_proj(geglu(self.gate_proj(x), self.up_proj(x)))
@@ -113,14 +113,14 @@ class Attention(Module):
         self.eps = config.rms_norm_eps
         self.owns_kv = layer < config.num_kv_layers
         self.k_eq_v = config.attention_k_eq_v and kind == "full_attention"
-        self.q_proj = nn.Linear(config.hidden_size, heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(heads * self.head_dim, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, heads * self.head_dim)
+        self.o_proj = Linear(heads * self.head_dim, config.hidden_size)
         self.q_norm = RMSNorm(self.head_dim, eps=self.eps)
         if self.owns_kv:
-            self.k_proj = nn.Linear(config.hidden_size, kv_heads * self.head_dim, bias=False)
+            self.k_proj = Linear(config.hidden_size, kv_heads * self.head_dim)
             self.k_norm = RMSNorm(self.head_dim, eps=self.eps)
             if not self.k_eq_v:
-                self.v_proj = nn.Linear(config.hidden_size, kv_heads * self.head_dim, bias=False)
+                self.v_proj = Linear(config.hidden_size, kv_heads * self.head_dim)
         self.rotary = RotaryEmbedding(self.head_dim, config.rope_parameters[kind])
 
     def _heads(self, x: mx.array, rows: int) -> mx.array:

@@ -18,6 +18,7 @@ from ..cache.store import Buffers
 from ..errors import OptionError
 from ..models.config import Gemma4TextConfig
 from ..models.cost import attention_multiplications, weight_multiplications
+from ..models.linear import constant_weights
 from .accept import accept
 from .chunk import Chunk, fill
 from .round import propose, settle, speculate
@@ -195,8 +196,18 @@ class CompiledSteps:
     def _get(self, build: Build, count: int, where: Where) -> Function:
         key = build, count, where
         if key not in self._compiled:
-            self._compiled[key] = mx.compile(build(self._decoder, count, where.bound))
+            self._compiled[key] = mx.compile(_traced(build(self._decoder, count, where.bound)))
         return self._compiled[key]
+
+
+def _traced(function: Function) -> Function:
+    """A function to be compiled: it runs while it is traced, and only then."""
+
+    def trace(*arguments: Any) -> Any:
+        with constant_weights():
+            return function(*arguments)
+
+    return trace
 
 
 def _again(state: RoundState, after: tuple[Any, ...]) -> RoundState:
