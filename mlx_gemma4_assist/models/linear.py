@@ -7,22 +7,25 @@ from contextlib import contextmanager
 import mlx.core as mx
 import mlx.nn as nn
 
-_here = threading.local()
+
+class _Here(threading.local):
+    """What holds in this thread."""
+
+    constant: bool = False
+
+
+_here = _Here()
 
 
 @contextmanager
 def constant_weights() -> Iterator[None]:
     """While a function is traced whose weights are constants, in this thread: what follows from them alone is computed
     now, and is no node of its graph. ``mx.compile`` folds nothing by itself."""
-    before, _here.constant = _are_constant(), True
+    before, _here.constant = _here.constant, True
     try:
         yield
     finally:
         _here.constant = before
-
-
-def _are_constant() -> bool:
-    return bool(vars(_here).get("constant"))
 
 
 class Linear(nn.Linear):
@@ -34,6 +37,6 @@ class Linear(nn.Linear):
     def __call__(self, x: mx.array) -> mx.array:
         """x: (..., input) -> (..., output)."""
         turned: mx.array = self["weight"].T
-        if _are_constant():
+        if _here.constant:
             mx.eval(turned)  # a view: it takes no memory
         return x @ turned
