@@ -37,9 +37,8 @@ def command(monkeypatch, capsys):
 
 
 def test_the_embedded_pair_answers():
-    done = process(
-        "--prompt", PROMPT, "--max-tokens", "40", "--num-assistant-tokens", "3"
-    )  # learned, there may be none
+    # As many as are learned may be none, where plain rounds are faster.
+    done = process("--prompt", PROMPT, "--max-tokens", "40", "--num-assistant-tokens", "3")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.strip()) > 10
     assert "accepted" in done.stderr
