@@ -51,7 +51,7 @@ from batch_figures import (
 )
 from batch_peers import ENGINES, Question
 from command_line import parser_for, positive, run_tool, share
-from compare_commits import large_pair, load_average, spread
+from compare_commits import check_work, large_pair, load_average, spread
 from peers import OURS, Settings
 from synthetic import copy_pair, walk_of
 from workers import Failed, Worker
@@ -279,8 +279,7 @@ def check(args: argparse.Namespace) -> None:
             raise InputError(f"no {what} is named {unknown[0]!r}: expected {', '.join(known)}")
     if args.prompt_tokens < 8 or args.tokens < 2 or args.large_tokens < 2:
         raise InputError("a prompt has at least 8 tokens, and a text 2: its speed is taken from the first on")
-    if args.work is not None and not args.work.is_dir():
-        raise InputError(f"there is no folder {str(args.work)!r}")
+    check_work(args)
 
 
 def compare(args: argparse.Namespace) -> int:

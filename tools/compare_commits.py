@@ -336,6 +336,10 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"no pair is named {sorted(unknown)[0]!r}: expected {EMBEDDED}, {LARGE}")
     if args.tokens < 2 or args.large_tokens < 2:
         raise InputError("a text has at least 2 tokens: its speed is taken from the first on")
+    check_work(args)
+
+
+def check_work(args: argparse.Namespace) -> None:
     if args.work is not None and not args.work.is_dir():
         raise InputError(f"there is no folder {str(args.work)!r}")
 

@@ -46,10 +46,6 @@ class KVQuantization:
         """For how many positions there is room in so many slots."""
         return self.first + quantized if quantized else dense
 
-    def nbytes(self, width: int, itemsize: int) -> int:
-        """Bytes of a quantized key of ``width`` numbers that had ``itemsize`` bytes each."""
-        return width * self.bits // 8 + 2 * (width // self.group_size) * itemsize
-
     def check(self, config: Gemma4TextConfig) -> None:
         """Raises:
         OptionError: the model has no layer with full attention, or heads that cannot be divided into groups.
