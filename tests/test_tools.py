@@ -93,6 +93,8 @@ def test_bad_input_is_one_line(script, options, named, monkeypatch, capsys):
         ("tiny_pair/data.py", "--package", "/nowhere"),
         ("tiny_pair/train_tokenizer.py", "--work", "/nowhere"),
         ("tiny_pair/train_tokenizer.py", "--work", "/"),
+        ("tiny_pair/train_target.py", "--work", "/nowhere"),
+        ("tiny_pair/train_assistant.py", "--target", "/nowhere"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(script, option, value, monkeypatch, capsys):
@@ -102,6 +104,36 @@ def test_a_value_out_of_range_is_refused_by_name(script, option, value, monkeypa
         runpy.run_path(str(TOOLS / script), run_name="__main__")
     assert ended.value.code == 2
     assert f"argument {option}: " in capsys.readouterr().err
+
+
+@pytest.fixture
+def tiny_pair_without_pytorch(monkeypatch, tmp_path):
+    """The folder of what trains the tiny pair, in a process that has no PyTorch; a corpus, a tokenizer and a target."""
+    for file in ("corpus.json", "tokenizer.json", "config.json"):
+        (tmp_path / file).write_text("{}")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.syspath_prepend(TOOLS / "tiny_pair")
+    return TOOLS / "tiny_pair"
+
+
+@pytest.mark.parametrize("script", ["train_target.py", "train_assistant.py", "train_tokenizer.py", "data.py"])
+def test_what_trains_the_tiny_pair_explains_itself_without_pytorch(
+    script, tiny_pair_without_pytorch, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(tiny_pair_without_pytorch / script), run_name="__main__")
+    assert not ended.value.code
+    assert "--work" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("script", "folder"), [("train_target.py", "--out"), ("train_assistant.py", "--target")])
+def test_training_says_that_it_needs_pytorch(script, folder, tiny_pair_without_pytorch, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "--work", str(tmp_path), folder, str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(tiny_pair_without_pytorch / script), run_name="__main__")
+    assert ended.value.code == 2
+    assert "error: training needs PyTorch: pip install" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

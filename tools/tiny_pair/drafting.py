@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import Gemma4AssistantForCausalLM, Gemma4ForCausalLM
 
-from train_target import WINDOW, forward
+from target_training import WINDOW, forward
 
 
 @torch.no_grad()

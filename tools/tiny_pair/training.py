@@ -1,24 +1,12 @@
-"""What both trainings share: their arguments, and steps until the time is up, with a checkpoint now and then."""
+"""What both trainings share: steps until the time is up, with a checkpoint now and then."""
 
-import argparse
 import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from folders import CORPUS
 from muon import optimizers, schedule
-
-
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments, those of every training among them; PyTorch is set up for it."""
-    parser.add_argument("--work", type=CORPUS, default="work")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    return arguments
 
 
 def train(
