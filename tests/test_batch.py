@@ -29,12 +29,14 @@ from mlx_gemma4_assist import (
 )
 from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt, SoftTokens
 from mlx_gemma4_assist.checkpoints.loading import load_model
+from mlx_gemma4_assist.drafts.batch import SLOTS
+from mlx_gemma4_assist.engine import batch as batch_module
 from mlx_gemma4_assist.engine import run as run_module
-from mlx_gemma4_assist.engine.batch import SLOTS
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.request import Request, TokenEvent
 from mlx_gemma4_assist.engine.run import Run
 from mlx_gemma4_assist.rounds import sampling as drawing
+from mlx_gemma4_assist.rounds.sampling import Sampling
 
 CANCELLED = int(os.environ.get("BATCH_CANCELLED", "30"))
 SETTINGS = int(os.environ.get("BATCH_SETTINGS", "60"))
@@ -341,20 +343,92 @@ def test_options_that_fit_no_batch_are_refused(pair, options, message):
 
 
 def test_a_row_reads_its_last_hidden_state_for_drafts_only(pair, monkeypatch):
-    """It costs a forward of its own."""
+    """It costs a forward of its own, which is worth it where the row's first round has drafts: as many as it asks for,
+    or, where that is learned, as many as the others' rounds have."""
     read = []
     last_hidden = run_module.last_hidden
     monkeypatch.setattr(run_module, "last_hidden", lambda *given: read.append(given) or last_hidden(*given))
     target, assistant = pair
-    for drafter, forwards in ((None, 0), (assistant, 2)):
+    for drafter, drafts, forwards in ((None, None, 0), (assistant, None, 0), (assistant, 2, 2), (assistant, 0, 2)):
         read.clear()
         engine = Engine(Pair(target, drafter))
-        runs = [engine.run(request_of(letters(9 + row, step=5 + row), max_tokens=6)) for row in range(3)]
+        prompts = [letters(9 + row, step=5 + row) for row in range(3)]
+        runs = [engine.run(request_of(each, max_tokens=6, num_assistant_tokens=drafts)) for each in prompts]
         for run in runs:
             run.begin()
         for run in runs:
             tokens_of(run)
         assert len(read) == forwards
+
+
+def test_a_row_whose_drafts_are_learned_joins_those_who_draft_with_drafts(pair, monkeypatch):
+    read = []
+    last_hidden = run_module.last_hidden
+    monkeypatch.setattr(run_module, "last_hidden", lambda *given: read.append(given) or last_hidden(*given))
+    engine = Engine(Pair(*pair))
+    drafting = engine.run(request_of(letters(9), max_tokens=20, num_assistant_tokens=3))
+    drafting.begin()
+    for _ in range(3):
+        engine.scheduler.step()
+    joining = engine.run(request_of(letters(12, step=5), max_tokens=6))
+    joining.begin()
+    tokens_of(joining)
+    drafting.close()
+    assert len(read) == 1
+
+
+def test_what_rows_need_stays_in_use_for_a_while(pair):
+    """Requests of other kinds come and go: rounds are made for what they need together, not for each company anew."""
+    engine = Engine(Pair(*pair))
+    kinds = [{}, {"temperature": 0.9, "top_k": 5}, {"presence_penalty": 0.3}, {"logit_bias": {3: -2.0}}]
+
+    def needed(*numbers: int) -> set[Sampling]:
+        """By rounds of several rows, while one of each of these kinds runs."""
+        options = [{"seed": 1, "num_assistant_tokens": 2, "max_tokens": 12} | kinds[number] for number in numbers]
+        requests = [request_of(letters(9 + place), **each) for place, each in enumerate(options)]
+        runs = [engine.run(request) for request in requests]
+        for run in runs:
+            run.begin()
+        found = set()
+        while not all(run.ready for run in runs):
+            engine.scheduler.step()
+        for _ in range(3):
+            engine.scheduler.step()
+            found.add(engine.scheduler._batch._flight.decoder.sampling)
+        assert [tokens_of(run) for run in runs] == [alone(engine.pair, request) for request in requests]
+        return found
+
+    (together,) = needed(0, 1, 2, 3)
+    assert together.penalizes
+    assert together.top_k
+    assert needed(0, 2) == needed(3, 1, 1) == {together}
+
+
+def test_what_nobody_needs_any_longer_is_forgotten(monkeypatch):
+    monkeypatch.setattr(batch_module, "REMEMBERED", 2)
+    kept, plain, drawn = batch_module.InUse(), Sampling(), Sampling(temperature=0.5, top_k=9)
+    assert not kept.of([plain, drawn]).greedy
+    for _ in range(2):
+        assert not kept.of([plain]).greedy
+        kept.count_round()
+    assert not kept.of([plain]).greedy
+    for _ in range(2):
+        kept.count_round()
+    assert kept.of([plain]).greedy
+
+
+def test_rows_without_a_penalty_share_rounds_that_penalize(pair):
+    """Ids that are never drawn are those of the rows that are there, whoever was there before."""
+    engine = Engine(Pair(*pair))
+    for never in ((), (1, 2), (3,), (1, 2)):
+        requests = [
+            request_of(letters(9), never=never, max_tokens=8, top_logprobs=2),
+            request_of(letters(11), never=never, max_tokens=8, presence_penalty=0.5 if never == (3,) else 0.0),
+        ]
+        runs = [engine.run(request) for request in requests]
+        for run in runs:
+            run.begin()
+        assert [tokens_of(run) for run in runs] == [alone(engine.pair, request) for request in requests]
 
 
 def test_a_failure_takes_those_with_it_who_had_a_part(pair, monkeypatch):

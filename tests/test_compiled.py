@@ -39,7 +39,7 @@ def only_even(tokens: mx.array, logits: mx.array) -> mx.array:
         {"draft_temperature": 0.7},
         {"logits_processors": [only_even]},
         {"prompt": PROMPT * 8, "max_tokens": 80, "num_assistant_tokens": 2},  # past the first bucket
-        {"prompt": PROMPT * 5, "prefill_step_size": 40},
+        {"prompt": PROMPT * 8, "prefill_step_size": 64},
     ],
     ids=lambda options: "-".join(options) or "default",
 )

@@ -18,7 +18,7 @@ from mlx_gemma4_assist.cache.batch_rows import BatchCache, moved
 from mlx_gemma4_assist.cache.shelves import Shelf, arranged, capacity_for, is_dense, places_of
 from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt
 from mlx_gemma4_assist.checkpoints.loading import load_model
-from mlx_gemma4_assist.engine.batch import SLOTS
+from mlx_gemma4_assist.drafts.batch import SLOTS
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.request import Request
 from mlx_gemma4_assist.rounds import compiled

@@ -58,7 +58,7 @@ from workers import Failed, Worker
 
 from mlx_gemma4_assist import InputError, assistant_for, load, load_assistant
 from mlx_gemma4_assist.checkpoints.hub import resolve
-from mlx_gemma4_assist.engine.batch import SLOTS
+from mlx_gemma4_assist.drafts.batch import SLOTS
 
 BOS, BYTES = 2, range(6, 262)
 PARTS_OF_LENGTH = (0.5, 1, 2, 4)  # of mixed prompts, in the order of rows

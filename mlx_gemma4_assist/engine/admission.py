@@ -14,11 +14,12 @@ import mlx.core as mx
 from ..backend import readable
 from ..cache.layout import CacheLayout, grown_size
 from ..cache.shelves import Shelf, arranged, capacity_for
+from ..drafts.batch import SLOTS
 from ..errors import InputError
 from ..models.cost import chunk_bytes, round_bytes
 from ..rounds.compiled import bucket_end, bucket_size
 from ..rounds.sampling import Sampling, in_use
-from .batch import NOBODY, SLOTS
+from .batch import NOBODY
 from .pair import Pair
 
 Release = Callable[[int], object]

@@ -15,6 +15,7 @@ from ..cache.batch_rows import BatchCache
 from ..cache.layout import CacheLayout
 from ..cache.rows import KVCache
 from ..cache.store import placed
+from ..drafts.batch import SLOTS
 from ..options import MAX_DRAFTS
 from ..rounds.adjust import counted, nothing_counted
 from ..rounds.host_accept import HostAcceptor, accept_in_rows
@@ -24,8 +25,8 @@ from ..rounds.steps import Steps
 from .guiding import Guide, Held
 from .loop import Flight, LogProbs
 
-SLOTS = (1, 2, 4, 8, 16)
 NOBODY = Sampling()
+REMEMBERED = 512  # rounds, for which what was in use by rows that shared them stays so
 
 
 @dataclass(eq=False)
@@ -78,6 +79,31 @@ class Landed(NamedTuple):
     known: bool
 
 
+class InUse:
+    """What rows that share rounds need together, and have needed of late.
+
+    Requests come and go; were rounds made for what is needed just now, each might need a trace of its own. What nobody
+    has needed for ``REMEMBERED`` rounds, or twice as many, is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._rounds = 0
+        self._lately: list[Sampling] = []
+        self._before: list[Sampling] = []
+
+    def of(self, rows: Sequence[Sampling]) -> Sampling:
+        """What these rows and the ones before them need; ids that are never drawn are those of these rows."""
+        self._lately = [in_use([*rows, *self._lately])]
+        never = in_use(rows).suppress_tokens
+        return in_use([*self._lately, *self._before])._replace(suppress_tokens=never)
+
+    def count_round(self) -> None:
+        """A round of several rows has been submitted."""
+        self._rounds += 1
+        if self._rounds % REMEMBERED == 0:
+            self._lately, self._before = [], self._lately
+
+
 class Batch:
     """Members in slots, and their rounds in flight.
 
@@ -98,6 +124,7 @@ class Batch:
         self._flight: Flight | None = None
         self._limits: list[int] = []
         self._guide: Guide | None = None
+        self._in_use = InUse()
 
     @property
     def members(self) -> list[Member]:
@@ -131,6 +158,11 @@ class Batch:
         assert self._flight is not None
         flight = self._flight
         return flight.steps.reach(flight.end(self._slots.index(member)) + flight.cache.layout.slack)
+
+    @property
+    def _vocabulary(self) -> int:
+        assert self._flight is not None
+        return self._flight.cache.layout.config.vocab_size
 
     @property
     def in_flight(self) -> int:
@@ -200,6 +232,8 @@ class Batch:
             self._guide.limits = counted
         self._flight.submit(drafts)
         self._counted.append(counted)
+        if len(counted) > 1:
+            self._in_use.count_round()
 
     def land(self) -> tuple[int, list[Landed]]:
         """Wait for the first round in flight: how many drafts it made, and what it gave those who had a part in it and
@@ -271,20 +305,24 @@ class Batch:
         acceptors = [None if member is None else member.acceptor for member in self._slots]
         lone = len(acceptors) == 1
         acceptor = acceptors[0] if lone else accept_in_rows(acceptors) if any(acceptors) else None
-        used = in_use([member.sampling for member in self.members])
+        used = self._in_use.of([member.sampling for member in self.members])
         flight.decoder = self._decoder(flight.cache.layout, used, acceptor)
         flight.steps = self._steps(flight.decoder, any(member.compiled for member in self.members))
-        if not used.penalizes:
-            flight.state = flight.state._replace(counts=None)
+        flight.state = flight.state._replace(counts=self._counts(flight.state.counts, used))
         self._hold()
         self._set_limits([-1 if member is None else MAX_DRAFTS for member in self._slots])
+
+    def _counts(self, now: Counts | None, used: Sampling) -> Counts | None:
+        """What rounds of these rows count with, if they count at all."""
+        if not used.penalizes:
+            return None
+        return nothing_counted(len(self._slots), self._vocabulary) if now is None else now
 
     def _hold(self) -> None:
         """Let those be heard whose rows are held."""
         assert self._flight is not None
         held = [None if member is None else member.held for member in self._slots]
-        vocabulary = self._flight.cache.layout.config.vocab_size
-        self._guide = self._flight.guide = Guide(held, vocabulary) if any(held) else None
+        self._guide = self._flight.guide = Guide(held, self._vocabulary) if any(held) else None
 
     def _set_limits(self, limits: list[int]) -> None:
         assert self._flight is not None

@@ -12,9 +12,8 @@ from ..cache.layout import CacheLayout, round_up
 from ..cache.quantization import KVQuantization, kv_quantization
 from ..cache.rows import KVCache
 from ..cache.soft_tokens import MediaPrompt
-from ..drafts.batch import AutoBatchDraftLength
 from ..drafts.fixed import DEFAULT_DRAFTS, FixedDraftLength
-from ..drafts.learned import AUTO_LONGEST
+from ..drafts.learned import AUTO_LONGEST, Learned
 from ..drafts.protocol import DraftLength
 from ..errors import InputError, OptionError, described
 from ..options import GenerationOptions
@@ -25,8 +24,8 @@ from ..rounds.state import Accept, Decoder
 from ..rounds.steps import EAGER, Steps
 from .admission import Admission
 from .ahead import ReadAhead
-from .batch import SLOTS, Batch
-from .learning import Learning, Memory
+from .batch import Batch
+from .learning import BatchLengths, Learning, Memory
 from .pair import Pair
 from .prefill import Progress, no_progress
 from .prefix_options import FOLDER_BYTES, prefix_cache
@@ -82,7 +81,8 @@ class Engine:
         limit = usable_bytes() if memory_limit is None else _positive("memory_limit", memory_limit)
         self.admission = Admission(pair, limit, self.prefix.release)
         batch = Batch(self.decoder, self.steps)
-        self.scheduler = Scheduler(batch, self.admission, self._draft_length_together, _seconds("max_stall", max_stall))
+        lengths = BatchLengths(pair.target, pair.assistant, self._known_of_one_row)
+        self.scheduler = Scheduler(batch, self.admission, lengths, _seconds("max_stall", max_stall))
         self._ahead = ReadAhead(pair.target, self.prefix, lambda quantization: self.new_cache(None, quantization))
         self._memory = memory
 
@@ -184,10 +184,9 @@ class Engine:
         asked = options.num_assistant_tokens
         return FixedDraftLength(0 if self.pair.assistant is None else DEFAULT_DRAFTS if asked is None else asked)
 
-    def _draft_length_together(self) -> AutoBatchDraftLength:
-        """How many drafts a round has that several rows share. It begins with what is known of single rows."""
+    def _known_of_one_row(self) -> Learned | None:
         known = self.learning(GenerationOptions())
-        return AutoBatchDraftLength(AUTO_LONGEST, None if known is None else known.draft_length.learned(), SLOTS)
+        return None if known is None else known.draft_length.learned()
 
     def learning(self, options: GenerationOptions) -> Learning | None:
         """What a request's rounds teach about draft lengths; None where their number is fixed."""

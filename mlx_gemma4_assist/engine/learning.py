@@ -2,14 +2,17 @@
 
 import hashlib
 import logging
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..backend import dtype_name
+from ..drafts.batch import AutoBatchDraftLength
 from ..drafts.learned import AUTO_LONGEST, AutoDraftLength, Learned
 from ..drafts.memory import DraftKey
+from ..drafts.protocol import BatchDraftLength
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 
@@ -77,6 +80,37 @@ class Learning:
         note = self._memory.save(self._key, self.draft_length.learned())
         if note is not None:
             _log.warning(note)
+
+
+class BatchLengths:
+    """What chooses how many drafts a round has that several rows share. It is the target's, for all engines with this
+    assistant one after the other; where several run at once, in threads of their own, each has one.
+
+    Args:
+        target, assistant: the pair that is learned about; None drafts nothing but what a grammar forces.
+        known: what is known of rounds with one row, to begin with.
+    """
+
+    def __init__(
+        self,
+        target: Gemma4ForCausalLM,
+        assistant: Gemma4AssistantForCausalLM | None,
+        known: Callable[[], Learned | None],
+    ):
+        self._known = known
+        new: Callable[[], list[BatchDraftLength]] = list
+        self._free = target.kept.get(("drafts of batches", id(assistant)), new)
+
+    def borrow(self) -> BatchDraftLength:
+        """For as long as rows run."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return AutoBatchDraftLength(AUTO_LONGEST, self._known())
+
+    def give_back(self, lent: BatchDraftLength) -> None:
+        """No row runs."""
+        self._free.append(lent)
 
 
 def draft_key(target: Gemma4ForCausalLM, assistant: Gemma4AssistantForCausalLM, compiled: bool) -> DraftKey:

@@ -191,11 +191,11 @@ class Run:
             raise RuntimeError("the engine failed, or was interrupted, in a step for another request")
         self._engine.scheduler.step()
 
-    def _read_prompt(self, others_run: bool, chunk_size: ChunkSize) -> Iterator[Member | None]:
+    def _read_prompt(self, drafts_at_once: bool, chunk_size: ChunkSize) -> Iterator[Member | None]:
         """The prompt into the cache, chunk by chunk; then the row that goes on from its last token.
 
-        Beside others the last forward keeps its hidden state, so that the row drafts from its first round; alone, and
-        without an assistant, the first round, which has no drafts, gives the first token sooner.
+        Where that row drafts from its first round on, a last forward keeps its hidden state; otherwise the first round,
+        which has no drafts, gives the first token sooner.
         """
         cache, engine, prompt = self._cache, self._engine, self._request.prompt
         options = self._request.options
@@ -205,8 +205,8 @@ class Run:
         self.to_compute = len(rest)
         decoder = engine.decoder(cache.layout, in_use([self._sampling]), None)
         steps = engine.steps(decoder, self._compiled)
-        drafts_beside_others = others_run and engine.pair.assistant is not None
-        joins = (drafts_beside_others or reading.is_asked_again) and not self._draws_by_seed()
+        drafts_at_once = drafts_at_once and engine.pair.assistant is not None
+        joins = (drafts_at_once or reading.is_asked_again) and not self._draws_by_seed()
         apart = 2 if joins and len(rest) > 1 and rest[-2] >= 0 else 1
         read = chunks(
             engine.pair.target,

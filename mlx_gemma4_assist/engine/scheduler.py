@@ -9,8 +9,8 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from time import perf_counter
+from typing import Protocol
 
 from ..cache.layout import grown_size
 from ..cache.rows import KVCache
@@ -27,6 +27,13 @@ MAX_STALL = 0.15  # seconds
 LEAST_CHUNK = 32  # tokens: fewer take as long
 
 
+class Lengths(Protocol):
+    """Who lends what chooses how many drafts a round has that several rows share: ``learning.BatchLengths``."""
+
+    def borrow(self) -> BatchDraftLength: ...
+    def give_back(self, lent: BatchDraftLength) -> None: ...
+
+
 ChunkSize = Callable[[], int | None]
 ReadPrompt = Callable[[bool, ChunkSize], Iterator[Member | None]]
 
@@ -37,7 +44,8 @@ class Job:
 
     Attributes:
         read_prompt: reads the prompt into a cache, one chunk with each step of what it returns, and at last gives the
-            member to run. It is told whether others run meanwhile, and what to ask before each chunk for its size.
+            member to run. It is told whether that is to draft from its first round on, beside others, and what to ask
+            before each chunk for its size.
         cache: that the prompt is read into.
         needs: how much memory it takes.
         budget: the most tokens to make.
@@ -96,7 +104,7 @@ class Scheduler:
     Args:
         batch: has a row for each job that runs.
         admission: knows who has room.
-        together: makes what chooses how many drafts a round has that several rows share; asked for it once there are.
+        lengths: lends what chooses how many drafts a round has that several rows share, as long as there are any.
         max_stall: seconds that rows wait at most for others' prompts between two rounds, as far as chunks of
             ``LEAST_CHUNK`` tokens, and pictures, which are never divided, are read in that time.
     """
@@ -105,12 +113,14 @@ class Scheduler:
         self,
         batch: Batch,
         admission: Admission,
-        together: Callable[[], BatchDraftLength],
+        lengths: Lengths,
         max_stall: float = MAX_STALL,
     ):
-        self._batch, self._admission, self._make_together = batch, admission, together
+        self._batch, self._admission, self._lengths = batch, admission, lengths
+        self._borrowed: BatchDraftLength | None = None
         self._max_stall = max_stall
         self._has_read = False  # some of a prompt, since a round was read
+        self._drafts = False  # whether the last round that was read had drafts
         self._speed: float | None = None  # tokens of prompts per second
         self._began = 0.0  # when rows began to wait for prompts
         self._waiting: list[Job] = []
@@ -118,9 +128,16 @@ class Scheduler:
         self._running: dict[Member, Job] = {}
         self._clock = RoundClock()
 
-    @cached_property
+    @property
     def _together(self) -> BatchDraftLength:
-        return self._make_together()
+        if self._borrowed is None:
+            self._borrowed = self._lengths.borrow()
+        return self._borrowed
+
+    def _give_back(self) -> None:
+        if self._borrowed is not None and not self._running:
+            self._lengths.give_back(self._borrowed)
+            self._borrowed = None
 
     @property
     def idle(self) -> bool:
@@ -202,9 +219,13 @@ class Scheduler:
         if self._reading is None and self._waiting and self._batch.has_room():
             job = self._waiting[0]
             if self._batch.fits(job.cache.layout) and self._has_memory(job):
-                self._reading = job, job.read_prompt(bool(self._running), self._chunk_size)
+                self._reading = job, job.read_prompt(self._drafts_at_once(job), self._chunk_size)
                 self._waiting.pop(0)
         return self._reading
+
+    def _drafts_at_once(self, job: Job) -> bool:
+        """Whether a job's first round is to have drafts: those that it asks for, or as many as others have lately."""
+        return bool(self._running) and (self._drafts or not job.learns)
 
     def _has_memory(self, job: Job) -> bool:
         """Whether the next job may begin. It waits for others, and is refused where there are none."""
@@ -245,6 +266,7 @@ class Scheduler:
             batch.submit(max(limits.values()), limits)
         drafted, found = batch.land()
         seconds = self._clock.round_was_read()
+        self._drafts = drafted > 0
         self._observe(drafted, found, None if self._has_read else seconds)
         self._has_read = False
         for each in found:
@@ -257,6 +279,7 @@ class Scheduler:
         if self._running.pop(member, None) is not None and len(self._batch.slots) > 1:
             self._together.left(member)
         self._batch.leave(member)
+        self._give_back()
 
     def _ahead(self) -> int:
         """How many rounds to submit beyond the one that is read. None where the host decides what stands, where a row
@@ -327,6 +350,7 @@ class Scheduler:
             for member in self._running:
                 self._together.left(member)
         self._running.clear()
+        self._give_back()
         self._batch.clear()
         for job in jobs:
             job.failed = job.ended = True

@@ -29,8 +29,11 @@ PADDING_PERCENT = 2  # multiplications with keys and values in vain, of those wi
 GROWTH_SHARE = 8  # in a long text a bucket is up to this part of it, so that it traces as seldom as it doubles
 RECENT = 16  # rounds, over which the share of a draft length is taken
 WORTH_TRACING = 0.2  # share of the recent rounds
-STAYS = 8  # times that a shape of shelves is asked for before it is traced
-SHAPES = 64  # of shelves, whose rounds are traced
+STAYS = 8  # times that a shape of shelves is asked for before it is traced,
+LATELY = 64  # of so many that any was; what was asked for before counts half, and half of that again
+SHAPES = 64  # of shelves and of chunks, which are traced
+MOST_ASKED = 1024  # chunks and plain rounds that are remembered as asked for once
+WHOLE = 64  # tokens: chunks of other multiples are the ends of prompts, of which there are all lengths
 
 Function = Callable[..., Any]
 Build = Callable[[Decoder, int, Bound], Function]
@@ -104,7 +107,8 @@ class CompiledSteps:
         self._bucket = bucket_size(decoder.layout.config)
         self._shares: dict[int, float] = {}
         self._asked: set[Key] = set()
-        self._shapes: dict[Key, int] = {}  # of rows on shelves, how often each was asked for; the last one last
+        self._lately = Lately()
+        self._shapes: dict[Key, None] = {}  # that are traced, of rows on shelves and of chunks; the last asked for last
 
     def serve(self, decoder: Decoder) -> bool:
         """Whether they were made for the very networks of this one, which are still alive."""
@@ -152,11 +156,13 @@ class CompiledSteps:
         return Round(*emitted), _again(state, after)
 
     def fill(self, target: Target, layout: CacheLayout, chunk: Chunk) -> Buffers:
-        """``chunk.fill``, compiled from the second chunk of a size and place on; with pictures or sound never."""
-        where = chunk.tokens.shape[1], Where(chunk.bound)
-        if chunk.media or not self._asked_before((_fill, *where)):
+        """``chunk.fill``, compiled from the second whole chunk of a size and place on; with pictures or sound never."""
+        count, where = chunk.tokens.shape[1], Where(chunk.bound)
+        key = _fill, count, where
+        if chunk.media or count % WHOLE or not self._asked_before(key):
             return fill(target, layout, chunk)
-        filled: Buffers = self._get(_fill, *where)(chunk.tokens, chunk.length, chunk.buffers)
+        self._remember(key)
+        filled: Buffers = self._get(_fill, count, where)(chunk.tokens, chunk.length, chunk.buffers)
         return filled
 
     def _where(self, state: RoundState, count: int, bound: Bound) -> Where:
@@ -179,17 +185,25 @@ class CompiledSteps:
         return count == 0 and self._asked_before(key)
 
     def _is_asked_often(self, key: Key) -> bool:
-        """Whether a shape of shelves stays for a while. There are many of them: what was not asked for lately is
-        forgotten, with its trace."""
-        asked = self._shapes[key] = self._shapes.pop(key, 0) + 1
+        """Whether a shape of shelves stays for a while: there are many of them."""
+        if key not in self._compiled and not self._lately.often(key):
+            return False
+        self._remember(key)
+        return True
+
+    def _remember(self, key: Key) -> None:
+        """A shape is traced; the trace that was not asked for for longest goes, if there are too many."""
+        self._shapes.pop(key, None)
+        self._shapes[key] = None
         if len(self._shapes) > SHAPES:
             oldest = next(iter(self._shapes))
             del self._shapes[oldest]
             self._compiled.pop(oldest, None)
-        return asked >= STAYS
 
     def _asked_before(self, key: Key) -> bool:
         before = key in self._asked
+        if len(self._asked) >= MOST_ASKED:
+            self._asked.clear()
         self._asked.add(key)
         return before
 
@@ -198,6 +212,25 @@ class CompiledSteps:
         if key not in self._compiled:
             self._compiled[key] = mx.compile(_traced(build(self._decoder, count, where.bound)))
         return self._compiled[key]
+
+
+class Lately:
+    """What was asked for lately, and how often."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+        self._times: dict[Key, int] = {}
+
+    def often(self, key: Key) -> bool:
+        """Whether this was the ``STAYS``-th time; then it is forgotten."""
+        self._asked += 1
+        if self._asked % LATELY == 0:
+            self._times = {other: times // 2 for other, times in self._times.items() if times > 1}
+        self._times[key] = self._times.get(key, 0) + 1
+        if self._times[key] < STAYS:
+            return False
+        del self._times[key]
+        return True
 
 
 def _traced(function: Function) -> Function:
