@@ -260,6 +260,21 @@ def test_rounds_may_be_given_other_numbers_or_never_be_observed():
             draft_length.observe(rows, given, [given] * len(rows), [given if number % 2 else 0] * len(rows), SECONDS)
 
 
+def test_rounds_may_have_more_drafts_than_are_ever_chosen():
+    """Where one of the rows asks for them; they say nothing of what is chosen for the others."""
+    length, other = AutoBatchDraftLength(4), AutoBatchDraftLength(4)
+    for number in range(200):
+        for each in (length, other):
+            choice = each.choose(["a", "b"], [4, 4])
+            each.observe(["a", "b"], choice.drafts, choice.limits, [min(1, choice.drafts)] * 2, 1 + choice.drafts)
+        if number % 10 == 0:
+            length.choose(["a", "b"], [4, 4])
+            length.observe(["a", "b"], 20, [4, 20], [1, 20], 30.0)
+    for slots in (1, 2):
+        plain = length._plain(["a", "b"][:slots])
+        assert length._costs.in_plain_steps(plain, 4) == pytest.approx(other._costs.in_plain_steps(plain, 4), rel=0.2)
+
+
 def test_what_was_learned_with_one_row_is_remembered(tmp_path):
     memory, key = DraftMemory(tmp_path), DraftKey("target", "assistant", "4-bit", "chip")
     first = AutoBatchDraftLength()

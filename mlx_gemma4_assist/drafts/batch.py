@@ -80,7 +80,8 @@ class AutoBatchDraftLength:
         seconds: float | None = None,
     ) -> None:
         plain, present = self._plain(rows), self._present(rows)
-        if present:
+        within = drafted <= self.longest  # others may ask for more, which says nothing of what is chosen here
+        if present and within:
             emitted = sum(1 + count for row, count in zip(rows, accepted, strict=True) if row in self._rows)
             probes = self._probes.setdefault(plain, Probes(OPENING))
             probes.observe(self._belief(plain, present), drafted, emitted, seconds, self._costs.seconds(plain))
@@ -88,7 +89,10 @@ class AutoBatchDraftLength:
         for row, limit, count in zip(rows, limits, accepted, strict=True):
             if row in self._rows:
                 self._learn_acceptance(self._rows[row], min(limit, drafted), count)
-        self._costs.observe(plain + drafted, seconds)
+        if within:
+            self._costs.observe(plain + drafted, seconds)
+        else:
+            self._costs.interrupt()
 
     def left(self, row: Hashable) -> None:
         self._rows.pop(row, None)
@@ -153,7 +157,7 @@ class AutoBatchDraftLength:
                 row.acceptance.forget()
 
     def _learn_acceptance(self, row: _Row, drafted: int, count: int) -> None:
-        for at in range(min(drafted, count + 1)):
+        for at in range(min(drafted, count + 1, self.longest)):
             stood = count > at
             self._reached[at] += 1
             self._stood[at] += stood

@@ -92,6 +92,10 @@ class Costs:
         self._learn(kind, its_seconds)
         return True
 
+    def interrupt(self) -> None:
+        """A round of no kind was between: neither its time nor the next one's says anything."""
+        self._previous, self._streak = (None, None), 0
+
     def recall(self, costs: Sequence[float], timed: Sequence[int]) -> None:
         """Replay what an earlier session knew of the first kinds as if a few rounds had shown it.
 
