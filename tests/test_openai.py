@@ -39,7 +39,7 @@ from mlx_gemma4_assist.server.lookups import LOOKUPS
 from mlx_gemma4_assist.server.openai import ENDPOINTS
 from mlx_gemma4_assist.server.openai_chat import CHAT
 from mlx_gemma4_assist.server.openai_completions import COMPLETIONS
-from mlx_gemma4_assist.text.deltas import AnswerDelta
+from mlx_gemma4_assist.text.deltas import AnswerDelta, ThoughtDelta
 
 EXTENSIONS = frozenset({"timings", "reasoning_content", "drafts", "prompt_progress"})
 HI = {"model": "default", "messages": [{"role": "user", "content": "Hi"}]}
@@ -316,18 +316,16 @@ def test_what_clients_call_thoughts():
         assert say({"role": "assistant", "content": "Hi", name: "Hm."})[0]["reasoning_content"] == "Hm."
 
 
-def test_pictures_of_tools_follow_their_answers():
+def test_what_tools_show():
     calls = [{"id": each, "type": "function", "function": {"name": "see", "arguments": "{}"}} for each in "ab"]
-    shown = {"type": "image_url", "image_url": {"url": PIXEL}}
+    text, shown = {"type": "text", "text": "dark"}, {"type": "image_url", "image_url": {"url": PIXEL}}
     messages = say(
         {"role": "assistant", "tool_calls": calls},
-        {"role": "tool", "tool_call_id": "a", "content": [shown]},
-        {"role": "tool", "tool_call_id": "b", "content": [{"type": "text", "text": "dark"}]},
-        {"role": "user", "content": "Well?"},
+        {"role": "tool", "tool_call_id": "a", "content": [text, shown]},
+        {"role": "tool", "tool_call_id": "b", "content": [text, text]},
     )
-    assert [message["role"] for message in messages] == ["assistant", "tool", "tool", "user", "user"]
-    assert messages[1]["content"] == "(shown below)"
-    assert messages[3]["content"] == [{"type": "image", "url": PIXEL}]
+    assert messages[1]["content"] == [text, {"type": "image", "url": PIXEL}]
+    assert messages[2]["content"] == "darkdark"
 
 
 @pytest.mark.parametrize(
@@ -566,12 +564,13 @@ def test_log_probabilities_and_drafts_lose_no_token(asked):
     json.dumps(made, allow_nan=False)
 
 
-def test_a_piece_of_many_deltas_takes_few_frames():
-    deltas = (AnswerDelta("a"), AnswerDelta("b"), *CALL)
-    events = [Started(1, 0), Piece(0, deltas), finished(0, FinishReason.TOOL_CALLS)]
-    chunks = streamed(CHAT, HI, events)[1:-2]
-    assert len(chunks) == 3
-    assert chunks[0]["choices"][0]["delta"] == {"content": "ab"}
+@pytest.mark.parametrize(("endpoint", "body"), [(CHAT, HI), (COMPLETIONS, {"prompt": "Hi"})])
+def test_empty_deltas_take_no_frames(endpoint, body):
+    empty = (AnswerDelta(""), ThoughtDelta(""))
+    frames = streamed(
+        endpoint, body, [Started(1, 0), Piece(0, empty), Piece(0, (AnswerDelta("a"), *empty)), finished()]
+    )
+    assert frames == streamed(endpoint, body, [Started(1, 0), Piece(0, (AnswerDelta("a"),)), finished()])
 
 
 # Completions

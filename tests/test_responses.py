@@ -111,8 +111,12 @@ def test_what_codex_asks_for():
             ],
         },
         {"role": "tool", "tool_call_id": "c1", "name": "mcp__files__read", "content": "text"},
-        {"role": "tool", "tool_call_id": "c2", "name": "apply_patch", "content": "done"},
-        {"role": "user", "content": [{"type": "image", "url": "data:image/png;base64,AAAA"}]},
+        {
+            "role": "tool",
+            "tool_call_id": "c2",
+            "name": "apply_patch",
+            "content": [{"type": "text", "text": "done"}, {"type": "image", "url": "data:image/png;base64,AAAA"}],
+        },
     ]
     functions = {tool["function"]["name"]: tool["function"] for tool in request.tools}
     assert list(functions) == ["get_weather", "apply_patch", "mcp__files__read"]
@@ -390,6 +394,12 @@ def test_tools_are_named_as_they_were_declared():
         {"name": "apply_patch", "arguments": {"input": "*** Begin"}},
         {"name": "apply_patch", "arguments": {"input": '{"inp'}},
     ]
+
+
+def test_empty_deltas_take_no_frames():
+    empty = (AnswerDelta(""), ThoughtDelta(""), AnswerDelta(""))
+    frames = streamed(RESPONSES, {"input": "Hi"}, script(*empty, *TALK, *empty))
+    assert frames == streamed(RESPONSES, {"input": "Hi"}, script(*TALK))
 
 
 def test_a_summary_is_shown_where_one_is_asked_for():

@@ -5,7 +5,6 @@ from typing import Any
 from zlib import crc32
 
 from .. import __version__
-from ..text.deltas import AnswerDelta, CallArguments, Delta, ThoughtDelta
 from .endpoint import Exchange
 from .exchange import Answer, Choice, FinishReason, RequestError, TokenInfo, Usage
 from .fields import ANYTHING, INTEGER, NUMBER, TEXT, Schema, listed, maybe, record
@@ -39,22 +38,6 @@ def fingerprint(exchange: Exchange) -> str:
 def reason(choice: Choice) -> FinishReason:
     """Why an answer ended; one of which no end was told was cut off."""
     return FinishReason.LENGTH if choice.finished is None else choice.finished.reason
-
-
-def joined(deltas: Iterable[Delta]) -> list[Delta]:
-    """The deltas with neighbours of one kind made one, so that they take one frame."""
-    made: list[Delta] = []
-    for delta in deltas:
-        match made[-1] if made else None, delta:
-            case AnswerDelta(before), AnswerDelta(text):
-                made[-1] = AnswerDelta(before + text)
-            case ThoughtDelta(before), ThoughtDelta(text):
-                made[-1] = ThoughtDelta(before + text)
-            case CallArguments(index, before), CallArguments(same, text) if index == same:
-                made[-1] = CallArguments(index, before + text)
-            case _:
-                made.append(delta)
-    return made
 
 
 def usage(answer: Answer) -> dict[str, Any]:

@@ -195,7 +195,7 @@ class Writer:
         """A chunk for each kind of delta; tokens whose text is held back are told of with the next text."""
         if piece.tokens and (self._logprobs or self._drafts):
             self._held.setdefault(piece.choice, []).extend(piece.tokens)
-        shown = (self._delta(delta) for delta in answers.joined(piece.deltas))
+        shown = (self._delta(delta) for delta in piece.deltas)
         return [self._chunk(piece.choice, delta) for delta in shown if delta]
 
     def _delta(self, delta: Delta) -> dict[str, Any]:

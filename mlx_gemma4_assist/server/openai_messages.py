@@ -46,9 +46,6 @@ MESSAGE = either(
 MESSAGES = listed(MESSAGE, 1)
 CONTINUING = optional({"continue_final_message": FLAG, "add_generation_prompt": FLAG})
 
-SEE_BELOW = "(shown below)"
-"""What a tool's answer says that only shows something."""
-
 
 def arguments(given: Any) -> dict[str, Any]:
     """A call's arguments as an object.
@@ -75,8 +72,6 @@ def call(identity: str, name: str, given: Any) -> dict[str, Any]:
 class Conversation:
     """Messages as they come together, of any of OpenAI's protocols.
 
-    A tool's answer has text only, so that what it shows follows as a user's message, behind all answers of that turn.
-
     Attributes:
         messages: so far.
     """
@@ -84,16 +79,13 @@ class Conversation:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self._called: dict[str, str] = {}
-        self._shown: list[dict[str, Any]] = []
 
     def say(self, role: str, content: str | list[dict[str, Any]]) -> None:
         """A message that calls nothing and thinks nothing."""
-        self._show()
         self.messages.append({"role": role, "content": content})
 
     def answer(self, content: str, thought: str = "", calls: list[dict[str, Any]] | None = None) -> None:
         """A message of the model's."""
-        self._show()
         message: dict[str, Any] = {"role": "assistant", "content": content}
         if thought:
             message["reasoning_content"] = thought
@@ -102,7 +94,7 @@ class Conversation:
             self._called |= {call["id"]: call["function"]["name"] for call in calls}
         self.messages.append(message)
 
-    def result(self, identity: str, text: str, shown: list[dict[str, Any]], place: str) -> None:
+    def result(self, identity: str, content: str | list[dict[str, Any]], place: str) -> None:
         """A tool's answer.
 
         Raises:
@@ -110,24 +102,12 @@ class Conversation:
         """
         if identity not in self._called:
             raise bad_request(f"{place} answers the call {identity!r:.200}, which no message before it has", place)
-        content = text or (SEE_BELOW if shown else "")
         name = self._called[identity]
         self.messages.append({"role": "tool", "tool_call_id": identity, "name": name, "content": content})
-        self._shown += shown
 
     def last_call(self, name: str) -> str | None:
         """The id of the last call of a function, None if there is none."""
         return next((identity for identity, called in reversed(self._called.items()) if called == name), None)
-
-    def finish(self) -> list[Message]:
-        """All messages, when no more come."""
-        self._show()
-        return self.messages
-
-    def _show(self) -> None:
-        if self._shown:
-            self.messages.append({"role": "user", "content": self._shown})
-            self._shown = []
 
 
 def conversation(body: Body, model: Model) -> list[Message]:
@@ -139,7 +119,7 @@ def conversation(body: Body, model: Model) -> list[Message]:
     made = Conversation()
     for number, message in enumerate(body["messages"]):
         _add(made, message, model, f"messages[{number}]")
-    return made.finish()
+    return made.messages
 
 
 def _add(made: Conversation, message: Mapping[str, Any], model: Model, place: str) -> None:
@@ -148,12 +128,11 @@ def _add(made: Conversation, message: Mapping[str, Any], model: Model, place: st
         case "assistant":
             _add_answer(made, message, place)
         case "tool":
-            shown = openai_parts.shown(given, model, f"{place}.content")
-            identity = message["tool_call_id"]
-            made.result(identity, openai_parts.text(given), shown, f"{place}.tool_call_id")
+            content = openai_parts.result(given, model, f"{place}.content")
+            made.result(message["tool_call_id"], content, f"{place}.tool_call_id")
         case "function":
             identity = made.last_call(message["name"]) or message["name"]
-            made.result(identity, given or "", [], f"{place}.name")
+            made.result(identity, given or "", f"{place}.name")
         case role:
             made.say(role, openai_parts.content(given, model, f"{place}.content"))
 

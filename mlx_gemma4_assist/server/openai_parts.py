@@ -1,7 +1,7 @@
 """Parts of messages, as OpenAI's requests have them, to parts as the text room takes them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from .exchange import Model, bad_request
@@ -67,22 +67,21 @@ def content(given: Any, model: Model, place: str) -> str | list[dict[str, Any]]:
 
 
 def text(given: Any) -> str:
-    """The text of content that shows nothing, or of what it says beside."""
+    """The text of content that shows nothing."""
     if isinstance(given, str) or given is None:
         return given or ""
     return "".join(written for part in given if (written := _written(part)) is not None)
 
 
-def shown(given: Any, model: Model, place: str) -> list[dict[str, Any]]:
-    """What a content shows, without its text.
+def result(given: Any, model: Model, place: str) -> str | list[dict[str, Any]]:
+    """What a tool answers: one text, or parts where something is shown.
 
     Raises:
         RequestError: as of ``content``.
     """
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        return []
-    parts = (_part(part, model, f"{place}[{number}]") for number, part in enumerate(given))
-    return [part for part in parts if part["type"] != "text"]
+    parts = content(given, model, place)
+    shows = not isinstance(parts, str) and any(part["type"] != "text" for part in parts)
+    return parts if shows else text(given)
 
 
 def _written(part: Part) -> str | None:

@@ -218,7 +218,7 @@ class Writer:
                 return first
             case Piece(_, deltas, tokens):
                 self._held += tokens if self._logprobs else ()
-                return first + [told for delta in answers.joined(deltas) for told in self._delta(delta)]
+                return first + [told for delta in deltas for told in self._delta(delta)]
             case Finished():
                 self._answer.take(event)
                 return first + self._end(event)
@@ -230,6 +230,8 @@ class Writer:
 
     def _delta(self, delta: Delta) -> list[Told]:
         match delta:
+            case AnswerDelta("") | ThoughtDelta("") | CallArguments(_, ""):
+                return []
             case AnswerDelta(text):
                 opened, item = self._open(Message)
                 tokens, self._held = self._held, []

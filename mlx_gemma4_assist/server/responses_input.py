@@ -127,9 +127,8 @@ class Items:
                 self._calls.append(_call(item))
             case "function_call_output" | "custom_tool_call_output":
                 self.finish_turn()
-                output, model = item["output"], self._model
-                shown = openai_parts.shown(output, model, f"{place}.output")
-                self.conversation.result(item["call_id"], openai_parts.text(output), shown, f"{place}.call_id")
+                output = openai_parts.result(item["output"], self._model, f"{place}.output")
+                self.conversation.result(item["call_id"], output, f"{place}.call_id")
             case "item_reference":
                 raise bad_request(f"{place} refers to an item, and items are not kept: send it", place)
 
@@ -188,7 +187,7 @@ def conversation(body: Body, model: Model) -> list[Message]:
         for number, item in enumerate(given):
             items.add(item, f"input[{number}]")
     items.finish_turn()
-    messages = items.conversation.finish()
+    messages = items.conversation.messages
     if not messages:
         raise bad_request("input has no message", "input")
     return messages
