@@ -1,6 +1,7 @@
 """Anthropic's Messages API: bodies to requests, events to what Anthropic's own client takes."""
 
 import json
+from dataclasses import replace
 
 import anthropic
 import httpx2
@@ -157,9 +158,10 @@ def test_its_messages_stand_in_their_order():
             {"id": i, "type": "function", "function": {"name": name, "arguments": given}} for i, name, given in calls
         ],
     }
-    assert failed == {"role": "tool", "tool_call_id": "toolu_1", "content": "Error: down"}
-    assert seen == {"role": "tool", "tool_call_id": "toolu_2", "content": "a\n[picture 1]"}
-    assert more == {"role": "user", "content": [text("[picture 1]"), SHOWN, text("Go on.")]}
+    weather, see = {"tool_call_id": "toolu_1", "name": "get_weather"}, {"tool_call_id": "toolu_2", "name": "Read"}
+    assert failed == {"role": "tool", **weather, "content": "Error: down"}
+    assert seen == {"role": "tool", **see, "content": [text("a"), SHOWN]}
+    assert more == {"role": "user", "content": "Go on."}
 
 
 def test_results_come_first_and_need_no_words_behind_them():
@@ -182,6 +184,18 @@ def test_a_result_that_says_that_it_is_an_error_is_not_told_twice(told):
     call = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "a", "content": told, "is_error": True}
     assert messages(HI, {"role": "assistant", "content": [call]}, user(result))[-1]["content"] == told
+
+
+def test_a_result_that_says_nothing_but_that_it_is_an_error():
+    call = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "a", "is_error": True, "content": [PICTURE]}
+    found = messages(HI, {"role": "assistant", "content": [call]}, user(result))
+    assert found[-1]["content"] == [text("Error"), SHOWN]
+
+
+def test_pictures_are_refused_where_the_model_takes_none():
+    with pytest.raises(RequestError, match=r"messages\[1\] has a picture, but the model takes none"):
+        read(body(messages=[HI, user(PICTURE)]), replace(MODEL, pictures=False))
 
 
 def test_documents_and_search_results_are_texts():
@@ -276,7 +290,7 @@ HOSTED = {"type": "web_search_20250305", "name": "web_search"}
     [
         ({"max_tokens": None}, "max_tokens is None, expected an integer"),
         ({"messages": []}, "messages is a list of 0, expected a list of at least 1"),
-        ({"messages": [{"role": "system", "content": "Hi"}]}, "messages has nothing that could be answered"),
+        ({"messages": [{"role": "system", "content": BUDGET}]}, "messages has nothing that could be answered"),
         ({"messages": [user({"type": "sound"})]}, "messages[0].content[0].type is 'sound'"),
         (
             {"messages": [user({**PICTURE, "source": {"type": "url", "url": "/etc/passwd"}})]},
@@ -295,6 +309,7 @@ HOSTED = {"type": "web_search_20250305", "name": "web_search"}
             },
             "messages end with calls of tools whose results are missing",
         ),
+        ({"messages": [user({"type": "tool_result", "tool_use_id": "b"})]}, "the tool_use_id 'b', which no message"),
         ({"tools": [HOSTED], "tool_choice": {"type": "tool", "name": "web_search"}}, "which Anthropic's servers run"),
         ({"tools": [HOSTED], "tool_choice": {"type": "any"}}, "there are no tools"),
         ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "x"}}, "names the tool 'x'"),

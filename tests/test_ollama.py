@@ -41,6 +41,7 @@ SHORT = {"model": "gemma:latest", "messages": [HI]}
 PROMPT = {"model": "gemma", "prompt": "Hi"}
 SHOWN = {"type": "image", "url": "data:;base64,aGk="}
 TOOL = {"type": "function", "function": {"name": "get_weather", "description": "Of a city.", "parameters": WEATHER}}
+USE = {"function": {"name": "f"}}
 FULL = {
     "model": "gemma:latest",
     "stream": False,
@@ -123,16 +124,16 @@ def test_options_are_read(endpoint, body):
 def test_messages_are_read():
     request = read(FULL)
     split_media(request.messages)
-    system, asked, called, noon, sunny, seen = request.messages
+    system, asked, called, noon, sunny = request.messages
     assert system == {"role": "system", "content": "Be brief."}
     assert asked == {"role": "user", "content": [SHOWN, {"type": "text", "text": "Look."}]}
     first, second = called.pop("tool_calls")
     assert called == {"role": "assistant", "content": "I look it up.", "reasoning_content": "Weather."}
     assert first["function"] == {"name": "get_weather", "arguments": {"city": "Paris"}}
     assert second == {"id": "mine", "type": "function", "function": {"name": "now", "arguments": {}}}
-    assert noon == {"role": "tool", "tool_call_id": "mine", "content": "noon"}
-    assert sunny == {"role": "tool", "tool_call_id": first["id"], "content": "sunny"}
-    assert seen == {"role": "user", "content": [SHOWN]}
+    assert noon == {"role": "tool", "tool_call_id": "mine", "name": "now", "content": "noon"}
+    assert (sunny["tool_call_id"], sunny["name"]) == (first["id"], "get_weather")
+    assert sunny["content"] == [{"type": "text", "text": "sunny"}, SHOWN]
     assert list(request.tools) == [TOOL]
 
 
@@ -182,6 +183,8 @@ def test_an_answer_that_was_begun_is_continued():
     request = read({"messages": [HI, {"role": "assistant", "content": "{"}]})
     assert request.continue_last
     assert not read({}).continue_last
+    request = read({"messages": [HI, {"role": "assistant", "content": ""}]})
+    assert (request.messages, request.continue_last) == ([HI], False)
 
 
 def test_raw_text():
@@ -198,6 +201,7 @@ def test_raw_text():
         (CHAT, {"options": {"repeat_penalty": 0}}, "penalty is 0"),
         (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "no call asked for"),
         (CHAT, {"messages": [{"role": "system", "images": ["aGk="]}]}, "which has no images"),
+        (CHAT, {"messages": [HI, {"role": "assistant", "tool_calls": [USE]}]}, "whose results are missing"),
         (CHAT, {"tools": [TOOL, TOOL]}, "two of the name"),
         (CHAT, {"format": "xml"}, "format is 'xml'"),
         (GENERATE, {"raw": True, "images": ["aGk="]}, "images have no place"),
@@ -211,6 +215,12 @@ def test_refusals(endpoint, fields, says):
         endpoint.read({**SHORT, **PROMPT, **fields}, MODEL)
     assert raised.value.status == 400
     assert says in raised.value.message
+
+
+@pytest.mark.parametrize(("endpoint", "body"), [(CHAT, FULL), (GENERATE, FULL_PROMPT)])
+def test_pictures_are_refused_where_the_model_takes_none(endpoint, body):
+    with pytest.raises(RequestError, match="has a picture, but the model takes none"):
+        endpoint.read(body, replace(MODEL, pictures=False))
 
 
 def test_a_model_that_does_not_think_is_not_told_to():

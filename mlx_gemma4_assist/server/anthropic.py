@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..text.messages import Message
 from .anthropic_answers import MessageWriter, error, whole
 from .anthropic_messages import conversation
 from .anthropic_schema import COUNT_ANSWER, COUNT_BODY, MESSAGE_ANSWER, MESSAGE_BODY, OPTIONS
@@ -12,6 +11,7 @@ from .exchange import ChatRequest, Model, Tool, ToolChoice, bad_request
 from .fields import check
 from .openai_options import EFFORTS, generation_options
 from .openai_tools import ToolUse, chosen
+from .parts import continued
 
 _ELSEWHERE = {
     "mcp_servers": "servers of tools are not connected to from here, so give their tools in tools",
@@ -49,7 +49,7 @@ def _request(body: Body, model: Model) -> ChatRequest:
     for field, reason in _ELSEWHERE.items():
         if body.get(field):
             raise bad_request(f"{field} is not supported: {reason}", field)
-    messages, continues = _continued(conversation(body))
+    messages, continues = continued(conversation(body, model))
     use = _tool_use(body, model)
     thinking, budget = _thinking(body, model)
     return ChatRequest(
@@ -65,23 +65,6 @@ def _request(body: Body, model: Model) -> ChatRequest:
         continue_last=continues,
         stream=bool(body.get("stream")),
     )
-
-
-def _continued(messages: list[Message]) -> tuple[list[Message], bool]:
-    """Messages, and whether the last one is to be continued. One in which nothing is said is left out.
-
-    Raises:
-        RequestError: there are no messages, or the last one waits for results.
-    """
-    last = messages[-1] if messages else {}
-    if last.get("tool_calls"):
-        raise bad_request("messages end with calls of tools whose results are missing", "messages")
-    continues = last.get("role") == "assistant" and bool(last["content"])
-    if last.get("role") == "assistant" and not continues:
-        messages = messages[:-1]
-    if not messages or all(message["role"] == "system" for message in messages):
-        raise bad_request("messages has nothing that could be answered", "messages")
-    return messages, continues
 
 
 def _options(body: Body) -> dict[str, Any]:

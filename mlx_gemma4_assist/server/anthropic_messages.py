@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..text.messages import Message
+from .exchange import Model, bad_request
+from .parts import Part, answered, check_pictures
 
 Block = Mapping[str, Any]
-Part = dict[str, str]
 
 NOISE = re.compile(
     r"x-anthropic-billing-header:( ?[\w-]+=[^;\s]*;)+|<total_tokens>\d+ tokens left</total_tokens>", re.ASCII
@@ -23,16 +24,35 @@ last in the request that follows, and what comes behind it would then be read ag
 """
 
 
-def conversation(body: Mapping[str, Any]) -> list[Message]:
+def conversation(body: Mapping[str, Any], model: Model) -> list[Message]:
     """The messages of a body that its schema allows, the system's text first.
 
-    Results of tools become messages of their own, before what else their message says. A tool's message is text, so the
-    pictures in a result follow in the user's message, numbered in both.
+    Results of tools become messages of their own, before what else their message says.
+
+    Raises:
+        RequestError: a result of a call that no message before it has; a picture, and the model takes none.
     """
     messages = _system(_blocks(body.get("system") or ""))
-    for message in body["messages"]:
-        messages += _READ[message["role"]](_blocks(message["content"]))
+    called: dict[str, str] = {}
+    for number, message in enumerate(body["messages"]):
+        for made in _READ[message["role"]](_blocks(message["content"])):
+            check_pictures(made, model, f"messages[{number}]")
+            called |= {call["id"]: call["function"]["name"] for call in made.get("tool_calls", ())}
+            messages.append(made if made["role"] != "tool" else _named(made, called, f"messages[{number}]"))
     return messages
+
+
+def _named(result: Message, called: Mapping[str, str], place: str) -> Message:
+    """A tool's message with the tool's name.
+
+    Raises:
+        RequestError: no message before it has the call.
+    """
+    identity = result["tool_call_id"]
+    if identity not in called:
+        message = f"{place} has a tool_result of the tool_use_id {identity!r:.200}, which no message before it has"
+        raise bad_request(message, place)
+    return {**result, "name": called[identity]}
 
 
 def _blocks(content: str | list[Block]) -> list[Block]:
@@ -45,15 +65,8 @@ def _system(blocks: Iterable[Block]) -> list[Message]:
 
 
 def _user(blocks: Iterable[Block]) -> list[Message]:
-    results: list[Message] = []
-    parts: list[Part] = []
-    said: list[Part] = []
-    for block in blocks:
-        if block["type"] == "tool_result":
-            results.append({"role": "tool", "tool_call_id": block["tool_use_id"], "content": _result(block, parts)})
-        else:
-            said += _parts(block)
-    content = _joined([*parts, *said])
+    results = [_result(block) for block in blocks if block["type"] == "tool_result"]
+    content = _joined(part for block in blocks if block["type"] != "tool_result" for part in _parts(block))
     return [*results, {"role": "user", "content": content}] if content or not results else results
 
 
@@ -77,19 +90,14 @@ def _call(block: Block) -> dict[str, Any]:
     return {"id": block["id"], "type": "function", "function": function}
 
 
-def _result(block: Block, shown: list[Part]) -> str:
-    """A result's text, in which its pictures have numbers; they are added, with their numbers, to those shown."""
-    texts = []
-    for inner in _blocks(block.get("content") or ""):
-        for part in _parts(inner):
-            text = part.get("text")
-            if text is None:
-                text = f"[picture {sum(each['type'] == 'image' for each in shown) + 1}]"
-                shown += [{"type": "text", "text": text}, part]
-            texts.append(text)
-    text = "\n".join(texts)
-    told = text.lstrip().lower().startswith(("error", "<tool_use_error>"))
-    return f"Error: {text}" if block.get("is_error") and not told else text
+def _result(block: Block) -> Message:
+    parts = [part for inner in _blocks(block.get("content") or "") for part in _parts(inner)]
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    told = "".join(texts).lstrip().lower().startswith(("error", "<tool_use_error>"))
+    if block.get("is_error") and not told:
+        texts[:1] = [f"Error: {texts[0]}" if texts else "Error"]
+    content = answered(texts, [part for part in parts if part["type"] != "text"])
+    return {"role": "tool", "tool_call_id": block["tool_use_id"], "content": content}
 
 
 def _parts(block: Block) -> Iterator[Part]:

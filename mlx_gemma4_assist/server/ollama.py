@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ..text.messages import Message
 from .endpoint import Body, Endpoint, Framing, Lookup
 from .exchange import ChatRequest, Model, TextRequest, Tool, bad_request
 from .fields import check
@@ -13,6 +14,7 @@ from .ollama_models import LOOKUPS as OF_MODELS
 from .ollama_schema import CHAT_ANSWER, CHAT_BODY, GENERATE_ANSWER, GENERATE_BODY, OPTIONS
 from .openai_options import EFFORTS, generation_options
 from .openai_tools import ToolUse, chosen
+from .parts import check_pictures, continued
 
 _UNSUPPORTED = {
     "suffix": "the model does not fill in what lies between two texts",
@@ -32,7 +34,7 @@ def read_chat(body: Body, model: Model) -> ChatRequest:
         return _load(body)
     tools: list[Tool] = [{"type": "function", "function": _function(tool)} for tool in body.get("tools") or ()]
     use = chosen(ToolUse(tools), model)
-    return _chat(body, model, conversation(body["messages"]), use.tools)
+    return _chat(body, model, conversation(body["messages"], model), use.tools)
 
 
 def read_generate(body: Body, model: Model) -> ChatRequest | TextRequest:
@@ -50,7 +52,9 @@ def read_generate(body: Body, model: Model) -> ChatRequest | TextRequest:
     if body.get("raw"):
         return _text(body)
     system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
-    return _chat(body, model, [*system, user_message(body["prompt"], body.get("images") or ())])
+    asked = user_message(body["prompt"], body.get("images") or ())
+    check_pictures(asked, model, "images")
+    return _chat(body, model, [*system, asked])
 
 
 def _load(body: Body) -> ChatRequest:
@@ -65,8 +69,9 @@ def _text(body: Body) -> TextRequest:
     return TextRequest(model=_name(body), prompts=[body["prompt"]], options=_options(body), stream=_streams(body))
 
 
-def _chat(body: Body, model: Model, messages: Sequence[Any], tools: Sequence[Tool] = ()) -> ChatRequest:
+def _chat(body: Body, model: Model, messages: list[Message], tools: Sequence[Tool] = ()) -> ChatRequest:
     thinking, budget = _thinking(body, model)
+    messages, continues = continued(messages)
     return ChatRequest(
         model=_name(body),
         messages=messages,
@@ -74,7 +79,7 @@ def _chat(body: Body, model: Model, messages: Sequence[Any], tools: Sequence[Too
         tools=tools,
         thinking=thinking,
         thinking_budget=budget,
-        continue_last=messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"),
+        continue_last=continues,
         stream=_streams(body),
     )
 
