@@ -469,6 +469,12 @@ def test_figures():
     assert streamed(CHAT, HI, script(*TALK))[-2]["timings"] == timings
 
 
+def test_an_answer_that_only_calls_has_no_content():
+    made = whole(CHAT, HI, script(*CALL, reason=FinishReason.TOOL_CALLS))
+    assert made["choices"][0]["message"]["content"] is None
+    assert whole(CHAT, HI, script())["choices"][0]["message"]["content"] == ""
+
+
 def test_without_being_asked_a_stream_has_no_usage():
     chunks = streamed(CHAT, HI, script(*TALK))[:-1]
     assert all("usage" not in chunk and chunk["choices"] for chunk in chunks)
@@ -613,11 +619,12 @@ def test_completions_are_of_their_types_and_streams_say_the_same():
     request = COMPLETIONS.read(body, MODEL)
     assert request == TextRequest(model="default", prompts=["a", "b"], options={"top_logprobs": 1}, answers=2)
     pieces = [Piece(i, (AnswerDelta(f"{i}!"),), (token(f"{i}"), token("!", 1))) for i in (2, 0, 3, 1)]
+    pieces += [Piece(i, (AnswerDelta("ab"),), (token("ab"),)) for i in (0, 0)]
     reasons = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL_CALLS, FinishReason.STOP)
     events = [Progress(1, 2), Started(9, 0), *pieces, *(finished(i, reasons[i]) for i in range(4))]
     made = whole(COMPLETIONS, body, events)
     strict(Completion, made, EXTENSIONS)
-    assert [choice["text"] for choice in made["choices"]] == ["0!", "1!", "2!", "3!"]
+    assert [choice["text"] for choice in made["choices"]] == ["0!abab", "1!", "2!", "3!"]
     assert [choice["finish_reason"] for choice in made["choices"]] == ["stop", "length", "stop", "stop"]
     assert made["choices"][1]["logprobs"] == {
         "tokens": ["1", "!"],
@@ -632,10 +639,12 @@ def test_completions_are_of_their_types_and_streams_say_the_same():
     texts = [""] * 4
     for chunk in chunks:
         (choice,) = chunk["choices"]
+        if choice["logprobs"]:
+            assert choice["logprobs"]["text_offset"][0] == len(texts[choice["index"]])
         texts[choice["index"]] += choice["text"]
         # OpenAI's type has no choice that goes on, though its streams do.
         strict(CompletionChoice, {**choice, "finish_reason": choice["finish_reason"] or "stop"}, EXTENSIONS)
-    assert texts == ["0!", "1!", "2!", "3!"]
+    assert texts == ["0!abab", "1!", "2!", "3!"]
 
 
 # Look-ups

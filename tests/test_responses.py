@@ -204,6 +204,12 @@ def test_options(fields, options):
     assert read(**fields).options == options
 
 
+@pytest.mark.parametrize(("namespace", "name"), [("mcp__files__", "mcp__files__read"), ("git", "git__read")])
+def test_tools_of_a_namespace_have_its_name_before_theirs(namespace, name):
+    request = read(tools=[{**MCP, "name": namespace}])
+    assert [tool["function"]["name"] for tool in request.tools] == [name]
+
+
 def test_a_choice_of_tools():
     assert read(tools=[MCP], tool_choice={"type": "function", "name": "mcp__files__read"}).named_tool == (
         "mcp__files__read"
@@ -293,6 +299,7 @@ def test_answers_are_of_their_types_and_streams_say_the_same(body, deltas, reaso
     assert frames[-1]["type"] == ("response.incomplete" if cut else "response.completed")
     assert made["incomplete_details"] == ({"reason": "max_output_tokens"} if cut else None)
     assert [frame["item"] for frame in told(frames, "response.output_item.done")] == made["output"]
+    assert not any(frame["item"].get("content") for frame in told(frames, "response.output_item.added"))
     _check_order(frames)
 
 
