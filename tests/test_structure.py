@@ -26,7 +26,9 @@ FLOORS = (
     ("text", "media", "drafts", "rounds"),
     ("engine",),
     ("api", "machine", "evaluation", "conversion"),
-    ("commands", "server", "huggingface", "training"),
+    ("server", "huggingface", "training"),
+    ("integrations",),
+    ("commands",),
 )
 BESIDE = {  # rooms on one floor of which the first imports from the second
     ("media", "text"): "a picture's place is in a message",
@@ -35,7 +37,7 @@ BESIDE = {  # rooms on one floor of which the first imports from the second
     ("conversion", "evaluation"): "a card tells what a conversion costs",
     ("conversion", "machine"): "a format is chosen for a chip",
 }
-DOORS = ("generate", "chat", "convert", "parity", "benchmark", "doctor")
+DOORS = ("generate", "chat", "connect", "convert", "parity", "benchmark", "doctor")
 WITHOUT_MLX = ("errors", "files", "extras", "options", "text", "drafts")  # at once; a function may import it
 
 MOST_LINES_OF_A_DOOR = 8
