@@ -124,7 +124,7 @@ class Arguments:
 
     def _key(self, letter: str) -> None:
         if letter == "}":
-            self.sure = True
+            self.sure = not self.malformed
             self._shut(letter)
         elif letter in ",]":
             self._mend()
@@ -212,6 +212,7 @@ class Arguments:
         if letter != "]" or self._filled[-1] or self._open[-1] == "{":
             self._mend()
         if letter != "," or self._open[-1] == "{":
+            self._place = _Place.BEHIND
             self._behind(letter)
 
     def _item(self) -> None:

@@ -1,9 +1,9 @@
 """Conversations to prompts in Gemma 4's chat format, as its chat template renders them where it renders them right.
 
 Where the template goes wrong, this does not: text beside calls of tools stands where the model wrote it, before the
-calls, and the turn stays open for what comes behind the tools' answers; what tools answer may be anything; calls that were
-issued here are put back as the very tokens that the model wrote; an answer can be continued. Whatever text spells, no
-control tokens come of it. ``docs/chat_format.md`` says more.
+calls, and the turn stays open for what comes behind the tools' answers; what tools answer may be anything; calls that
+were issued here are put back as the very tokens that the model wrote; an answer can be continued. Whatever text spells,
+no control tokens come of it. ``docs/chat_format.md`` says more.
 """
 
 import secrets
