@@ -59,6 +59,7 @@ MAY_READ = {
 MAY_CATCH_ALL = {
     "checkpoints/hub.py: _download": "the Hub's library hands on what its HTTP client, proxies and JSON raise",
     "conversion/upload.py: _in_one_sentence": "as for downloads",
+    "engine/worker.py: attempted": "what one request brings about must not end the thread that serves all",
     "media/fetch.py: _within.run": "a thread hands on whatever was raised",
     "media/pictures.py: _decode": "Pillow's decoders raise anything over a broken file",
     "media/pictures.py: _read": "Pillow's readers raise anything over a broken header",
