@@ -8,6 +8,7 @@ from .endpoint import Framing
 from .exchange import Frame
 
 _LINE_ENDS = re.compile(r"\r\n|\r|\n")
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def encoded(frame: Frame, framing: Framing) -> bytes:
@@ -26,7 +27,7 @@ def as_json(value: Any) -> str:
     Raises:
         ValueError: it has a number that JSON has not.
     """
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _JSON.encode(value)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -26,6 +26,8 @@ class Mailbox:
         self._events: deque[Event] = deque()
         self._news, self._flood = asyncio.Event(), asyncio.Event()
         self._told = self._shut = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._since, self._rung = 0.0, False
         self._ticket: Ticket | None = None
 
     def put(self, event: Event) -> None:
@@ -53,16 +55,17 @@ class Mailbox:
         self.put(Failed(error))
 
     async def take(self, seconds: float) -> list[Event]:
-        """All events that wait, at least one unless none comes within the time."""
-        try:
-            async with asyncio.timeout(seconds):
-                while True:
-                    await self._news.wait()
-                    self._news.clear()
-                    if events := self._emptied():
-                        return events
-        except TimeoutError:
-            return self._emptied()
+        """All events that wait, at least one unless none comes within the time, which is the same at every call."""
+        self._since = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._ring, seconds)
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            events = self._emptied()
+            if events or self._rung:
+                self._rung = False
+                return events
 
     async def flooded(self) -> None:
         """Waits until more events were put than may wait; they are gone then."""
@@ -82,13 +85,25 @@ class Mailbox:
             self._ticket.end_thought()
 
     def close(self) -> None:
-        """Nothing is wanted any more: cancels what has not ended."""
+        """Nothing is wanted any more: cancels what has not ended. Called in the loop."""
         with self._lock:
             self._shut = True
             self._events.clear()
             ticket = self._ticket
+        if self._timer is not None:
+            self._timer.cancel()
         if ticket is not None:
             ticket.cancel()
+
+    def _ring(self, seconds: float) -> None:
+        """Wake who waits if that was long enough. One timer for all events costs less than one for each."""
+        idle = self._loop.time() - self._since
+        if idle < seconds:
+            self._timer = self._loop.call_later(max(seconds - idle, 0.01), self._ring, seconds)
+        else:
+            self._timer = None
+            self._rung = True
+            self._news.set()
 
     def _emptied(self) -> list[Event]:
         with self._lock:

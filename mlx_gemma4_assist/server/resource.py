@@ -105,7 +105,4 @@ class Resource:
         if error.status in (408, 413):
             headers["connection"] = "close"  # the rest of the body is not waited for
         body = self._operations[wire.method].error if wire.method in self._operations else self._error
-        try:
-            await wire.respond(error.status, json_bytes(body(error)), headers=headers)
-        except TooSlow:
-            await wire.abort()
+        await wire.respond(error.status, json_bytes(body(error)), headers=headers)

@@ -40,7 +40,7 @@ async def _attended(work: Coroutine[Any, Any, None], wire: Wire, mailbox: Mailbo
     """Do the work as long as the client is there and reads."""
     working = asyncio.create_task(work)
     gone, flooded = asyncio.create_task(wire.gone()), asyncio.create_task(mailbox.flooded())
-    tasks = (working, gone, flooded)
+    tasks = (working, gone, flooded, asyncio.create_task(wire.stalled()))
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
