@@ -10,6 +10,7 @@ from support.scripted_backend import HOLD, ScriptedBackend, said
 
 import mlx_gemma4_assist
 from mlx_gemma4_assist import InputError
+from mlx_gemma4_assist.server import opening
 from mlx_gemma4_assist.server.chat_session import ChatSession, ReplyPiece
 from mlx_gemma4_assist.server.exchange import Failed, Progress, RequestError
 
@@ -257,7 +258,6 @@ def test_bad_messages_are_refused(text):
 
 
 def test_what_open_made_is_closed(monkeypatch):
-    opening = pytest.importorskip("mlx_gemma4_assist.server.opening")
     closed = []
     backend = ScriptedBackend([HOLD, *said("x")])
     monkeypatch.setattr(opening, "open_backend", lambda model, assistant: (backend, lambda: closed.append(model)))
@@ -276,3 +276,16 @@ def test_the_file_is_readable_by_others(tmp_path):
     content = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))
     assert content["messages"] == [{"role": "user", "content": "Wann?"}, {"role": "assistant", "content": "Früh."}]
     assert content["model"] == "google/gemma-4-E2B-it"
+
+
+def test_the_embedded_pair_talks(tmp_path):
+    """With a model in a thread of its own, which ends in order."""
+    with ChatSession.open("tiny", options={"max_tokens": 12, "temperature": 0.0}) as session:
+        first = session.send("It was a fine morning, and")
+        assert len(read(first)) > 10
+        assert first.usage.rounds > 0
+        again = session.send("And then?")
+        assert read(again)
+        assert again.finish_reason in ("stop", "length")
+        session.save(tmp_path / "talk.json")
+        assert roles(session) == ["user", "assistant"] * 2

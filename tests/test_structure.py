@@ -37,7 +37,7 @@ BESIDE = {  # rooms on one floor of which the first imports from the second
     ("conversion", "evaluation"): "a card tells what a conversion costs",
     ("conversion", "machine"): "a format is chosen for a chip",
 }
-DOORS = ("generate", "chat", "connect", "convert", "parity", "benchmark", "doctor")
+DOORS = ("generate", "chat", "serve", "connect", "convert", "parity", "benchmark", "doctor")
 WITHOUT_MLX = ("errors", "files", "extras", "options", "text", "drafts")  # at once; a function may import it
 
 MOST_LINES_OF_A_DOOR = 8

@@ -1,12 +1,15 @@
 """A process that keeps another one up: begun anew when it dies, or when its own word is that it is stuck."""
 
+import os
 import signal
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Protocol
 
 from ..errors import InputError
@@ -20,6 +23,8 @@ WELL = 600.0  # seconds after which what went before is forgotten
 ENDING = 15.0  # seconds that it has to end when it is told to
 BAD_START = 2
 ILL = ("stuck", "dead")
+KEPT_UP = "MLX_GEMMA4_ASSIST_KEPT_UP"
+"""The environment variable that tells a process that a supervisor has begun it."""
 
 
 class Child(Protocol):
@@ -35,8 +40,24 @@ class Child(Protocol):
 
 
 def start(command: Sequence[str]) -> Child:
-    """Begin a process, with the standard streams of this one, in a group that Ctrl-C does not reach."""
-    return subprocess.Popen(command, start_new_session=True)
+    """Begin a process with this one's output, which Ctrl-C does not reach; its input ends when this one is gone."""
+    environment = os.environ | {KEPT_UP: "1"}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+
+
+def end_with_parent() -> None:
+    """If a supervisor has begun this process: have it told to end when that is gone, so that the port is free again."""
+    if os.environ.pop(KEPT_UP, None) is not None:
+        tell = partial(os.kill, os.getpid(), signal.SIGTERM)
+        threading.Thread(target=at_the_end, args=(0, tell), daemon=True, name="parent").start()
+
+
+def at_the_end(number: int, tell: Callable[[], None]) -> None:
+    """Read a file descriptor, without the locks of streams, until nothing more can come; then tell."""
+    with suppress(OSError):
+        while os.read(number, 4096):
+            pass
+    tell()
 
 
 def health(url: str) -> str | None:
