@@ -10,7 +10,7 @@ from support.scripted_backend import HOLD, ScriptedBackend, said
 
 import mlx_gemma4_assist
 from mlx_gemma4_assist import InputError
-from mlx_gemma4_assist.server import opening
+from mlx_gemma4_assist.server import chat_session, opening
 from mlx_gemma4_assist.server.chat_session import ChatSession, ReplyPiece
 from mlx_gemma4_assist.server.exchange import Failed, Progress, RequestError
 
@@ -60,19 +60,23 @@ def test_nobody_needs_to_listen():
     assert [message["content"] for message in session.messages] == ["1", "One.", "2", "Two."]
 
 
-def test_pictures_are_read_here():
+def test_pictures_are_read_here(monkeypatch):
     """For a backend opens no files."""
     backend = ScriptedBackend(said("A woman."), said("Yes."))
     session = ChatSession(backend)
-    session.send("Who?", pictures=[PHOTO, str(PHOTO), "data:image/png;base64,AA=="], sounds=[b"RIFF"])
+    monkeypatch.setattr(chat_session, "fetch", lambda url: url.encode())
+    session.send(
+        "Who?", pictures=[PHOTO, str(PHOTO), "data:image/png;base64,AA==", "https://a.b/c.png?d"], sounds=[b"RIFF"]
+    )
     *shown, text = backend.requests[0].messages[0]["content"]
     assert text == {"type": "text", "text": "Who?"}
-    assert [part["type"] for part in shown] == ["image", "image", "image", "audio"]
+    assert [part["type"] for part in shown] == ["image", "image", "image", "image", "audio"]
     start, _, data = shown[0]["image"].partition(",")
     assert (start, base64.b64decode(data)) == ("data:image/jpeg;base64", PHOTO.read_bytes())
     assert shown[1] == shown[0]
     assert shown[2]["image"] == "data:image/png;base64,AA=="
-    assert shown[3]["audio"].startswith("data:application/octet-stream;base64,")
+    assert shown[3]["image"] == f"data:image/png;base64,{base64.b64encode(b'https://a.b/c.png?d').decode()}"
+    assert shown[4]["audio"].startswith("data:application/octet-stream;base64,")
     with pytest.raises(InputError, match=r"cannot read no/such\.png"):
         session.send("Who?", pictures=["no/such.png"])
     assert session.send("", pictures=[PHOTO]).answer == "Yes."

@@ -166,6 +166,19 @@ def test_its_page_has_every_option(serve):
     assert set(re.findall(r"--[a-z][a-z-]+", table)) <= said
 
 
+def test_it_runs_until_it_is_told_to_end():
+    """A process of its own: it answers at the address that it shows."""
+    command = [sys.executable, "-m", "mlx_gemma4_assist.serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        shown = itertools.takewhile(lambda line: not line.startswith("Apps:"), server.stdout)
+        (url,) = (line.split()[1] for line in shown if line.startswith("Address:"))
+        assert health(f"{url}/health") == "ok"
+        server.terminate()
+        _, errors = server.communicate(timeout=30)
+    assert server.returncode == 0, errors
+    assert "Traceback" not in errors
+
+
 # The agent
 
 
@@ -209,8 +222,18 @@ def test_an_agent_on_a_mac(serve, monkeypatch, tmp_path):
 
 def test_an_agent_that_launchd_refuses(tmp_path):
     agent = launchd.Agent(tmp_path, ["a"], {}, tmp_path)
+    slept = []
     with pytest.raises(InputError, match="with status 5"):
-        launchd.install(agent, lambda words: 5)
+        launchd.install(agent, lambda words: 5, slept.append)
+    assert len(slept) == 3
+
+
+def test_an_agent_that_takes_time_to_end(tmp_path):
+    """The new one is begun as soon as launchd lets it."""
+    agent = launchd.Agent(tmp_path, ["a"], {}, tmp_path)
+    statuses = iter([0, 37, 0])
+    launchd.install(agent, lambda words: next(statuses), lambda seconds: None)
+    assert next(statuses, None) is None
 
 
 # Kept up

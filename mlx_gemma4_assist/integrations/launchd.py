@@ -4,6 +4,7 @@ import os
 import plistlib
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ LABEL = "mlx-gemma4-assist.serve"
 HANDED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "MLX_GEMMA4_ASSIST_CACHE", "PATH")
 """Variables of the environment that the agent gets as they are when it is installed."""
 PAUSE = 10  # seconds between two beginnings, launchd's own default
+PATIENCE = (0.0, 1.0, 3.0)  # seconds before each try, since one that was told to end may not have ended yet
 
 Run = Callable[[Sequence[str]], int]
 
@@ -88,7 +90,7 @@ def launchctl(arguments: Sequence[str]) -> int:
         raise InputError(f"launchctl does not work here: {first_line(error)}") from None
 
 
-def install(agent: Agent, run: Run = launchctl) -> None:
+def install(agent: Agent, run: Run = launchctl, sleep: Callable[[float], None] = time.sleep) -> None:
     """Write the agent's file and begin it; one that is there already is replaced.
 
     Raises:
@@ -102,8 +104,11 @@ def install(agent: Agent, run: Run = launchctl) -> None:
     except OSError as error:
         raise InputError(f"cannot write {agent.file}: {why_not_written(error)}") from None
     run(("bootout", f"{_domain()}/{LABEL}"))  # fails where none runs
-    if status := run(("bootstrap", _domain(), str(agent.file))):
-        raise InputError(f"launchctl bootstrap refuses {agent.file} with status {status}")
+    for seconds in PATIENCE:
+        sleep(seconds)
+        if not (status := run(("bootstrap", _domain(), str(agent.file)))):
+            return
+    raise InputError(f"launchctl bootstrap refuses {agent.file} with status {status}")
 
 
 def remove(agent: Agent, run: Run = launchctl) -> bool:

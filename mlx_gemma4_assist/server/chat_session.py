@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from ..errors import InputError, described
 from ..files import read_json, replacing, why_not_written
+from ..media.fetch import fetch
 from ..options import GenerationOptions
 from ..text.deltas import AnswerDelta, ThoughtDelta
 from ..text.messages import Media, Message, user_message
@@ -22,7 +24,7 @@ from .exchange import Answer, ChatRequest, Event, Failed, Finished, Piece, Reque
 from .saved_chat import checked_messages, saved
 
 Source = str | os.PathLike[str] | bytes
-"""A picture, sound or video: a path, a ``data:`` URL, another URL, or the bytes of a file."""
+"""A picture, sound or video: a path, a ``data:`` URL, one that is downloaded, or the bytes of a file."""
 
 
 @dataclass(frozen=True)
@@ -368,11 +370,13 @@ def _message(text: str, media: Media) -> Message:
 
 
 def _url(source: Source) -> str:
-    """What a message names: a backend opens no files, so that they are read here."""
+    """What a message names: a backend opens and fetches nothing, so that it is read here."""
     if isinstance(source, bytes):
         return _data_url(source, None)
-    if isinstance(source, str) and source.startswith(("data:", "http://", "https://")):
+    if isinstance(source, str) and source.startswith("data:"):
         return source
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        return _data_url(fetch(source), mimetypes.guess_type(urlsplit(source).path)[0])
     path = Path(source).expanduser()
     try:
         return _data_url(path.read_bytes(), mimetypes.guess_type(path.name)[0])
