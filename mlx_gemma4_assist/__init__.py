@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .models.gemma4_assistant import Gemma4AssistantForCausalLM
     from .models.gemma4_text import Gemma4ForCausalLM
     from .options import GenerationOptions
+    from .server.chat_session import ChatSession
     from .text.messages import Media
     from .text.processor import Processor
 
@@ -64,6 +65,7 @@ _PUBLIC = {
     "Gemma4AssistantForCausalLM": "models.gemma4_assistant",
     "Gemma4ForCausalLM": "models.gemma4_text",
     "Processor": "text.processor",
+    "ChatSession": "server.chat_session",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from string import Formatter
 
 LONGEST = 1500
 """Characters of a message."""
@@ -30,6 +31,12 @@ class OptionError(InputError):
         self._template = template
         self._words = words
         super().__init__(self.spelled({}))
+
+    @property
+    def option(self) -> str | None:
+        """The first option that the sentence names; None if it names none."""
+        names = (name for _, name, _, _ in Formatter().parse(self._template) if name)
+        return next((name for name in names if name not in self._words), None)
 
     def spelled(self, names: Mapping[str, str]) -> str:
         """The sentence with options as ``names`` has them, such as ``--top-k``; what it lacks keeps its Python name."""

@@ -32,6 +32,9 @@ MAX_KV_START = 2**30
 MAX_LOGPROBS = 20
 """Of how many of the likeliest tokens log-probabilities can be told, as with OpenAI's."""
 
+FILTERS = ("temperature", "top_p", "top_k", "min_p")
+"""What a distribution goes through before a token is drawn."""
+
 
 def integer(value: Any) -> int:
     """An integer of Python's or NumPy's, also as a whole float.

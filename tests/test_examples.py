@@ -9,6 +9,8 @@ import pytest
 from support.paths import EXAMPLES
 
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
+MENU_BAR = "menu_bar.py"
+WITH_MODEL = [name for name in SCRIPTS if name != MENU_BAR]
 
 
 @pytest.fixture
@@ -36,12 +38,12 @@ def test_help_is_help(run, name):
     assert "--help" in out
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", WITH_MODEL)
 def test_a_folder_that_is_missing_is_one_line(run, name):
     assert_one_line(*run(name, "no/such/folder", "tiny-assistant"), "no folder 'no/such/folder'")
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", WITH_MODEL)
 def test_a_model_that_is_missing_is_one_line(name):
     """Where the Hub may not be asked, which its library wants to know when it is imported."""
     command = [sys.executable, str(EXAMPLES / name), "nobody/such-a-model"]
@@ -49,6 +51,12 @@ def test_a_model_that_is_missing_is_one_line(name):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     message = "nobody/such-a-model is not complete in the local cache, and HF_HUB_OFFLINE is set"
     assert_one_line(done.returncode, done.stdout, done.stderr, message)
+
+
+def test_the_menu_bar_needs_a_library(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rumps", None)
+    assert_one_line(*run(MENU_BAR), "pip install rumps")
+    assert len((EXAMPLES / MENU_BAR).read_text().splitlines()) <= 60
 
 
 def assert_one_line(code, out, errors, message):

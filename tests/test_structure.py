@@ -26,7 +26,9 @@ FLOORS = (
     ("text", "media", "drafts", "rounds"),
     ("engine",),
     ("api", "machine", "evaluation", "conversion"),
-    ("commands", "server", "huggingface", "training"),
+    ("server", "huggingface", "training"),
+    ("integrations",),
+    ("commands",),
 )
 BESIDE = {  # rooms on one floor of which the first imports from the second
     ("media", "text"): "a picture's place is in a message",
@@ -35,7 +37,7 @@ BESIDE = {  # rooms on one floor of which the first imports from the second
     ("conversion", "evaluation"): "a card tells what a conversion costs",
     ("conversion", "machine"): "a format is chosen for a chip",
 }
-DOORS = ("generate", "chat", "convert", "parity", "benchmark", "doctor")
+DOORS = ("generate", "chat", "serve", "connect", "convert", "parity", "benchmark", "doctor")
 WITHOUT_MLX = ("errors", "files", "extras", "options", "text", "drafts")  # at once; a function may import it
 
 MOST_LINES_OF_A_DOOR = 8
@@ -57,9 +59,11 @@ MAY_READ = {
 MAY_CATCH_ALL = {
     "checkpoints/hub.py: _download": "the Hub's library hands on what its HTTP client, proxies and JSON raise",
     "conversion/upload.py: _in_one_sentence": "as for downloads",
+    "engine/worker.py: attempted": "what one request brings about must not end the thread that serves all",
     "media/fetch.py: _within.run": "a thread hands on whatever was raised",
     "media/pictures.py: _decode": "Pillow's decoders raise anything over a broken file",
     "media/pictures.py: _read": "Pillow's readers raise anything over a broken header",
+    "server/faults.py: told_as_errors": "whatever goes wrong over one request is logged, and must not end others",
 }
 # What breaks a rule still, and what will mend it. To become empty: a line that has been mended is an error too.
 KNOWN: dict[str, str] = {}

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..options import FILTERS
 from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, open_checkpoint
 from .options import (
     ADJUSTED,
     DRAFTED,
     DRAWN,
     EMBEDDED,
-    FILTERS,
     QUANTIZED,
     EnableThinking,
     Learned,

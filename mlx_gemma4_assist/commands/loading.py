@@ -7,10 +7,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, OptionError
-from ..files import read_json_if_there
-from ..options import GenerationOptions
+from ..options import FILTERS, GenerationOptions
 from .interrupts import ending_at_once
-from .options import FILTERS, ModelChoice
+from .options import ModelChoice
 from .streams import note
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 2.0  # seconds before a person is told that loading goes on
 PATIENCE_OF_LOGS = 15.0  # and whoever reads standard error elsewhere
-GENERATION_CONFIG = "generation_config.json"
 
 
 def check_choice(choice: ModelChoice, options: GenerationOptions, *, compares: bool = False) -> None:
@@ -88,17 +86,9 @@ def checkpoint_sampling(model: str) -> dict[str, Any]:
     """
     with ending_at_once():
         from ..checkpoints.hub import resolve
+        from ..checkpoints.sampling import sampling_of
 
-        folder = resolve(model)
-    config = read_json_if_there(folder / GENERATION_CONFIG)
-    if config.get("do_sample") is not True:
-        return {}
-    found = {"temperature": 1.0} | {name: config[name] for name in FILTERS if config.get(name) is not None}
-    try:
-        GenerationOptions(**found)
-    except OptionError as error:
-        raise InputError(f"{folder / GENERATION_CONFIG}: {error}") from None
-    return found
+        return sampling_of(resolve(model))
 
 
 def header(pair: "Pair", choice: ModelChoice, options: GenerationOptions) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from ..options import GenerationOptions, flags
+from ..options import FILTERS, GenerationOptions, flags
 
 EMBEDDED = "tiny"
 
@@ -158,8 +158,6 @@ def _parameter(field: "Field[Any]", defaults: Mapping[str, Any], otherwise: str 
 
 REPEATED = ("stop", "logit_bias")
 """What is typed once for each of several values."""
-FILTERS = ("temperature", "top_p", "top_k", "min_p")
-"""What a distribution goes through before a token is drawn."""
 DRAWN = ("max_tokens", *FILTERS, "seed")
 """How a text is drawn: what all commands that generate have."""
 ADJUSTED = ("repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")

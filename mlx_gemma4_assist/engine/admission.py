@@ -22,6 +22,11 @@ from ..rounds.sampling import Sampling, in_use
 from .batch import NOBODY
 from .pair import Pair
 
+
+class OutOfMemory(InputError):
+    """There is no memory for a request, whoever else is there."""
+
+
 Release = Callable[[int], object]
 """Gives up what is kept without need: so many bytes of it, or all if there are fewer."""
 
@@ -153,11 +158,11 @@ class Admission:
         """Refuse a request that would not even have its first token if there were nothing but the weights.
 
         Raises:
-            InputError: with the numbers.
+            OutOfMemory: with the numbers.
         """
         least = joined_bytes([request.least])
         if mx.get_active_memory() + least > self._limit and self._weights + least > self._limit:
-            raise InputError(self._refusal(request, "the weights", self._weights))
+            raise OutOfMemory(self._refusal(request, "the weights", self._weights))
 
     def look(self, caches: int) -> None:
         """Measure what the process uses besides rows' caches, of which so many bytes are allocated."""

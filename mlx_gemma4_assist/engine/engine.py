@@ -56,6 +56,8 @@ class Engine:
         pair: as given.
         scheduler: makes progress for all runs that have begun.
         prefix: what is kept of prompts and texts.
+        saves_when_idle: whether restore points are written to their folder by :meth:`idle` only, which does little at a
+            time, and not also when the last request has ended.
 
     Raises:
         InputError: one of them is something else.
@@ -77,6 +79,7 @@ class Engine:
         if memory is not None and (isinstance(memory, type) or not isinstance(memory, Memory)):
             raise InputError(f"draft_memory is {described(memory)}, expected None or DraftMemory(folder)")
         self.pair = pair
+        self.saves_when_idle = False
         self.prefix = prefix_cache(pair, prefix_cache_bytes, prefix_cache_folder, prefix_cache_folder_bytes)
         limit = usable_bytes() if memory_limit is None else _positive("memory_limit", memory_limit)
         self.admission = Admission(pair, limit, self.prefix.release)
@@ -119,8 +122,9 @@ class Engine:
         if self.pair.assistant is None and options.draft_temperature:
             raise OptionError("{draft_temperature} is for drafts, but there is no assistant model")
         request.check(self.pair.target.config)
-        if request.constraint is not None and self.pair.assistant is None and options.num_assistant_tokens is None:
-            longest = AUTO_LONGEST  # what a grammar forces needs no assistant
+        foreseen = request.constraint is not None or request.prediction
+        if foreseen and self.pair.assistant is None and options.num_assistant_tokens is None:
+            longest = AUTO_LONGEST  # what a grammar forces, or another text has, needs no assistant
         self._ahead.drop()
         run = self._run(request, cache, progress, longest)
         self.admission.check(run.needs)

@@ -24,6 +24,8 @@ class Request:
         points: positions of the prompt where later ones may part from it: where turns begin.
         left_out: ids with which something begins that later prompts leave out, such as thoughts.
         constraint: makes what holds the text, at its beginning; None lets any token come.
+        prediction: tokens that the text is likely to repeat: they are drafts where it does.
+        answer_begins: ids behind which that may begin anew, such as the one that ends a thought.
         priority: who waits begins before those of a lower one, and after those of the same that came earlier. Nobody
             has to make room for it. As long as higher ones keep coming, a lower one waits.
     """
@@ -35,6 +37,8 @@ class Request:
     points: tuple[int, ...] = ()
     left_out: frozenset[int] = frozenset()
     constraint: Callable[[], Constraint] | None = None
+    prediction: tuple[int, ...] = ()
+    answer_begins: frozenset[int] = frozenset()
     priority: int = 0
 
     def check(self, config: Gemma4TextConfig) -> None:
@@ -50,9 +54,10 @@ class Request:
         if self.constraint is not None and not self.stop_tokens:
             raise InputError("a grammar needs a token that ends the text, and the checkpoint names none")
         last = config.vocab_size - 1
-        outside = next((token for token in self.suppress_tokens if not 0 <= token <= last), None)
-        if outside is not None:
-            raise InputError(f"suppress_tokens has the id {outside}, but the model's vocabulary ends at {last}")
+        for name, ids in (("suppress_tokens", self.suppress_tokens), ("prediction", self.prediction)):
+            outside = next((token for token in ids if not 0 <= token <= last), None)
+            if outside is not None:
+                raise InputError(f"{name} has the id {outside}, but the model's vocabulary ends at {last}")
         check_biases(self.options, config)
         self.prompt.check()
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):

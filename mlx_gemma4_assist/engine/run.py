@@ -17,11 +17,12 @@ from ..rounds.host_accept import HostAcceptor
 from ..rounds.sampling import Sampling, in_use, row_keys, sampling_of
 from ..rounds.state import Accept, Decoder
 from ..rounds.steps import Steps
-from .admission import Needs
+from .admission import Needs, OutOfMemory
 from .batch import Member
 from .guiding import Held
 from .learning import Learning
 from .pair import Pair
+from .prediction import Foreseen, Free, Prediction
 from .prefill import Progress, chunks, last_hidden
 from .prefix import PrefixCache
 from .reading import Reading, Text
@@ -38,6 +39,9 @@ class Host(Protocol):
     def scheduler(self) -> Scheduler: ...
     @property
     def prefix(self) -> PrefixCache: ...
+
+    saves_when_idle: bool
+
     def decoder(self, layout: CacheLayout, sampling: Sampling, acceptor: Accept | None) -> Decoder: ...
     def steps(self, decoder: Decoder, compiled: bool) -> Steps: ...
     def learning(self, options: GenerationOptions) -> Learning | None: ...
@@ -60,6 +64,7 @@ class Run:
     Attributes:
         kept: how many of the tokens made belong to the text, as far as it has been handed out. Who cuts the text
             earlier, at a stop string, says so here before closing.
+        media: the prompt's soft tokens.
         to_compute: tokens of the prompt that neither the cache held nor the engine's prefix cache.
         needs: how much memory it takes.
     """
@@ -78,6 +83,7 @@ class Run:
         self.kept = 0
         self.to_compute = 0
         self.prompt: Sequence[int] = request.prompt.keys
+        self.media = request.prompt.media
         self._text = Text(self.prompt, request.prompt.media, request.points, request.left_out)
         self._engine, self._request, self._cache, self._progress = engine, request, cache, progress
         self._keeps_cache = kept
@@ -85,7 +91,7 @@ class Run:
         self._compiled = compiles(options.compile)
         self._learning = engine.learning(options)
         forced = 0 if self._draws_by_seed() else longest  # drafts of a grammar's
-        self._held = None if request.constraint is None else Held(request.constraint(), forced)
+        self._held = _held(request, forced)
         self.needs = self._needs(longest)
         self._job = Job(
             self._read_prompt,
@@ -167,7 +173,7 @@ class Run:
                 cache.rewind(0, len(self.prompt) + self.kept - 1)
             if self._learning is not None:
                 self._learning.keep(rounds_read)
-            if self._engine.scheduler.idle and not job.failed:
+            if self._engine.scheduler.idle and not job.failed and not self._engine.saves_when_idle:
                 while self._engine.prefix.save():
                     pass
 
@@ -186,7 +192,7 @@ class Run:
 
     def _step(self) -> None:
         if self._job.refusal is not None:
-            raise InputError(self._job.refusal)
+            raise OutOfMemory(self._job.refusal)
         if self._job.failed:
             raise RuntimeError("the engine failed, or was interrupted, in a step for another request")
         self._engine.scheduler.step()
@@ -258,3 +264,12 @@ class Run:
         length = len(self.prompt) + made - 1
         if store.budget and made and self._text.stays(cache.tokens[row][:length]) and cache.can_rewind(row, length):
             store.take(cache.take(row), length)
+
+
+def _held(request: Request, drafts: int) -> Held | None:
+    """What holds a request's text, and what is known of it; so many of a round's drafts may be known."""
+    constraint = None if request.constraint is None else request.constraint()
+    if request.prediction and drafts:
+        prediction = Prediction(request.prediction, request.answer_begins)
+        return Foreseen(Free() if constraint is None else constraint, drafts, prediction=prediction)
+    return None if constraint is None else Held(constraint, drafts)

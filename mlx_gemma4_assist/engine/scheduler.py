@@ -181,7 +181,7 @@ class Scheduler:
                 self._fail()
 
     def _read_prompts(self) -> None:
-        """Read on until somebody runs, and for a while beside those who do."""
+        """Read on for a while, and a chunk at least, so that whoever asks for steps can drop jobs between them."""
         if self._reading is None and not self._waiting:
             return
         self._began = perf_counter()
@@ -195,7 +195,7 @@ class Scheduler:
                 self._reading = None
                 self._batch.join(job.member)
                 self._running[job.member] = job
-            if self._running and perf_counter() - self._began >= self._max_stall / 2:
+            if perf_counter() - self._began >= self._max_stall / 2:
                 return
 
     def _read_on(self, job: Job, chunks: Iterator[Member | None]) -> None:

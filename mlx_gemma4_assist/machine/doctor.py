@@ -208,7 +208,7 @@ def examine(machine: Machine, name: str, assistant_name: str | None = None, cont
     return Checkpoint(
         name=name,
         folder=folder,
-        format=_format(values),
+        format=weight_words(values),
         small_batch_kernel=kernel,
         fused_drafts=_fused_drafts(config),
         weights=weights,
@@ -233,7 +233,8 @@ def _fused_drafts(config: Gemma4TextConfig) -> int:
     return max(fused_attention_queries(*heads) - 1, 0)
 
 
-def _format(values: Mapping[str, Any]) -> str:
+def weight_words(values: Mapping[str, Any]) -> str:
+    """The format of a checkpoint's weights, from its config.json."""
     quantization = read_quantization(values)
     if quantization is None:
         return f"not quantized, {config_dtype(values) or 'of unnamed type'}"

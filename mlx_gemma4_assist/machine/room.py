@@ -1,7 +1,9 @@
-"""Whether a pair and a conversation have room on this machine: a warning before the weights are read."""
+"""Whether a pair and a conversation have room on this machine: counted before the weights are read."""
 
 from bisect import bisect_right
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import mlx.core as mx
 
@@ -14,6 +16,41 @@ from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 from .doctor import Machine
 from .memory import Fit, context_bytes, fit
+
+
+class Needs(NamedTuple):
+    """What a pair takes.
+
+    Attributes:
+        weights: bytes.
+        longest: tokens of the model's context.
+        keys_values: bytes, by the tokens of a conversation.
+    """
+
+    weights: int
+    longest: int
+    keys_values: Callable[[int], int]
+
+    def room(self, memory: int, most: int) -> int:
+        """The longest conversation, up to ``most`` tokens, for which so many bytes are enough."""
+        return bisect_right(range(1, most + 1), memory - self.weights, key=self.keys_values)
+
+
+def needs_of(
+    target: Path,
+    assistant: Path | None = None,
+    dtype: str | mx.Dtype | None = None,
+    quantization: KVQuantization | None = None,
+) -> Needs:
+    """What a pair takes. Arguments and errors as for :func:`memory_warning`."""
+    config = read_target_config(read_json(target / "config.json"))
+    network = held(Gemma4ForCausalLM(config), target, dtype)
+    weights = network.nbytes + (0 if assistant is None else _assistant_bytes(assistant, dtype))
+
+    def keys_values(tokens: int) -> int:
+        return context_bytes(config, tokens, quantization, network.dtype).keys_values
+
+    return Needs(weights, config.max_position_embeddings, keys_values)
 
 
 def memory_warning(
@@ -38,24 +75,17 @@ def memory_warning(
     Raises:
         InputError: files that are missing or damaged.
     """
-    config = read_target_config(read_json(target / "config.json"))
-    network = held(Gemma4ForCausalLM(config), target, dtype)
-    weights = network.nbytes + (0 if assistant is None else _assistant_bytes(assistant, dtype))
-    asked = config.max_position_embeddings if tokens is None else min(tokens, config.max_position_embeddings)
-
-    def cache_bytes(length: int) -> int:
-        return context_bytes(config, length, quantization, network.dtype).keys_values
-
-    cache = cache_bytes(asked)
-    if fit(weights + cache, machine.usable) is not Fit.NO:
+    needs = needs_of(target, assistant, dtype, quantization)
+    asked = needs.longest if tokens is None else min(tokens, needs.longest)
+    cache = needs.keys_values(asked)
+    if fit(needs.weights + cache, machine.usable) is not Fit.NO:
         return None
     have = f"the {readable(machine.usable)} that MLX may use on this machine"
-    if weights > machine.usable:
-        return f"the weights take {readable(weights)}, more than {have}"
-    room = bisect_right(range(1, asked), machine.usable - weights, key=cache_bytes)
+    if needs.weights > machine.usable:
+        return f"the weights take {readable(needs.weights)}, more than {have}"
     return (
-        f"weights of {readable(weights)} and {readable(cache)} of keys and values for {asked:,} tokens are more than "
-        f"{have}: it has room for about {room:,} tokens"
+        f"weights of {readable(needs.weights)} and {readable(cache)} of keys and values for {asked:,} tokens are more "
+        f"than {have}: it has room for about {needs.room(machine.usable, asked - 1):,} tokens"
     )
 
 

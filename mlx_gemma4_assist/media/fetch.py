@@ -23,6 +23,7 @@ import certifi
 from .. import __version__
 from ..errors import InputError, first_line
 from ..text.messages import Media
+from .public import PublicHTTP, PublicHTTPS
 
 T = TypeVar("T")
 Encoded = str | os.PathLike[str] | bytes
@@ -37,11 +38,13 @@ class Bounds:
         size: bytes.
         seconds: from the call to the last byte, name resolution and redirects included.
         redirects: how many are followed.
+        public: whether only addresses that are everybody's may be asked, and no proxy.
     """
 
     size: int = 256 << 20
     seconds: float = 60
     redirects: int = 5
+    public: bool = False
 
 
 def shown(source: Any) -> str:
@@ -177,7 +180,7 @@ def _decode_data_url(url: str) -> bytes:
 def _download(url: str, bounds: Bounds) -> bytes:
     deadline = time.monotonic() + bounds.seconds
     request = urllib.request.Request(url, headers={"User-Agent": f"mlx-gemma4-assist/{__version__}"})
-    with _opener(bounds.redirects).open(request, timeout=bounds.seconds) as response:
+    with _opener(bounds).open(request, timeout=bounds.seconds) as response:
         expected = response.headers.get("Content-Length", "")
         expected = int(expected) if expected.isdecimal() else None
         if expected is not None and expected > bounds.size:
@@ -194,22 +197,22 @@ def _download(url: str, bounds: Bounds) -> bytes:
     return bytes(content)
 
 
-def _opener(redirects: int) -> urllib.request.OpenerDirector:
+def _opener(bounds: Bounds) -> urllib.request.OpenerDirector:
     """http and https only, whatever a redirect asks for."""
 
     class Redirects(urllib.request.HTTPRedirectHandler):
-        max_redirections = redirects
-        max_repeats = redirects
+        max_redirections = bounds.redirects
+        max_repeats = bounds.redirects
 
     paths = ssl.get_default_verify_paths()
     # Python as python.org installs it on macOS comes without certificates.
     context = ssl.create_default_context(cafile=None if paths.cafile or paths.capath else certifi.where())
     opener = urllib.request.OpenerDirector()
     for handler in (
-        urllib.request.ProxyHandler(),
+        urllib.request.ProxyHandler({} if bounds.public else None),
         urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(context=context),
+        PublicHTTP() if bounds.public else urllib.request.HTTPHandler(),
+        PublicHTTPS(context) if bounds.public else urllib.request.HTTPSHandler(context=context),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         Redirects(),

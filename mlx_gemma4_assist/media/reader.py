@@ -127,13 +127,13 @@ def encode_media(towers: Towers, prompt: PreparedPrompt, config: Gemma4TextConfi
     Raises:
         InputError: media of a kind that the model has no tower for; as many placeholders as there are not soft tokens.
     """
-    mutual = config.use_bidirectional_attention == "vision"
-    return MediaPrompt(prompt.tokens, [_encode(towers, each, mutual) for each in prompt.media], prompt.notes)
+    return MediaPrompt(prompt.tokens, [soft_tokens(towers, each, config) for each in prompt.media], prompt.notes)
 
 
-def _encode(towers: Towers, placed: Placed, mutual: bool) -> SoftTokens:
-    """The soft tokens of one picture, frame or sound; ``mutual`` says whether those of a picture see one another."""
+def soft_tokens(towers: Towers, placed: Placed, config: Gemma4TextConfig) -> SoftTokens:
+    """The soft tokens of one picture, frame or sound. Arguments and errors as for :func:`encode_media`."""
     content = placed.content
+    mutual = config.use_bidirectional_attention == "vision"  # those of a picture see one another
     if isinstance(content, Picture):
         key, embeddings = _encode_picture(towers, content)
     else:

@@ -17,6 +17,8 @@ from .stops import StopStrings
 OPEN, CLOSE = "<|channel>", "<channel|>"
 CALL, END_OF_CALL = "<|tool_call>", "<tool_call|>"
 TURN = "<|turn>"
+QUOTE = '<|"|>'
+"""What stands around strings in calls of tools."""
 THOUGHT = "thought\n"
 """What a channel of thoughts begins with."""
 _WELL_FORMED = re.compile(r"call:[^{}]+\{.*\}", re.DOTALL)
@@ -32,18 +34,19 @@ class Channel(StrEnum):
 
 @dataclass(frozen=True)
 class Markers:
-    """The ids of the tokens that switch channels or begin turns; None for those that a tokenizer does not have."""
+    """The ids of tokens that switch channels, begin turns or quote; None for those that a tokenizer does not have."""
 
     open: int | None = None
     close: int | None = None
     call: int | None = None
     end_of_call: int | None = None
     turn: int | None = None
+    quote: int | None = None
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Markers":
         """By their names, which are Gemma 4's."""
-        return cls(*(tokenizer.token_to_id(name) for name in (OPEN, CLOSE, CALL, END_OF_CALL, TURN)))
+        return cls(*(tokenizer.token_to_id(name) for name in (OPEN, CLOSE, CALL, END_OF_CALL, TURN, QUOTE)))
 
     @property
     def ids(self) -> frozenset[int]:
@@ -68,6 +71,13 @@ class Markers:
             elif not inside:
                 kept.append(token)
         return kept
+
+
+def named_channel(begun: str) -> Channel | None:
+    """Which channel a name opens, as far as it has come; None as long as it may be either."""
+    if begun.startswith(THOUGHT):
+        return Channel.THOUGHT
+    return None if THOUGHT.startswith(begun) else Channel.ANSWER
 
 
 class Piece(NamedTuple):
@@ -131,11 +141,11 @@ class ChannelText:
         if self._channel is Channel.THOUGHT and self._named:
             return Piece(text, Channel.THOUGHT)
         self._held += text
-        may_be_thought = THOUGHT.startswith(self._held) and self._held != THOUGHT
-        if self._channel is Channel.TOOL_CALL or may_be_thought:
+        named = named_channel(self._held)
+        if self._channel is Channel.TOOL_CALL or named is None:
             return Piece("", self._channel)
         self._named = True
-        if self._held.startswith(THOUGHT):
+        if named is Channel.THOUGHT:
             return Piece(self._held.removeprefix(THOUGHT), Channel.THOUGHT)
         self._channel = Channel.ANSWER
         return Piece(self._cut(self._held))

@@ -7,7 +7,7 @@ seam, so that all letters stay and no control token comes of them.
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,18 @@ END_OF_CALLS = "<|tool_response>"
 _SPELLED = re.compile(r"<[^<>\s]+>")  # how templates write control tokens, which a tokenizer may not call special
 SEAM = f"\ufdd0{secrets.token_hex(8)}\ufdd1"
 """Between noncharacters, and never the same twice, so that no text has it."""
+_IDS = f"{SEAM[:-1]} "
+
+
+def spliced(tokens: Iterable[int]) -> str:
+    """Text that ``pieces`` reads as exactly these ids."""
+    return f"{SEAM}{_IDS}{' '.join(map(str, tokens))}{SEAM}"
+
+
+def pieces(text: str) -> Iterator[str | list[int]]:
+    """Text between seams, and ids that are spliced in."""
+    for piece in text.split(SEAM):
+        yield [int(number) for number in piece[len(_IDS) :].split()] if piece.startswith(_IDS) else piece
 
 
 class ControlTokens:

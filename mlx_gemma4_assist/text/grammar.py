@@ -7,7 +7,6 @@ writes it, so that text that leaves no choice leaves none between tokens either.
 import json
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from tokenizers import Tokenizer
 from ..errors import OptionError
 from ..extras import library
 from ..options import GenerationOptions
-from .masks import ALL, Words, allow, forbid, has, only, single
+from .masks import ALL, Words, allow, has, only, single
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -26,8 +25,6 @@ KINDS = {"json_schema": "a JSON schema", "regex": "a regular expression", "lark"
 # On one line, as Python writes it: no text can go on with white space for ever, and all between two values is forced.
 # A schema's own "x-guidance" goes before.
 SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-
-BEFORE, ANSWER, ENDED = 0, -1, -2  # where a text is; from 1 on, so many tokens of a thought's beginning have come
 
 
 def check_grammar(options: GenerationOptions) -> None:
@@ -104,121 +101,100 @@ class GrammarTokens:
         return json.dumps(described, ensure_ascii=False)
 
 
-@dataclass(frozen=True)
-class Thinking:
-    """A thought that may come before the answer, or has begun already.
-
-    Attributes:
-        opening: the ids with which one begins: the marker, and its name.
-        close: the id that ends it.
-        begun: how many of the first are in the prompt.
-    """
-
-    opening: tuple[int, ...]
-    close: int
-    begun: int = BEFORE
-
-
 class Grammar:
     """A grammar for the texts of one tokenizer.
 
     Args:
-        options: which have one.
+        definition: as llguidance takes it.
         tokens: the tokenizer.
         stops: the ids that end a text.
         vocabulary: of the target; ids beyond it never come.
 
+    Attributes:
+        refusal: why llguidance does not support it; empty if it does.
+
     Raises:
         InputError: llguidance is not installed.
-        OptionError: it does not support the grammar; with its reason.
     """
 
-    def __init__(self, options: GenerationOptions, tokens: GrammarTokens, stops: Collection[int], vocabulary: int):
+    def __init__(self, definition: str, tokens: GrammarTokens, stops: Collection[int], vocabulary: int):
+        self.end, self.stops, self.vocabulary = tokens.end, frozenset(stops), vocabulary
+        self._fresh: LLMatcher = _guidance("lark").LLMatcher(tokens.guided, definition, log_level=0)
+        self.refusal = _sentence(self._fresh.get_error())
+
+    @classmethod
+    def of(
+        cls, options: GenerationOptions, tokens: GrammarTokens, stops: Collection[int], vocabulary: int
+    ) -> "Grammar":
+        """The grammar that options have.
+
+        Raises:
+            InputError: llguidance is not installed.
+            OptionError: it does not support the grammar; with its reason.
+        """
         assert options.grammar is not None
         name, value = options.grammar
-        definition = _definition(name, value)
-        self.end, self.stops, self.vocabulary = tokens.end, frozenset(stops), vocabulary
-        self._fresh: LLMatcher = _guidance(name).LLMatcher(tokens.guided, definition, log_level=0)
-        _refuse(name, self._fresh.get_error())
+        made = cls(_definition(name, value), tokens, stops, vocabulary)
+        _refuse(name, made.refusal)
+        return made
+
+    @classmethod
+    def of_lark(cls, lark: str, tokens: GrammarTokens, stops: Collection[int], vocabulary: int) -> "Grammar":
+        """A Lark grammar that this package has made."""
+        return cls(_definition("lark", lark), tokens, stops, vocabulary)
 
     def matcher(self) -> "LLMatcher":
         """What llguidance knows of a text that has not begun."""
         return self._fresh.deep_copy()
 
-    def begin(self, thinking: Thinking | None = None) -> "GrammarState":
-        """The state of a text that has not begun."""
-        return GrammarState(self, thinking)
-
 
 class GrammarState:
-    """How far a text has come under a grammar: ``engine.guiding.Constraint``.
-
-    Behind a thought, if one may come, the grammar holds every token, up to the one that ends the text.
+    """How far a text has come under a grammar, which holds every token up to the one that ends the text.
 
     Attributes:
         error: why the grammar could not go on, None if it could; then the text ends.
+        thoughts: False: what a grammar holds has none.
     """
 
-    def __init__(self, grammar: Grammar, thinking: Thinking | None):
+    thoughts = False
+
+    def __init__(self, grammar: Grammar):
         self.error: str | None = None
-        self._grammar, self._thinking = grammar, thinking
+        self._grammar = grammar
         self._matcher = grammar.matcher()
         self._consumed: list[int] = []  # what the matcher has
-        self._places = [(ANSWER if thinking is None else thinking.begun, 0)]  # and how many of those, behind each token
+        self._places = [(False, 0)]  # behind each token: whether the text has ended, how many of those there were
         self._broken = 0  # behind how many tokens
 
     def mask(self, words: Words) -> int | None:
         """Write which ids may come next; return the only one, if there is no choice."""
-        place = self._place
         if self.error is not None:
             return only(words, self._grammar.end)
-        if place == ENDED:
-            words[:] = ALL
-            return None
-        if place == ANSWER or self._thinking is None:
-            return self._answer(words)
-        if place == BEFORE:
-            self._answer(words)
-            allow(words, [self._thinking.opening[0]])
-            return None
-        if place < len(self._thinking.opening):
-            return only(words, self._thinking.opening[place])
+        if not self._ended:
+            return self._next(words)
         words[:] = ALL
-        forbid(words, [*self._grammar.stops, self._thinking.opening[0]])
         return None
 
     def take(self, token: int) -> None:
         """The text goes on with this token."""
-        (place, _), after = self._places[-1], self._after(self._place, token)
-        stands = True
-        if self.error is None and after == ANSWER and place in (ANSWER, BEFORE):
+        ended, ends, stands = self._ended, self._ended or token in self._grammar.stops, True
+        if self.error is None and not ends:
             stands = self._matcher.consume_token(token)
             self._consumed.append(token)
-        elif self.error is None and after == ENDED and place != ENDED:
+        elif self.error is None and not ended:
             stands = self._matcher.is_accepting()
-        self._places.append((after, len(self._consumed)))
+        self._places.append((ends, len(self._consumed)))
         if not stands:
             self._break()
 
     @property
-    def _place(self) -> int:
+    def _ended(self) -> bool:
         return self._places[-1][0]
 
     def _break(self) -> None:
         """The grammar cannot go on from here."""
         self.error = _sentence(self._matcher.get_error()) or "no token of the vocabulary may come next"
         self._broken = len(self._places)
-
-    def _after(self, place: int, token: int) -> int:
-        """Where the text is behind a token."""
-        thinking = self._thinking
-        if place == ENDED or (place in (ANSWER, BEFORE) and token in self._grammar.stops):
-            return ENDED
-        if thinking is None or place == ANSWER:
-            return ANSWER
-        if place < len(thinking.opening):
-            return place + 1 if token == thinking.opening[place] else ANSWER
-        return ANSWER if token == thinking.close else place
 
     def back(self, count: int) -> None:
         """The last ``count`` tokens were not meant."""
@@ -235,11 +211,8 @@ class GrammarState:
 
     def forced(self) -> list[int]:
         """The next tokens, as far as there is no choice; the end of the text is one of them."""
-        place, thinking = self._place, self._thinking
-        if self.error is not None or place == ENDED:
+        if self.error is not None or self._ended:
             return []
-        if thinking is not None and place != ANSWER:
-            return list(thinking.opening[place:]) if place > BEFORE else []
         tokens = self._forced()
         if not self._matcher.consume_tokens(tokens):
             self._break()
@@ -256,8 +229,8 @@ class GrammarState:
         vocabulary = self._grammar.vocabulary
         return tokens[: next((i for i, token in enumerate(tokens) if token >= vocabulary), len(tokens))]
 
-    def _answer(self, words: Words) -> int | None:
-        """The mask of a place within the answer."""
+    def _next(self, words: Words) -> int | None:
+        """The mask of a place within the text."""
         matcher, grammar = self._matcher, self._grammar
         if matcher.is_stopped():
             return only(words, grammar.end)

@@ -13,14 +13,15 @@ from ..extras import library
 from ..files import read_json, read_json_if_there, read_part
 from ..options import GenerationOptions
 from .channels import OPEN, THOUGHT, ChannelText, Markers, without_channels
-from .control import END_OF_TURN, SEAM, THINK, ControlTokens
+from .control import END_OF_TURN, THINK, ControlTokens, pieces
 from .detokenizer import Detokenizer, TokenKinds, decode
-from .grammar import BEFORE, Grammar, GrammarState, GrammarTokens, Thinking
+from .grammar import Grammar, GrammarState, GrammarTokens
 from .importing import one_at_a_time
 from .messages import Message, check_messages
 from .panics import refused
 from .stops import StopStrings
 from .template import render
+from .thoughts import BEFORE, Limit, TextState, Thinking, ThoughtFirst
 from .token_ids import Array, has_token_ids, read_token_ids
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Processor:
             turn.
         suppress_tokens: ids that are never generated, from generation_config.json.
         markers: the tokens that tell answers, thoughts and calls of tools apart.
+        control: the tokens that mean something beyond their letters.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Processor:
         self.eos_token_ids = frozenset(eos_token_ids)
         self.suppress_tokens = tuple(suppress_tokens)
         self._kinds = TokenKinds(tokenizer.backend_tokenizer)
-        self._control = ControlTokens(tokenizer)
+        self.control = ControlTokens(tokenizer)
         self.markers = Markers.of(tokenizer.backend_tokenizer)
 
     @classmethod
@@ -106,7 +108,7 @@ class Processor:
 
     def stop_ids(self, stop: Iterable[str]) -> frozenset[int]:
         """The ids of those stop strings that are special tokens: text never has these, so they stop by their ids."""
-        return self._control.among(stop)
+        return self.control.among(stop)
 
     def encode(self, prompt: Prompt, *, chat: bool = True, enable_thinking: bool = False) -> list[int]:
         """A prompt's token ids.
@@ -151,10 +153,12 @@ class Processor:
         values = {"add_generation_prompt": True, "enable_thinking": enable_thinking}
         if OPEN in str(self.tokenizer.chat_template):
             messages = [_without_thoughts(message) for message in messages]
-        return render(self.tokenizer, self._control.sealed(messages), values)
+        return render(self.tokenizer, self.control.sealed(messages), values)
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of exactly this text, special tokens that are written in it included, but for those with seams.
+
+        Ids that ``control.spliced`` has written stand for themselves.
 
         Raises:
             InputError: the text is no valid Unicode, or the tokenizer is damaged.
@@ -166,8 +170,11 @@ class Processor:
         # Not by way of transformers, which warns of any text longer than its model_max_length.
         tokenizer = self._whole_tokenizer()
         with refused("the checkpoint's tokenizer cannot encode the prompt"):
-            pieces = [tokenizer.encode(piece, add_special_tokens=False).ids for piece in text.split(SEAM)]
-        return [token for piece in pieces for token in piece]
+            encoded = [
+                tokenizer.encode(piece, add_special_tokens=False).ids if isinstance(piece, str) else piece
+                for piece in pieces(text)
+            ]
+        return [token for ids in encoded for token in ids]
 
     def _whole_tokenizer(self) -> "Tokenizer":
         """The tokenizer of tokenizers, which neither cuts nor pads.
@@ -228,15 +235,20 @@ class Processor:
         return frozenset() if self.markers.open is None else frozenset([self.markers.open])
 
     @cached_property
-    def _grammar_tokens(self) -> GrammarTokens:
-        ends = self._control.among([END_OF_TURN]) & self.eos_token_ids or self.eos_token_ids
+    def grammar_tokens(self) -> GrammarTokens:
+        """The tokenizer as grammars have it.
+
+        Raises:
+            InputError: the checkpoint names no token that ends a text.
+        """
+        ends = self.control.among([END_OF_TURN]) & self.eos_token_ids or self.eos_token_ids
         if not ends:
             raise InputError("a grammar needs a token that ends the text, and the checkpoint names none")
-        return GrammarTokens(self._whole_tokenizer(), self._control.ids, min(ends))
+        return GrammarTokens(self._whole_tokenizer(), self.control.ids, min(ends))
 
     def grammar(
         self, options: GenerationOptions, prompt: Sequence[int], stops: Collection[int], vocabulary: int
-    ) -> Callable[[], GrammarState]:
+    ) -> Callable[[], TextState]:
         """What holds the answers to a prompt, each call from their beginning on.
 
         Args:
@@ -249,10 +261,28 @@ class Processor:
             InputError: llguidance is not installed, or does not support the grammar; the checkpoint names no token that
                 ends a text.
         """
-        grammar, thinking = Grammar(options, self._grammar_tokens, stops, vocabulary), self._thinking(prompt)
-        return lambda: grammar.begin(thinking)
+        grammar = Grammar.of(options, self.grammar_tokens, stops, vocabulary)
+        return self.behind_thoughts(lambda: GrammarState(grammar), prompt, stops)
 
-    def _thinking(self, prompt: Sequence[int]) -> Thinking | None:
+    def behind_thoughts(
+        self, text: Callable[[], TextState], prompt: Sequence[int], stops: Collection[int], limit: Limit | None = None
+    ) -> Callable[[], TextState]:
+        """What holds turns that may begin with a thought, each call from their beginning on.
+
+        Args:
+            text: makes what holds the rest, from its beginning on.
+            prompt: token ids; they say whether a thought may come, or has begun.
+            stops: the ids that end the turn.
+            limit: of thoughts; None sets none.
+        """
+        thinking = self.thinking(prompt)
+        if thinking is None:
+            return text
+        calls = (self.markers.call, self.markers.end_of_call)
+        outside = [*stops, *(token for token in calls if token is not None)]
+        return lambda: ThoughtFirst(text(), thinking, outside, limit or Limit())
+
+    def thinking(self, prompt: Sequence[int]) -> Thinking | None:
         """The thought that may come behind a prompt: one that it has opened, or any, if its template asks for some."""
         opens, closes = self.markers.open, self.markers.close
         if opens is None or closes is None:
@@ -261,7 +291,7 @@ class Processor:
         begun = len(self.markers.unfinished(prompt, self.eos_token_ids))
         if begun:
             return Thinking(opening, closes, min(begun, len(opening)))
-        asked = self._control.among([THINK]) & set(prompt) and prompt[-1] != closes
+        asked = self.control.among([THINK]) & set(prompt) and prompt[-1] != closes
         return Thinking(opening, closes, BEFORE) if asked else None
 
     def history(self, prompt: Sequence[int], answer: Sequence[int]) -> list[int]:

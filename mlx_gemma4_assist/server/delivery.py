@@ -1,0 +1,135 @@
+"""What a request's listener hears, however many prompts and answers it has, in the order that the exchange has."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..engine.tasks import Task
+from ..engine.worker import Worker
+from ..text.deltas import AnswerDelta
+from .answering import Turn
+from .exchange import Event, Failed, Finished, Piece, Progress, RequestError, Started
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What a delivery asks of its service.
+
+    Attributes:
+        error: an error of any kind as the request's.
+        took: told how many seconds an answer has taken.
+        following: (prompt, tokens of the answer, its turn) -> how the next prompt begins, if not like these.
+    """
+
+    error: Callable[[Exception], RequestError]
+    took: Callable[[float], None]
+    following: Callable[[Sequence[int], Sequence[int], Turn], Sequence[int]]
+
+
+class Delivery:
+    """A request's events, from all its answers: :class:`answering.Whole`. All but ``stop`` is the engine's thread's.
+
+    Args:
+        listener: hears them.
+        prompts: token ids.
+        answers: of each prompt.
+        desk: of the service.
+        echo: texts of the prompts, where they are wanted before the answers.
+        streams: whether events are wanted as they come. Else they are held back until all prompts have been read, so
+            that ``Started`` tells of all of them; only ``Progress`` is not.
+    """
+
+    def __init__(
+        self,
+        listener: Callable[[Event], None],
+        prompts: Sequence[Sequence[int]],
+        answers: int,
+        desk: Desk,
+        *,
+        echo: Sequence[str] = (),
+        streams: bool = True,
+    ):
+        self._listener, self._prompts, self._answers, self._desk = listener, prompts, answers, desk
+        self._echo, self._streams = echo, streams
+        self._read: dict[int, tuple[int, int]] = {}
+        self._cached: dict[int, int] = {}  # of each prompt that has been read
+        self._held: list[Event] | None = []  # what comes behind Started; None when that has been told
+        self._over = False
+        self._cancel: Callable[[], None] = lambda: None
+
+    def on_failure(self, cancel: Callable[[], None]) -> None:
+        """What ends the other answers if one fails."""
+        self._cancel = cancel
+
+    def stop(self) -> None:
+        """Nothing more is to be told. For any thread."""
+        self._over = True
+
+    def read(self, number: int, done: int, total: int) -> None:
+        self._read[number // self._answers] = done, total
+        if self._held is not None:
+            so_far = self._read.values()
+            self._tell(Progress(sum(done for done, _ in so_far), sum(total for _, total in so_far)))
+
+    def started(self, number: int, cached_tokens: int) -> None:
+        self._cached.setdefault(number // self._answers, cached_tokens)
+        if self._held is None or not (self._streams or len(self._cached) == len(self._prompts)):
+            return
+        self._tell(Started(sum(map(len, self._prompts)), sum(self._cached.values())))
+        held, self._held = self._held, None
+        for place, text in enumerate(self._echo):
+            for answer in range(self._answers):
+                self._tell(Piece(place * self._answers + answer, (AnswerDelta(text),)))
+        for event in held:
+            self._tell(event)
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            self._desk.took(event.prompt + event.generation)
+        if self._held is None:
+            self._tell(event)
+        else:
+            self._held.append(event)
+
+    def ended(self, number: int, tokens: Sequence[int], turn: Turn) -> Sequence[int]:
+        return self._desk.following(self._prompts[number // self._answers], tokens, turn)
+
+    def failed(self, error: Exception) -> None:
+        if not self._over:
+            self._tell(Failed(self._desk.error(error)))
+            self.stop()
+            self._cancel()
+
+    def _tell(self, event: Event) -> None:
+        if not self._over:
+            self._listener(event)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A request that has been handed over: ``endpoint.Ticket``.
+
+    Attributes:
+        worker: has its tasks.
+        tasks: one for each answer.
+        delivery: of their events.
+        end_thoughts: lets all answers end their thoughts, in the worker's thread.
+    """
+
+    worker: Worker
+    tasks: Sequence[Task]
+    delivery: Delivery
+    end_thoughts: Callable[[], None] = lambda: None
+
+    def cancel(self) -> None:
+        """As ``endpoint.Ticket`` has it."""
+        self.delivery.stop()
+        self.cancel_tasks()
+
+    def cancel_tasks(self) -> None:
+        """Let the worker do nothing more for it."""
+        for task in self.tasks:
+            self.worker.cancel(task)
+
+    def end_thought(self) -> None:
+        """As ``endpoint.Ticket`` has it."""
+        self.worker.do(self.end_thoughts)

@@ -1,0 +1,72 @@
+"""What a checkpoint is, as the protocols tell of it; its weights are not read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..checkpoints.pairing import SIZES
+from ..engine.pair import Checkpoint, PathOrRepo
+from ..errors import InputError
+from ..files import read_json, read_part
+from ..media.config import MediaConfig, read_media_config
+from ..text.processor import Processor
+from .exchange import Model
+
+TOOLS, THINKING = "tools", "enable_thinking"
+"""What a chat template asks for if it knows of it."""
+
+
+def model_of(checkpoint: Checkpoint, name: str | None, aliases: Sequence[str], context: int, max_tokens: int) -> Model:
+    """The facts of a checkpoint.
+
+    Args:
+        checkpoint: the target, and its assistant.
+        name: by which it is served; None takes the repo's, or the folder's own.
+        aliases: other names.
+        context: the most tokens of prompt and answer together.
+        max_tokens: of an answer that sets no limit.
+    """
+    folder, config = checkpoint.folder, read_json(checkpoint.folder / "config.json")
+    media = media_config(folder)
+    bits = read_part(config, "quantization").get("bits")
+    assistant = checkpoint.assistant
+    return Model(
+        id=name or _name(checkpoint.source.path_or_repo),
+        aliases=tuple(aliases),
+        created=int((folder / "config.json").stat().st_mtime),
+        context=context,
+        max_tokens=max_tokens,
+        pictures=media is not None and media.has_vision,
+        sound=media is not None and media.has_audio,
+        video=media is not None and media.has_vision,
+        thinking=asks_for(checkpoint.processor, THINKING),
+        tools=asks_for(checkpoint.processor, TOOLS),
+        parameters=_size(checkpoint.config.hidden_size, checkpoint.config.num_hidden_layers),
+        quantization="" if bits is None else f"{bits}bit",
+        size=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+        assistant=None if assistant is None else _name(assistant.path_or_repo),
+    )
+
+
+def media_config(folder: Path) -> MediaConfig | None:
+    """How a checkpoint wants media prepared; None if it reads text only."""
+    try:
+        found = read_media_config(folder)
+    except InputError:
+        return None
+    return found if found.has_vision or found.has_audio else None
+
+
+def asks_for(processor: Processor, name: str) -> bool:
+    """Whether the chat template asks for a value of this name."""
+    return processor.has_chat_template and name in str(processor.tokenizer.chat_template)
+
+
+def _name(path_or_repo: PathOrRepo) -> str:
+    """A repo's name, or a folder's own: where it is concerns nobody."""
+    folder = Path(path_or_repo).expanduser()
+    return folder.absolute().name if folder.is_dir() else str(path_or_repo)
+
+
+def _size(hidden: int, layers: int) -> str:
+    """The published name of a size; empty for others."""
+    return next((name for name, shape in SIZES.items() if shape == (hidden, layers)), "")

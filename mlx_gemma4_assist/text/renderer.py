@@ -1,0 +1,264 @@
+"""Conversations to prompts in Gemma 4's chat format, as its chat template renders them where it renders them right.
+
+Where the template goes wrong, this does not: text beside calls of tools stands where the model wrote it, before the
+calls, and the turn stays open for what comes behind the tools' answers; what tools answer may be anything; calls that
+were issued here are put back as the very tokens that the model wrote; an answer can be continued. Whatever text spells,
+no control tokens come of it. ``docs/chat_format.md`` says more.
+"""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import InputError, OptionError
+from .channels import CLOSE, TURN, without_channels
+from .chat_form import OPENED, ChatForm, form_of, turn
+from .control import END_OF_TURN, pieces, spliced
+from .issued import Issued, may_be_spliced
+from .messages import Media, Message, split_media
+from .syntax import ANSWER, Syntax
+from .template import render
+from .turns import SYSTEM, Content, Step, Turn, mended, read_turns
+
+if TYPE_CHECKING:
+    from .processor import Processor
+
+Tool = Mapping[str, Any]
+_END = f"\ufdd2{secrets.token_hex(8)}\ufdd3"  # marks where a template has put the end of a message
+
+
+def nothing_issued(call_id: str) -> Issued | None:
+    """No call has been issued."""
+    return None
+
+
+class Rendered(NamedTuple):
+    """A prompt: ``media.processor.MediaProcessor.expand`` or, without media, ``Processor.tokenize`` makes tokens of it.
+
+    Attributes:
+        text: BOS and control tokens included, with seams where text of messages spells any.
+        media: what is shown, in the order of its placeholders.
+    """
+
+    text: str
+    media: Media
+
+
+class Renderer:
+    """Renders for one checkpoint.
+
+    Args:
+        processor: of the checkpoint.
+        issued: the message in which a call was issued, by the call's id; None if it is not known.
+    """
+
+    def __init__(self, processor: "Processor", issued: Callable[[str], Issued | None] = nothing_issued):
+        self._processor, self._issued = processor, issued
+        self._syntax = Syntax(processor.control.sealed)
+
+    @cached_property
+    def form(self) -> ChatForm | None:
+        """The checkpoint's form of Gemma 4's format; None if it has another, which only its template knows."""
+        return form_of(self._processor.tokenizer, self._processor.control)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether thoughts can be asked for."""
+        return self.form is not None or "enable_thinking" in self._template
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether tools can be declared."""
+        return self.form is not None or "tools" in self._template
+
+    @property
+    def _template(self) -> str:
+        return str(self._processor.tokenizer.chat_template)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] = (),
+        thinking: bool = False,
+        continue_last: bool = False,
+    ) -> Rendered:
+        """A conversation as the model reads it.
+
+        Args:
+            messages: as ``split_media`` takes them. An assistant's may have ``reasoning_content`` and ``tool_calls``; a
+                tool's has ``tool_call_id``, or ``name``, or answers the calls in their order.
+            tools: as OpenAI has them, ``{"type": "function", "function": {...}}``.
+            thinking: whether the model is asked to think first.
+            continue_last: whether the last message, an assistant's, is left open rather than answered.
+
+        Raises:
+            InputError: malformed messages, calls or tools; a tool's answer without a call; nothing to continue; no chat
+                template, or one that refuses the conversation or knows no tools or thoughts.
+        """
+        conversation = split_media(mended(messages))
+        _check_tools(tools)
+        if continue_last:
+            _check_last(conversation.messages[-1])
+        write = self._by_template if self.form is None else self._by_form
+        try:
+            return Rendered(write(conversation.messages, tools, thinking, continue_last), conversation.media)
+        except RecursionError:
+            raise InputError("the conversation's values or schemas are nested too deeply") from None
+
+    def shown(self, text: str) -> str:
+        """Rendered text fit to be looked at: without seams, with the text of what was spliced in."""
+        parts = pieces(text)
+        return "".join(each if isinstance(each, str) else self._processor.decode(each, False) for each in parts)
+
+    def _by_template(self, messages: list[Message], tools: Sequence[Tool], thinking: bool, open_: bool) -> str:
+        if tools and not self.takes_tools:
+            raise InputError("the checkpoint's chat template knows no tools")
+        if thinking and not self.thinks:
+            raise OptionError("the checkpoint's chat template knows no {enable_thinking}")
+        sealed = self._processor.control.sealed
+        if open_:
+            messages = [*messages[:-1], _ended(messages[-1])]
+        values = {"add_generation_prompt": not open_, "enable_thinking": thinking}
+        if tools:
+            values["tools"] = sealed(tools)
+        made = render(self._processor.tokenizer, sealed(messages), values)
+        return made.partition(_END)[0]
+
+    def _by_form(self, messages: list[Message], tools: Sequence[Tool], thinking: bool, open_: bool) -> str:
+        assert self.form is not None
+        lead = messages[0]["content"] if messages[0]["role"] in SYSTEM else None
+        turns = read_turns(messages if lead is None else messages[1:])
+        written = [str(self._processor.tokenizer.bos_token)]
+        if lead is not None or tools or thinking:
+            think = self.form.think if thinking else ""
+            declared = "".join(self._syntax.declaration(tool["function"]) for tool in tools)
+            written.append(turn("system", f"{think}{self._lead(lead or '')}{declared}"))
+        last_question = max((each.steps[0].place for each in turns if each.role == "user"), default=-1)
+        for each in turns:
+            is_last = each is turns[-1]
+            if each.role != "model":
+                written.append(turn(each.role, self._content(each.steps[0].contents[0])))
+            elif is_last and open_:
+                written += self._open_turn(each, last_question, thinking)
+            else:
+                written += self._model_turn(each, last_question, is_last)
+        return "".join([*written, "" if open_ else self._prompt(turns, thinking)])
+
+    def _prompt(self, turns: Sequence[Turn], thinking: bool) -> str:
+        """What makes the model write on."""
+        assert self.form is not None
+        step = turns[-1].steps[-1] if turns else None
+        if step is None or not step.calls:
+            return f"{TURN}model\n{self.form.begun[thinking]}"
+        return self.form.resumed[thinking] if step.answers else ""
+
+    def _model_turn(self, turn: Turn, last_question: int, is_last: bool) -> list[str]:
+        written = [f"{TURN}model\n", *(self._step(step, step.place > last_question) for step in turn.steps)]
+        if not turn.steps[-1].calls or (turn.steps[-1].answers and not is_last):
+            written.append(f"{END_OF_TURN}\n")
+        return written
+
+    def _step(self, step: Step, keeps_thoughts: bool) -> str:
+        said = self._as_issued(step, keeps_thoughts)
+        if said is None:
+            thought = f"{OPENED}{self._sealed(step.thought)}\n{CLOSE}" if keeps_thoughts and step.thought else ""
+            text = "".join(self._content(content, own=True) for content in step.contents)
+            said = thought + text + "".join(self._syntax.call(call.name, call.arguments) for call in step.calls)
+        if step.calls and not step.answers:
+            return said + ANSWER
+        return said + "".join(self._answer(answer.name, answer.content) for answer in step.answers)
+
+    def _as_issued(self, step: Step, keeps_thoughts: bool) -> str | None:
+        """The tokens that the model wrote, if they are known and say what the messages say."""
+        found = [None if call.id is None else self._issued(call.id) for call in step.calls]
+        if not found or found[0] is None or any(each is not found[0] for each in found):
+            return None
+        texts = [text for content in step.contents for text in _texts(content)]
+        if any(text is None for text in texts):
+            return None
+        issued, markers = found[0], self._processor.markers
+        said = [(call.name, call.arguments) for call in step.calls]
+        if not issued.says("".join(map(str, texts)), said):
+            return None
+        tokens = issued.tokens if keeps_thoughts else markers.without_channels(issued.tokens)
+        return spliced(tokens) if may_be_spliced(tokens, markers, self._processor.control) else None
+
+    def _open_turn(self, turn: Turn, last_question: int, thinking: bool) -> list[str]:
+        """A turn whose last step the model goes on with: a thought, if that is all there is."""
+        assert self.form is not None
+        *before, last = turn.steps
+        written = [f"{TURN}model\n", *(self._step(step, step.place > last_question) for step in before)]
+        text = self._unfinished(last.contents)
+        if last.thought:
+            written.append(f"{OPENED}{self._sealed(last.thought)}" + (f"\n{CLOSE}" if text else ""))
+        elif not before:
+            written.append(self.form.begun[thinking])
+        return [*written, text]
+
+    def _unfinished(self, contents: Sequence[Content]) -> str:
+        """Text that is to be continued: as it is at its end."""
+        *before, last = contents
+        if not isinstance(last, str):
+            *parts, end = last or [{"type": "text", "text": ""}]
+            before, last = [*before, parts], end.get("text", "")
+        text = without_channels(last).lstrip()
+        return "".join(self._content(content, own=True) for content in before) + self._sealed(text)
+
+    def _content(self, content: Content, *, own: bool = False) -> str:
+        """What a message says and shows.
+
+        Args:
+            content: of the message.
+            own: whether the model said it, without the thoughts that its text may have.
+        """
+        assert self.form is not None
+        if isinstance(content, str):
+            return self._sealed((without_channels(content) if own else content).strip())
+        shown = self.form.placeholders
+        return "".join(
+            self._content(part["text"], own=own) if part["type"] == "text" else shown[part["type"]] for part in content
+        )
+
+    def _lead(self, content: Content) -> str:
+        """What the first system message says: unlike others', its parts have a blank behind them."""
+        if isinstance(content, str):
+            return self._content(content)
+        return "".join(f"{self._content([part])} " for part in content)
+
+    def _answer(self, name: str, content: Content) -> str:
+        assert self.form is not None
+        if isinstance(content, str):
+            return self._syntax.answer(name, content)
+        text = "".join(part["text"] for part in content if part["type"] == "text")
+        shown = [f"<|{part['type']}|>" for part in content if part["type"] != "text"]
+        return "".join([self._syntax.answer(name, text), *shown])
+
+    def _sealed(self, text: str) -> str:
+        return str(self._processor.control.sealed(text))
+
+
+def _texts(content: Content) -> list[str | None]:
+    """The texts of a message's content; None for what it shows."""
+    return [content] if isinstance(content, str) else [part.get("text") for part in content]
+
+
+def _ended(message: Message) -> Message:
+    """A message with a mark at the end of its text."""
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": content + _END}
+    return {**message, "content": [*content, {"type": "text", "text": _END}]}
+
+
+def _check_last(message: Message) -> None:
+    if message["role"] != "assistant" or message.get("tool_calls"):
+        raise InputError("only an assistant's last message that calls no tools can be continued")
+
+
+def _check_tools(tools: Sequence[Tool]) -> None:
+    for tool in tools:
+        function = tool.get("function") if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+            raise InputError("a tool is no function with a name")

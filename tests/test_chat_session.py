@@ -1,0 +1,295 @@
+"""Conversations for Python apps, on a backend that answers as it was told to."""
+
+import base64
+import json
+import threading
+
+import pytest
+from support.paths import PHOTO
+from support.scripted_backend import HOLD, ScriptedBackend, said
+
+import mlx_gemma4_assist
+from mlx_gemma4_assist import InputError
+from mlx_gemma4_assist.server import chat_session, opening
+from mlx_gemma4_assist.server.chat_session import ChatSession, ReplyPiece
+from mlx_gemma4_assist.server.exchange import Failed, Progress, RequestError
+
+
+def read(reply):
+    return "".join(piece.text for piece in reply if piece.channel == "answer")
+
+
+def roles(session):
+    return [message["role"] for message in session.messages]
+
+
+def test_it_is_public():
+    assert mlx_gemma4_assist.ChatSession is ChatSession
+
+
+def test_a_conversation():
+    backend = ScriptedBackend([Progress(0, 9), *said("Be", "cause.")], said("No."))
+    session = ChatSession(backend, "Be brief.", thinking=False, options={"temperature": 0.5})
+    first = session.send("Why?")
+    assert list(first) == [ReplyPiece("Be"), ReplyPiece("cause.")]
+    assert list(first) == []
+    assert (first.answer, first.finish_reason, first.usage.accepted) == ("Because.", "stop", 4)
+    assert read(session.send("Really?")) == "No."
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    assert list(backend.requests[0].messages) == asked
+    answered = {"role": "assistant", "content": "Because."}
+    assert list(backend.requests[1].messages) == [*asked, answered, {"role": "user", "content": "Really?"}]
+    for request in backend.requests:
+        assert (request.model, request.stream, request.thinking) == ("google/gemma-4-E2B-it", True, False)
+        assert request.options == {"temperature": 0.5}
+    assert roles(session) == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_thoughts_are_told_apart():
+    session = ChatSession(ScriptedBackend(said("Yes.", thought="Hm.")), thinking=True)
+    reply = session.send("Well?")
+    assert [(piece.channel, piece.text) for piece in reply] == [("thought", "Hm."), ("answer", "Yes.")]
+    assert (reply.thought, reply.answer) == ("Hm.", "Yes.")
+    assert session.messages[-1] == {"role": "assistant", "content": "Yes.", "reasoning_content": "Hm."}
+
+
+def test_nobody_needs_to_listen():
+    session = ChatSession(ScriptedBackend(said("One."), said("Two.")))
+    session.send("1")
+    session.send("2")
+    assert [message["content"] for message in session.messages] == ["1", "One.", "2", "Two."]
+
+
+def test_pictures_are_read_here(monkeypatch):
+    """For a backend opens no files."""
+    backend = ScriptedBackend(said("A woman."), said("Yes."))
+    session = ChatSession(backend)
+    monkeypatch.setattr(chat_session, "fetch", lambda url: url.encode())
+    session.send(
+        "Who?", pictures=[PHOTO, str(PHOTO), "data:image/png;base64,AA==", "https://a.b/c.png?d"], sounds=[b"RIFF"]
+    )
+    *shown, text = backend.requests[0].messages[0]["content"]
+    assert text == {"type": "text", "text": "Who?"}
+    assert [part["type"] for part in shown] == ["image", "image", "image", "image", "audio"]
+    start, _, data = shown[0]["image"].partition(",")
+    assert (start, base64.b64decode(data)) == ("data:image/jpeg;base64", PHOTO.read_bytes())
+    assert shown[1] == shown[0]
+    assert shown[2]["image"] == "data:image/png;base64,AA=="
+    assert shown[3]["image"] == f"data:image/png;base64,{base64.b64encode(b'https://a.b/c.png?d').decode()}"
+    assert shown[4]["audio"].startswith("data:application/octet-stream;base64,")
+    with pytest.raises(InputError, match=r"cannot read no/such\.png"):
+        session.send("Who?", pictures=["no/such.png"])
+    assert session.send("", pictures=[PHOTO]).answer == "Yes."
+
+
+@pytest.mark.parametrize("asked", ["reply", "session"])
+def test_cancelling_keeps_what_was_made(asked):
+    backend = ScriptedBackend([*said("On", "ce")[:3], HOLD, *said(" upon")[1:]], said("Fine."))
+    session = ChatSession(backend)
+    reply = session.send("Tell.")
+    (reply if asked == "reply" else session).cancel()
+    backend.go_on()
+    reply.cancel()
+    assert read(reply) == "Once"
+    assert (reply.finish_reason, backend.tickets[0].cancelled) == ("cancelled", 1)
+    assert session.messages[-1] == {"role": "assistant", "content": "Once"}
+    assert read(session.send("Go on.")) == "Fine."
+
+
+def test_cancelling_before_anything_was_made_takes_the_message_back():
+    backend = ScriptedBackend([HOLD, *said("x")], said("Fine."))
+    session = ChatSession(backend, "Be brief.")
+    reply = session.send("Tell.")
+    reply.cancel()
+    assert list(reply) == []
+    assert roles(session) == ["system"]
+    assert read(session.send("Again.")) == "Fine."
+
+
+def test_a_reply_that_is_waited_for_in_another_thread_ends():
+    backend = ScriptedBackend([*said("On")[:2], HOLD])
+    session = ChatSession(backend)
+    reply = session.send("Tell.")
+    found = []
+    thread = threading.Thread(target=lambda: found.append(read(reply)))
+    thread.start()
+    session.cancel()
+    thread.join(5)
+    assert found == ["On"]
+
+
+def test_threads_may_not_talk_at_once():
+    backend = ScriptedBackend([*said("On")[:2], HOLD, *said("ce")[1:]])
+    session = ChatSession(backend)
+    reply = session.send("Tell.")
+    for call in (
+        lambda: session.send("And?"),
+        session.undo,
+        session.reset,
+        lambda: session.save("x"),
+        lambda: session.load("x"),
+    ):
+        with pytest.raises(InputError):
+            call()
+    assert len(backend.requests) == 1
+    backend.go_on()
+    assert read(reply) == "Once"
+
+
+def test_only_one_of_many_threads_is_let_in():
+    backend = ScriptedBackend([HOLD, *said("x")])
+    session = ChatSession(backend)
+    outcomes = []
+
+    def talk():
+        try:
+            outcomes.append(session.send("Tell."))
+        except InputError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=talk) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    assert (len(outcomes), len(refused), len(backend.requests)) == (8, 7, 1)
+
+
+def test_the_end_of_a_thought_is_asked_for():
+    backend = ScriptedBackend([*said(thought="Hm.")[:2], HOLD])
+    reply = ChatSession(backend).send("Well?")
+    reply.end_thought()
+    assert backend.tickets[0].thought_ended == 1
+
+
+def test_refused_and_failed_messages_leave_nothing():
+    error = RequestError(503, "no room", retry_after=3)
+    backend = ScriptedBackend(error, [*said("On")[:2], Failed(RequestError(500, "it broke"))], said("Fine."))
+    session = ChatSession(backend)
+    with pytest.raises(InputError, match="no room"):
+        session.send("1")
+    reply = session.send("2")
+    assert next(reply).text == "On"
+    with pytest.raises(InputError, match="it broke"):
+        next(reply)
+    assert list(reply) == []
+    assert (reply.finish_reason, session.messages) == ("error", [])
+    assert read(session.send("3")) == "Fine."
+
+
+def test_undo_and_reset():
+    session = ChatSession(ScriptedBackend(said("One."), said("Two.")), "Be brief.")
+    session.send("1")
+    session.send("2")
+    assert session.undo()
+    assert [message["content"] for message in session.messages] == ["Be brief.", "1", "One."]
+    session.reset()
+    assert not session.undo()
+    assert roles(session) == ["system"]
+
+
+def test_saved_and_loaded(tmp_path):
+    session = ChatSession(ScriptedBackend(said("A woman.", thought="Hm.")), "Be brief.")
+    session.send("Who?", pictures=[PHOTO])
+    session.save(tmp_path / "talk.json")
+    backend = ScriptedBackend(said("Hopper."))
+    other = ChatSession(backend, "Be long.")
+    other.load(tmp_path / "talk.json")
+    assert other.messages == session.messages
+    other.send("Her name?")
+    assert list(backend.requests[0].messages) == [*session.messages, {"role": "user", "content": "Her name?"}]
+    assert (tmp_path / "talk.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_conversation_that_has_not_begun_is_saved(tmp_path):
+    ChatSession(ScriptedBackend()).save(tmp_path / "talk.json")
+    session = ChatSession(ScriptedBackend(), "Be brief.")
+    session.load(tmp_path / "talk.json")
+    assert session.messages == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "not valid JSON"),
+        ("{}", "no conversation"),
+        ('{"format": "mlx_gemma4_assist conversation", "version": 2}', "version 2"),
+        ('{"format": "mlx_gemma4_assist conversation", "version": 1}', "without a list"),
+        ('{"format": "mlx_gemma4_assist conversation", "version": 1, "messages": [{"role": "x"}]}', "the role 'x'"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, message):
+    file = tmp_path / "talk.json"
+    file.write_text(content)
+    session = ChatSession(ScriptedBackend(said("One.")))
+    session.send("1")
+    with pytest.raises(InputError, match=message):
+        session.load(file)
+    assert len(session.messages) == 2
+
+
+def test_where_it_cannot_be_written(tmp_path):
+    with pytest.raises(InputError, match="cannot write"):
+        ChatSession(ScriptedBackend()).save(tmp_path / "no" / "folder" / "talk.json")
+
+
+def test_messages_are_copies():
+    session = ChatSession(ScriptedBackend(said("One.")))
+    session.send("1")
+    session.messages[0]["content"] = "2"
+    assert session.messages[0]["content"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"temprature": 1}, "no option 'temprature'"), ({"temperature": -1}, "temperature is -1")]
+)
+def test_bad_options_are_refused_before_a_model_is_opened(options, message):
+    for make in (
+        lambda: ChatSession(ScriptedBackend(), options=options),
+        lambda: ChatSession.open("no/such", options=options),
+    ):
+        with pytest.raises(InputError, match=message):
+            make()
+
+
+@pytest.mark.parametrize("text", ["", "  ", 5])
+def test_bad_messages_are_refused(text):
+    backend = ScriptedBackend()
+    with pytest.raises(InputError):
+        ChatSession(backend).send(text)
+    assert not backend.requests
+
+
+def test_what_open_made_is_closed(monkeypatch):
+    closed = []
+    backend = ScriptedBackend([HOLD, *said("x")])
+    monkeypatch.setattr(opening, "open_backend", lambda model, assistant: (backend, lambda: closed.append(model)))
+    with ChatSession.open("tiny") as session:
+        reply = session.send("Tell.")
+    assert (closed, reply.finish_reason) == (["tiny"], "cancelled")
+    session.close()
+    assert closed == ["tiny"]
+
+
+def test_the_file_is_readable_by_others(tmp_path):
+    """Messages are as OpenAI has them."""
+    session = ChatSession(ScriptedBackend(said("Früh.")))
+    session.send("Wann?")
+    session.save(tmp_path / "talk.json")
+    content = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))
+    assert content["messages"] == [{"role": "user", "content": "Wann?"}, {"role": "assistant", "content": "Früh."}]
+    assert content["model"] == "google/gemma-4-E2B-it"
+
+
+def test_the_embedded_pair_talks(tmp_path):
+    """With a model in a thread of its own, which ends in order."""
+    with ChatSession.open("tiny", options={"max_tokens": 12, "temperature": 0.0}) as session:
+        first = session.send("It was a fine morning, and")
+        assert len(read(first)) > 10
+        assert first.usage.rounds > 0
+        again = session.send("And then?")
+        assert read(again)
+        assert again.finish_reason in ("stop", "length")
+        session.save(tmp_path / "talk.json")
+        assert roles(session) == ["user", "assistant"] * 2
