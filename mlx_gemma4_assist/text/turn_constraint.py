@@ -37,6 +37,7 @@ class TurnWishes:
 
     @property
     def must_call(self) -> bool:
+        """Whether there is nothing but calls."""
         return self.tool_choice in ("required", "named")
 
     @property

@@ -90,13 +90,15 @@ class TurnReader:
         self.ended, self.thought_tokens, self.calls = False, 0, 0
         self._processor, self._call_id, self._skip = processor, call_id, skip_special_tokens
         self._markers = processor.markers if channels else Markers()
+        self._switches = self._markers.ids
         self._ends = frozenset(processor.eos_token_ids if ends is None else ends)
         stops, special = tuple(stop), processor.control.ids
         self._special_stops = {special[text]: text for text in stops if text in special}
         self._stops = StopStrings(text for text in stops if text not in special)
         self._deltas: list[Delta] = []
         self._begun: list[tuple[str, CallReader]] = []  # calls that have been told of
-        self._tokens, self._text = list[int](), ""  # of the turn; of the answer
+        self._tokens: list[int] = []
+        self._texts: list[str] = []  # of the answer
         self._issued: Issued | None = None
         self._enter(Channel.ANSWER)
         self._open(self._markers.unfinished(prompt, processor.eos_token_ids))
@@ -125,7 +127,7 @@ class TurnReader:
         """Take the end of the prompt, which has opened a channel."""
         for token in begun:
             self._take(token)
-        self._deltas, self._text, self.thought_tokens = [], "", 0
+        self._deltas, self._texts, self.thought_tokens = [], [], 0
 
     def _taken(self) -> list[Delta]:
         deltas, self._deltas = self._deltas, []
@@ -138,7 +140,7 @@ class TurnReader:
             self.ended = True
             return
         self._tokens.append(token)
-        if token in self._markers.ids:
+        if token in self._switches:
             self._switch(token)
         elif self._channel is Channel.TOOL_CALL:
             self._add_to_call(token)
@@ -190,7 +192,7 @@ class TurnReader:
         if self.ended:
             return
         safe, self.ended = self._stops.feed(text)
-        self._text += safe
+        self._texts.append(safe)
         self._deltas.append(AnswerDelta(safe))
         if self.ended:
             self.stop = self._stops.matched
@@ -199,7 +201,7 @@ class TurnReader:
         """What was held back since a stop string might have come."""
         if not self.ended:
             rest = self._stops.flush()
-            self._text += rest
+            self._texts.append(rest)
             self._deltas.append(AnswerDelta(rest))
 
     # Calls
@@ -237,7 +239,7 @@ class TurnReader:
         self._issued = None
         if exact and self._begun and may_be_spliced(self._tokens, self._processor.markers, self._processor.control):
             calls = tuple(IssuedCall(name, call.name, call.json) for name, call in self._begun)
-            self._issued = Issued(tuple(self._tokens), self._text, calls)
+            self._issued = Issued(tuple(self._tokens), "".join(self._texts), calls)
 
 
 def _joined(deltas: Iterable[Delta]) -> list[Delta]:
