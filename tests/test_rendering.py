@@ -165,6 +165,20 @@ def test_answers_find_their_calls(large):
     ] == [True] * 3
 
 
+def test_calls_in_messages_of_their_own(large):
+    """Each of several, and a text behind them: as if they were one message."""
+    one, other, text = calls(("1", "f", {})), calls(("2", "g", {})), {"role": "assistant", "content": "Let me look."}
+    back = [answers("1", "F"), answers("2", "G")]
+    whole = text_of(large, [USER, calls(("1", "f", {}), ("2", "g", {}), content="Let me look."), *back])
+    assert "Let me look.<|tool_call>call:f{}<tool_call|><|tool_call>call:g{}<tool_call|><|tool_response>" in whole
+    assert text_of(large, [USER, text, one, other, *back]) == whole
+    assert text_of(large, [USER, one, other, text, *back]) == whole
+    assert text_of(large, [USER, one, text, other, *back]) == whole
+    again = text_of(large, [USER, one, back[0], text, other, back[1]])
+    assert "<tool_response|>Let me look.<|tool_call>call:g{}<tool_call|><|tool_response>response:g{value:" in again
+    assert again.endswith("<tool_response|>")
+
+
 def test_arguments_may_be_text(large):
     assert "call:f{a:1}" in text_of(large, [USER, calls(("1", "f", '{"a": 1}'))])
     assert "call:f{}" in text_of(large, [USER, calls(("1", "f", ""), ("2", "f", None))])

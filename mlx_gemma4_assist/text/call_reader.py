@@ -15,13 +15,18 @@ class CallReader:
         raw: all of it as text, as long as no JSON has been given.
         name: of the tool; empty so far.
         arguments: how far they have come.
-        json: all that was given.
     """
 
     def __init__(self) -> None:
-        self.raw, self.name, self.json = "", "", ""
+        self.raw, self.name = "", ""
         self.arguments = Arguments()
         self._malformed = False
+        self._pieces: list[str] = []
+
+    @property
+    def json(self) -> str:
+        """All that was given."""
+        return "".join(self._pieces)
 
     @property
     def is_call(self) -> bool:
@@ -59,5 +64,5 @@ class CallReader:
         self._malformed = self._malformed or self.arguments.malformed
         if self._malformed:
             return ""
-        self.json += json_text
+        self._pieces.append(json_text)
         return json_text

@@ -42,6 +42,11 @@ class Thinking:
     begun: int = BEFORE
 
 
+def never() -> bool:
+    """Nobody wants the model to answer now."""
+    return False
+
+
 @dataclass(frozen=True)
 class Limit:
     """How long thoughts may be.
@@ -53,7 +58,7 @@ class Limit:
     """
 
     tokens: int | None = None
-    enough: Callable[[], bool] = bool
+    enough: Callable[[], bool] = never
 
     def reached(self, spent: int) -> bool:
         """Whether no more is to be thought."""

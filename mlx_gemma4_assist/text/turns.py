@@ -150,10 +150,25 @@ def _arguments(given: Any) -> Mapping[str, Any] | None:
 
 def _add_answer(turns: list[Turn], place: int, message: Message) -> None:
     steps = turns[-1].steps if turns and turns[-1].role == "model" else []
+    _join_unanswered(steps)
     if not steps or not steps[-1].calls:
         raise InputError(f"message {place + 1} is a tool's answer, but the message before it calls no tool")
     step = steps[-1]
     step.answers.append(ToolAnswer(_answered(step, message), message["content"]))
+
+
+def _join_unanswered(steps: list[Step]) -> None:
+    """Make one step of the last calls that nobody has answered, and what was said behind them.
+
+    Some clients send a message for each of several calls, and texts behind them.
+    """
+    answered = next((i for i in range(len(steps), 0, -1) if steps[i - 1].answers), 0)
+    first = next((i for i in range(answered, len(steps)) if steps[i].calls), len(steps))
+    joined = steps[first:]
+    if len(joined) > 1:
+        contents = [content for step in joined for content in step.contents]
+        thoughts = "\n".join(step.thought for step in joined if step.thought)
+        steps[first:] = [Step(joined[-1].place, contents, thoughts, [call for step in joined for call in step.calls])]
 
 
 def _answered(step: Step, message: Message) -> str:
