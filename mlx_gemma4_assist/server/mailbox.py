@@ -25,7 +25,7 @@ class Mailbox:
         self._lock = threading.Lock()
         self._events: deque[Event] = deque()
         self._news, self._flood = asyncio.Event(), asyncio.Event()
-        self._told = self._shut = False
+        self._told = self._shut = self._thought_ended = False
         self._timer: asyncio.TimerHandle | None = None
         self._since, self._rung = 0.0, False
         self._ticket: Ticket | None = None
@@ -75,14 +75,19 @@ class Mailbox:
         """What the request is cancelled by, as soon as it has been handed over."""
         with self._lock:
             self._ticket = ticket
-            late = self._shut
+            late, thought_ended = self._shut, self._thought_ended
         if late:
             ticket.cancel()
+        elif thought_ended:
+            ticket.end_thought()
 
     def end_thought(self) -> None:
-        """As of the ticket."""
-        if self._ticket is not None:
-            self._ticket.end_thought()
+        """As of the ticket, also of one that is yet to come."""
+        with self._lock:
+            self._thought_ended = True
+            ticket = self._ticket
+        if ticket is not None:
+            ticket.end_thought()
 
     def close(self) -> None:
         """Nothing is wanted any more: cancels what has not ended. Called in the loop."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlx_gemma4_assist.server.app import app_of
 from mlx_gemma4_assist.server.endpoint import Endpoint, Framing, Health, Lookup
 from mlx_gemma4_assist.server.exchange import (
     ChatRequest,
@@ -22,12 +23,14 @@ from mlx_gemma4_assist.server.exchange import (
     Progress,
     RequestError,
     Started,
+    TextRequest,
     TokenInfo,
     Usage,
     bad_request,
 )
 from mlx_gemma4_assist.server.run import bind, serve
 from mlx_gemma4_assist.server.settings import ServerSettings
+from mlx_gemma4_assist.server.site import Site
 from mlx_gemma4_assist.text.deltas import AnswerDelta
 
 MODEL = Model(id="google/gemma-4-test", aliases=("pet",), created=1, context=4096, max_tokens=100)
@@ -66,7 +69,8 @@ def answering(*texts: str):
     def script(request, ticket):
         yield Progress(1, 2)
         yield Started(10, 4)
-        for choice in range(request.answers):
+        prompts = len(request.prompts) if isinstance(request, TextRequest) else 1
+        for choice in range(request.answers * prompts):
             yield from (piece(text, choice) for text in texts)
             yield finished(choice)
 
@@ -223,12 +227,12 @@ class Client:
 
     Args:
         app: that is asked.
-        headers: of every request.
+        site: what it consists of, for tests that look at it.
     """
 
-    def __init__(self, app, **headers: str):
-        self._app = app
-        self._headers = {"host": "127.0.0.1:8080"} | headers
+    def __init__(self, app, site: Site | None = None):
+        self._app, self.site = app, site
+        self._headers = {"host": "127.0.0.1:8080"}
 
     async def ask(
         self,
@@ -280,6 +284,21 @@ class Client:
         }
         await self._app(scope, receive, send)
         return reply
+
+
+LOOPBACK = ServerSettings(port=0)
+KEY = "correct-horse"
+
+
+def client_of(backend=None, settings=LOOPBACK, endpoints=ENDPOINTS, page=None) -> Client:
+    """A client of an application of its own; ``site`` is what it consists of."""
+    site = Site(backend or ScriptedBackend(), settings)
+    return Client(app_of(site, endpoints, LOOKUPS, page or {}), site)
+
+
+def ask(client: Client, *arguments: Any, **named: Any) -> Reply:
+    """As ``Client.ask``, in an event loop of its own, and within 5 seconds."""
+    return asyncio.run(asyncio.wait_for(client.ask(*arguments, **named), 5))
 
 
 def events_of(body: bytes) -> list[Any]:
