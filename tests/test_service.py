@@ -469,7 +469,7 @@ def test_thoughts_are_told_apart(services, thinker, pair, thinking):
     (choice,) = collected(asked(service, request)).choices
     assert (choice.thought, choice.answer) == ("hm, 2 + 2\n", "It is 4.")
     assert choice.finished.reason is FinishReason.STOP
-    assert choice.finished.usage.reasoning_tokens == len(thinker.processor.tokenize("thought\nhm, 2 + 2\n"))
+    assert choice.finished.usage.reasoning_tokens == len(thinker.processor.tokenize("hm, 2 + 2\n"))
     assert "<|think|>" in service.render(request)
     assert "<|think|>" not in service.render(replace(request, thinking=False))
 
