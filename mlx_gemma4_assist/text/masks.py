@@ -1,6 +1,6 @@
 """Which ids may come in one place of a text, as words of 32 bits: bit i of word w is for the id 32 w + i."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,19 @@ def has(words: Words, token: int) -> bool:
 
 
 def allow(words: Words, tokens: Iterable[int]) -> None:
-    """Let these ids come, too."""
-    for token in tokens:
+    """Let these ids come, too; those that are beyond the vocabulary do not."""
+    for token in _within(words, tokens):
         words[token >> 5] |= np.uint32(1 << (token & 31))
 
 
 def forbid(words: Words, tokens: Iterable[int]) -> None:
     """Let these ids not come."""
-    for token in tokens:
+    for token in _within(words, tokens):
         words[token >> 5] &= ~np.uint32(1 << (token & 31))
+
+
+def _within(words: Words, tokens: Iterable[int]) -> Iterator[int]:
+    return (token for token in tokens if token >> 5 < len(words))
 
 
 def only(words: Words, token: int) -> int:

@@ -7,22 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
-from ..environment import mend_endpoint
 from ..errors import InputError, OptionError
-from ..extras import library
-from ..files import read_json, read_json_if_there, read_part
+from ..files import read_json_if_there, read_part
 from ..options import GenerationOptions
 from .channels import OPEN, THOUGHT, ChannelText, Markers, without_channels
 from .control import END_OF_TURN, THINK, ControlTokens, pieces
 from .detokenizer import Detokenizer, TokenKinds, decode
 from .grammar import Grammar, GrammarState, GrammarTokens
-from .importing import one_at_a_time
 from .messages import Message, check_messages
 from .panics import refused
 from .stops import StopStrings
 from .template import render
 from .thoughts import BEFORE, Limit, TextState, Thinking, ThoughtFirst
 from .token_ids import Array, has_token_ids, read_token_ids
+from .tokenizer_files import read_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -87,7 +85,7 @@ class Processor:
                 one of the files is damaged, or none names a BOS token.
         """
         folder = Path(folder)
-        tokenizer = _read_tokenizer(folder)
+        tokenizer = read_tokenizer(folder)
         generation = read_json_if_there(folder / "generation_config.json")
         config = read_json_if_there(folder / "config.json")
         named = ChainMap(*(_without_nulls(part) for part in (generation, config, read_part(config, "text_config"))))
@@ -306,45 +304,6 @@ class Processor:
         if not text:
             raise InputError("the prompt is empty")
         return self.begin(self.tokenize(text))
-
-
-def _read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
-    if not (folder / "tokenizer.json").is_file():
-        _check_sentencepiece(folder)
-    # Silences the advice to install PyTorch, which is not needed here.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    # Imported late, for it takes a second. AutoTokenizer, other than this class, would import PyTorch if it is there.
-    mend_endpoint()
-    with one_at_a_time:
-        from transformers import PreTrainedTokenizerFast
-
-    with refused(f"the tokenizer files of {folder} are damaged"):
-        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    if tokenizer.chat_template is None and (folder / "chat_template.json").is_file():
-        tokenizer.chat_template = read_json(folder / "chat_template.json").get("chat_template")
-    if isinstance(tokenizer.chat_template, str):  # a byte order mark would stand at the beginning of every prompt
-        tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
-    return tokenizer
-
-
-def _check_sentencepiece(folder: Path) -> None:
-    """Refuse a folder without tokenizer.json, unless transformers can make one of its tokenizer.model.
-
-    Raises:
-        InputError: there is none, it is damaged, or the libraries that read it are missing.
-    """
-    file = folder / "tokenizer.model"
-    if not file.is_file():
-        raise InputError(f"{folder} has no tokenizer.json")
-    reading = f"{folder} has no tokenizer.json, and reading its tokenizer.model"
-    library("google.protobuf", reading, "sentencepiece")  # transformers reads the file with it
-    sentencepiece = library("sentencepiece", reading, "sentencepiece")
-    try:
-        whole = sentencepiece.SentencePieceProcessor(model_file=str(file)).get_piece_size() > 0
-    except (RuntimeError, OSError, ValueError):  # ValueError: a message that quotes a piece which is no UTF-8
-        whole = False
-    if not whole:
-        raise InputError(f"the tokenizer files of {folder} are damaged: tokenizer.model is not SentencePiece's")
 
 
 def _without_thoughts(message: Message) -> Message:

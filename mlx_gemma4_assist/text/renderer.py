@@ -7,7 +7,7 @@ no control tokens come of it. ``docs/chat_format.md`` says more.
 """
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -135,16 +135,17 @@ class Renderer:
             think = self.form.think if thinking else ""
             declared = "".join(self._syntax.declaration(tool["function"]) for tool in tools)
             written.append(turn("system", f"{think}{self._lead(lead or '')}{declared}"))
-        last_question = max((each.steps[0].place for each in turns if each.role == "user"), default=-1)
-        for each in turns:
-            is_last = each is turns[-1]
-            if each.role != "model":
-                written.append(turn(each.role, self._content(each.steps[0].contents[0])))
-            elif is_last and open_:
-                written += self._open_turn(each, last_question, thinking)
+        written += self._turns(turns[:-1] if open_ else turns, turns)
+        written += self._open_turn(turns, thinking) if open_ else [self._prompt(turns, thinking)]
+        return "".join(written)
+
+    def _turns(self, some: Sequence[Turn], turns: Sequence[Turn]) -> Iterator[str]:
+        """Some of all turns."""
+        for each in some:
+            if each.role == "model":
+                yield from self._model_turn(each, turns)
             else:
-                written += self._model_turn(each, last_question, is_last)
-        return "".join([*written, "" if open_ else self._prompt(turns, thinking)])
+                yield turn(each.role, self._content(each.steps[0].contents[0]))
 
     def _prompt(self, turns: Sequence[Turn], thinking: bool) -> str:
         """What makes the model write on."""
@@ -154,11 +155,13 @@ class Renderer:
             return f"{TURN}model\n{self.form.begun[thinking]}"
         return self.form.resumed[thinking] if step.answers else ""
 
-    def _model_turn(self, turn: Turn, last_question: int, is_last: bool) -> list[str]:
-        written = [f"{TURN}model\n", *(self._step(step, step.place > last_question) for step in turn.steps)]
-        if not turn.steps[-1].calls or (turn.steps[-1].answers and not is_last):
-            written.append(f"{END_OF_TURN}\n")
-        return written
+    def _model_turn(self, own: Turn, turns: Sequence[Turn]) -> Iterator[str]:
+        yield f"{TURN}model\n"
+        last_question, last = _last_question(turns), own.steps[-1]
+        for step in own.steps:
+            yield self._step(step, step.place > last_question)
+        if not last.calls or (last.answers and own is not turns[-1]):
+            yield f"{END_OF_TURN}\n"
 
     def _step(self, step: Step, keeps_thoughts: bool) -> str:
         said = self._as_issued(step, keeps_thoughts)
@@ -185,11 +188,11 @@ class Renderer:
         tokens = issued.tokens if keeps_thoughts else markers.without_channels(issued.tokens)
         return spliced(tokens) if may_be_spliced(tokens, markers, self._processor.control) else None
 
-    def _open_turn(self, turn: Turn, last_question: int, thinking: bool) -> list[str]:
-        """A turn whose last step the model goes on with: a thought, if that is all there is."""
+    def _open_turn(self, turns: Sequence[Turn], thinking: bool) -> list[str]:
+        """The last turn, whose last step the model goes on with: a thought, if that is all there is."""
         assert self.form is not None
-        *before, last = turn.steps
-        written = [f"{TURN}model\n", *(self._step(step, step.place > last_question) for step in before)]
+        *before, last = turns[-1].steps
+        written = [f"{TURN}model\n", *(self._step(step, True) for step in before)]
         text = self._unfinished(last.contents)
         if last.thought:
             written.append(f"{OPENED}{self._sealed(last.thought)}" + (f"\n{CLOSE}" if text else ""))
@@ -237,6 +240,11 @@ class Renderer:
 
     def _sealed(self, text: str) -> str:
         return str(self._processor.control.sealed(text))
+
+
+def _last_question(turns: Sequence[Turn]) -> int:
+    """The place of the user's last message; thoughts from before it are left out."""
+    return next((each.steps[0].place for each in reversed(turns) if each.role == "user"), -1)
 
 
 def _texts(content: Content) -> list[str | None]:

@@ -91,10 +91,9 @@ def _rules(
     vocabulary: int,
     wishes: TurnWishes,
 ) -> ToolRules:
-    markers, tokens = processor.markers, processor.grammar_tokens
-    text = None
+    markers, text = processor.markers, None
     if options.grammar is not None and not wishes.must_call:
-        text = Grammar.of(options, tokens, stops, vocabulary)
+        text = Grammar.of(options, processor.grammar_tokens, stops, vocabulary)
     has_tools = bool(wishes.tools) and wishes.tool_choice != "none"
     return ToolRules(
         begin=markers.call,

@@ -28,6 +28,25 @@ class _Left(Enum):
     CUT = auto()
 
 
+class _Thought:
+    """The text of a thought, without the white space around it that is the format's or all there is."""
+
+    def __init__(self) -> None:
+        self._held, self._begun = "", False
+
+    def add(self, text: str) -> str:
+        """What is sure to be shown."""
+        text = self._held + text
+        self._begun = self._begun or text.strip() != ""
+        sure = len(text.removesuffix("\n")) if self._begun else 0
+        self._held = text[sure:]
+        return text[:sure]
+
+    def rest(self) -> str:
+        """What was held back, where the thought was not closed."""
+        return self._held if self._begun else ""
+
+
 class TurnReader:
     """Reads one turn.
 
@@ -67,28 +86,19 @@ class TurnReader:
         skip_special_tokens: bool = True,
         call_id: Callable[[], str] = new_call_id,
     ):
-        stops = tuple(stop)
         self.stop: str | None = None
-        self.ended = False
-        self.thought_tokens, self.calls = 0, 0
-        self._processor, self._call_id = processor, call_id
-        self._skip = skip_special_tokens
+        self.ended, self.thought_tokens, self.calls = False, 0, 0
+        self._processor, self._call_id, self._skip = processor, call_id, skip_special_tokens
         self._markers = processor.markers if channels else Markers()
         self._ends = frozenset(processor.eos_token_ids if ends is None else ends)
-        self._special_stops = {processor.control.ids[text]: text for text in stops if text in processor.control.ids}
-        self._stops = StopStrings(text for text in stops if text not in processor.control.ids)
-        self._channel = Channel.ANSWER
-        self._detokenizer = processor.detokenizer(skip_special_tokens=self._skip)
-        self._name = ""  # of a channel, as far as it has come
-        self._named = True
-        self._pending = ""  # of a thought: white space that may be its beginning or end
-        self._thinks = False  # whether it has had more than that
-        self._call = CallReader()
+        stops, special = tuple(stop), processor.control.ids
+        self._special_stops = {special[text]: text for text in stops if text in special}
+        self._stops = StopStrings(text for text in stops if text not in special)
         self._deltas: list[Delta] = []
         self._begun: list[tuple[str, CallReader]] = []  # calls that have been told of
-        self._text = ""  # of the answer
-        self._tokens: list[int] = []
+        self._tokens, self._text = list[int](), ""  # of the turn; of the answer
         self._issued: Issued | None = None
+        self._enter(Channel.ANSWER)
         self._open(self._markers.unfinished(prompt, processor.eos_token_ids))
 
     @property
@@ -140,14 +150,16 @@ class TurnReader:
         closes = token == self._markers.end_of_call and self._channel is Channel.TOOL_CALL
         self._leave(_Left.BY_MARKER, END_OF_CALL if closes else "")
         opened = {self._markers.open: Channel.THOUGHT, self._markers.call: Channel.TOOL_CALL}
-        self._channel = opened.get(token, Channel.ANSWER)
-        in_call = self._channel is Channel.TOOL_CALL
-        self._detokenizer = self._processor.detokenizer(skip_special_tokens=self._skip and not in_call)
-        self._name, self._named = "", token != self._markers.open
-        self._pending, self._thinks = "", False
-        self._call = CallReader()
+        self._enter(opened.get(token, Channel.ANSWER))
         if closes:
             self._remember()
+
+    def _enter(self, channel: Channel) -> None:
+        self._channel = channel
+        skip = self._skip and channel is not Channel.TOOL_CALL
+        self._detokenizer = self._processor.detokenizer(skip_special_tokens=skip)
+        self._name, self._named = "", channel is not Channel.THOUGHT  # of a channel, as far as it has come
+        self._thought, self._call = _Thought(), CallReader()
 
     def _leave(self, left: _Left, marker: str = "") -> None:
         """The channel is over."""
@@ -155,11 +167,10 @@ class TurnReader:
             self._leave_call(left, marker)
             return
         self._show(self._detokenizer.finalize())
-        if self._channel is Channel.THOUGHT:
-            if left is not _Left.BY_MARKER and self._thinks:
-                self._deltas.append(ThoughtDelta(self._pending))
-        else:
+        if self._channel is not Channel.THOUGHT:
             self._rest()
+        elif left is not _Left.BY_MARKER:
+            self._deltas.append(ThoughtDelta(self._thought.rest()))
 
     def _show(self, text: str) -> None:
         """Text of a thought, or of the answer, or the name of a channel that will be either."""
@@ -171,16 +182,9 @@ class TurnReader:
             self._channel, self._named = named, True
             text = self._name.removeprefix(THOUGHT) if named is Channel.THOUGHT else self._name
         if self._channel is Channel.THOUGHT:
-            self._think(text)
+            self._deltas.append(ThoughtDelta(self._thought.add(text)))
         else:
             self._answer(text)
-
-    def _think(self, text: str) -> None:
-        text = self._pending + text
-        self._thinks = self._thinks or text.strip() != ""
-        sure = len(text.removesuffix("\n")) if self._thinks else 0
-        self._deltas.append(ThoughtDelta(text[:sure]))
-        self._pending = text[sure:]
 
     def _answer(self, text: str) -> None:
         if self.ended:
