@@ -135,7 +135,7 @@ class Order:
         )
 
     def _constraint(self, prompt: Sequence[int], options: GenerationOptions) -> Callable[[], Constraint] | None:
-        """What holds the answers from their beginnings on. What holds nothing but thoughts comes once they are to end."""
+        """What holds the answers from their beginnings on; what holds thoughts only comes once they are to end."""
         if not isinstance(self._asked, Asked):
             return raw_constraint(self._checkpoint, prompt, self._asked, options)
         request = self._asked.request
