@@ -1,0 +1,477 @@
+"""The clients that apps are built on, each in a conversation with a real server; all that it says is of their types.
+
+What they put together is what ``stream_generate`` says alone.
+"""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import anthropic
+import llm
+import ollama
+import openai
+import pytest
+from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
+from openai.types import Completion, Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response, ResponseStreamEvent
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from support import media
+from support.chat_server import MAX_TOKENS, NAME, PLEASE, options, serving, write_model
+from support.commands import runner
+from support.exchanges import strict
+from support.tap import Said, Tap
+
+from mlx_gemma4_assist import InputError, stream_generate
+from mlx_gemma4_assist.engine.pair import Checkpoint
+from mlx_gemma4_assist.text.channels import Channel
+from mlx_gemma4_assist.text.messages import split_media
+
+OF_OPENAI = frozenset({"timings", "reasoning_content", "prompt_progress", "name", "store"})
+"""Fields that OpenAI's client does not know."""
+QUESTION = "Hello?"
+HELLO = [{"role": "user", "content": QUESTION}]
+TOO_LONG = [{"role": "user", "content": "long " * 1000}]
+CITIES = ("Oslo", "Rome")
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": list(CITIES)}, "now": {"type": "boolean"}},
+    "required": ["city", "now"],
+    "additionalProperties": False,
+}
+FUNCTION = {"name": "get_weather", "description": "Tells the weather.", "parameters": PARAMETERS}
+TOOL = {"type": "function", "function": FUNCTION}
+ASKED = [{"role": "user", "content": PLEASE}]
+PICTURE = media.encoded(Image.fromarray(media.picture(96, 96)), "PNG")
+ENCODED = base64.b64encode(PICTURE).decode()
+SHOWN = f"data:image/png;base64,{ENCODED}"
+
+
+class Sure(BaseModel):
+    """What answers are held to."""
+
+    model_config = ConfigDict(extra="forbid")
+    answer: Literal["yes", "no"]
+    sure: bool
+
+
+class Served:
+    """A server.
+
+    Args:
+        folder: of the model.
+        port: of the server.
+
+    Attributes:
+        tap: between it and clients.
+        url: of that.
+    """
+
+    def __init__(self, folder, port: int):
+        self.tap = Tap(port)
+        self.url = f"http://127.0.0.1:{self.tap.port}"
+        self._checkpoint = Checkpoint.open(folder, f"{folder}-assistant")
+        self._pair = self._checkpoint.load()
+        self._known: dict[str, tuple[str, str, str]] = {}
+
+    def alone(self, messages: Sequence[Any], thinking: bool = False, **given: Any) -> tuple[str, str, str]:
+        """A thought, an answer, and why it ended."""
+        key = json.dumps([messages, thinking, given])
+        if key not in self._known:
+            self._known[key] = self._generated(messages, thinking, given)
+        return self._known[key]
+
+    def _generated(self, messages: Sequence[Any], thinking: bool, given: Mapping[str, Any]) -> tuple[str, str, str]:
+        conversation = split_media(messages)
+        if conversation.media:
+            prompt = self._pair.media.read(conversation, enable_thinking=thinking)
+        else:
+            prompt = self._pair.processor.encode(conversation.messages, enable_thinking=thinking)
+        settings = {"max_tokens": MAX_TOKENS} | options(self._checkpoint.processor) | dict(given)
+        found = list(stream_generate(self._pair.target, self._pair.processor, prompt, self._pair.assistant, **settings))
+        said = {channel: "".join(each.text for each in found if each.channel is channel) for channel in Channel}
+        return said[Channel.THOUGHT], said[Channel.ANSWER], found[-1].finish_reason
+
+    def heard(self) -> list[Said]:
+        """What was said since this was last asked."""
+        return self.tap.said()
+
+    def check(self, whole: Any, piece: Any, extensions: frozenset[str] = frozenset()) -> None:
+        """All answers since this was last asked are of a client's types, as it gets them."""
+        answers = self.heard()
+        assert answers
+        for answer in answers:
+            assert answer.status == 200
+            kind = whole if answer.kind == "application/json" else piece
+            for data in answer.data:
+                if data not in ("[DONE]", {"type": "ping"}):
+                    strict(kind, data, extensions)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = write_model(tmp_path_factory.mktemp("models") / "random")
+    with serving(folder) as port:
+        served = Served(folder, port)
+        yield served
+        served.tap.close()
+
+
+@pytest.fixture
+def served(server):
+    server.heard()
+    return server
+
+
+def assert_called(arguments: Any) -> None:
+    assert arguments["city"] in CITIES
+    assert isinstance(arguments["now"], bool)
+    assert arguments.keys() == {"city", "now"}
+
+
+# OpenAI
+
+
+@pytest.fixture
+def gpt(served):
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_openai_chats(served, gpt):
+    (listed,) = gpt.models.list().data
+    assert (listed.id, gpt.models.retrieve(NAME).id) == (NAME, NAME)
+    assert len(served.heard()) == 2
+    said = gpt.chat.completions.create(model=NAME, messages=HELLO)
+    (choice,) = said.choices
+    assert ("", choice.message.content, choice.finish_reason) == served.alone(HELLO)
+    chunks = gpt.chat.completions.create(
+        model=NAME, messages=HELLO, stream=True, stream_options={"include_usage": True}, logprobs=True
+    )
+    *chunks, trailer = chunks
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == choice.message.content
+    assert trailer.usage.completion_tokens == said.usage.completion_tokens
+    several = gpt.chat.completions.create(model=NAME, messages=HELLO, n=2, seed=3, temperature=0.7, stop=["e"])
+    for number, each in enumerate(several.choices):
+        alone = served.alone(HELLO, seed=3 + number, temperature=0.7, stop=["e"])
+        assert ("", each.message.content, each.finish_reason) == alone
+    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+
+
+def test_openai_tools(served, gpt):
+    ask = partial(gpt.chat.completions.create, model=NAME, tools=[TOOL])
+    first = ask(messages=ASKED, tool_choice="required", parallel_tool_calls=False)
+    (choice,) = first.choices
+    (call,) = choice.message.tool_calls
+    assert (choice.finish_reason, call.function.name) == ("tool_calls", "get_weather")
+    assert_called(json.loads(call.function.arguments))
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    with gpt.chat.completions.stream(
+        model=NAME, tools=[TOOL], messages=ASKED, tool_choice=named, parallel_tool_calls=False
+    ) as stream:
+        (streamed,) = stream.get_final_completion().choices
+    assert streamed.message.tool_calls[0].function.arguments == call.function.arguments
+    answered = [*ASKED, choice.message, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]
+    second = ask(messages=answered)
+    assert (second.choices[0].finish_reason, second.choices[0].message.tool_calls) == ("length", None)
+    assert second.choices[0].message.content
+    assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens
+    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+
+
+def test_openai_structures(served, gpt):
+    made = gpt.chat.completions.parse(model=NAME, messages=HELLO, response_format=Sure)
+    assert isinstance(made.choices[0].message.parsed, Sure)
+    with gpt.chat.completions.stream(model=NAME, messages=HELLO, response_format=Sure) as stream:
+        assert stream.get_final_completion().choices[0].message.parsed == made.choices[0].message.parsed
+    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+
+
+def test_openai_thinks(served, gpt):
+    ask = partial(gpt.chat.completions.create, model=NAME, messages=HELLO)
+    said = ask(reasoning_effort="high")
+    message = said.choices[0].message
+    thought, answer, reason = served.alone(HELLO, thinking=True)
+    assert (message.reasoning_content, message.content, said.choices[0].finish_reason) == (thought, answer, reason)
+    assert thought
+    assert said.usage.completion_tokens_details.reasoning_tokens > 0
+    deltas = [chunk.choices[0].delta for chunk in ask(reasoning_effort="high", stream=True)]
+    told = [each.model_extra.get("reasoning_content", "") for each in deltas]
+    assert ("".join(told), "".join(each.content or "" for each in deltas)) == (thought, answer)
+    short = ask(extra_body={"thinking_budget": 3}).usage
+    assert short.completion_tokens_details.reasoning_tokens <= 3
+    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+
+
+def test_openai_sees(served, gpt):
+    content = [{"type": "image_url", "image_url": {"url": SHOWN}}, {"type": "text", "text": "What?"}]
+    said = gpt.chat.completions.create(model=NAME, messages=[{"role": "user", "content": content}])
+    shown = [{"type": "image", "url": SHOWN}, {"type": "text", "text": "What?"}]
+    alone = served.alone([{"role": "user", "content": shown}])
+    assert ("", said.choices[0].message.content, said.choices[0].finish_reason) == alone
+    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+
+
+def test_openai_responses(served, gpt):
+    said = gpt.responses.create(model=NAME, input=QUESTION)
+    assert said.output_text == served.alone(HELLO)[1]
+    with gpt.responses.stream(model=NAME, input=QUESTION, reasoning={"effort": "high"}) as stream:
+        *_, last = stream
+        made = last.response
+    thought, answer, _ = served.alone(HELLO, thinking=True)
+    assert (made.output[0].content[0].text, made.output_text) == (thought, answer)
+    parsed = gpt.responses.parse(model=NAME, input=QUESTION, text_format=Sure)
+    assert isinstance(parsed.output_parsed, Sure)
+    tool = {"type": "function", **FUNCTION, "strict": True}
+    ask = partial(gpt.responses.create, model=NAME, tools=[tool])
+    called = ask(input=PLEASE, tool_choice="required", parallel_tool_calls=False)
+    (call,) = called.output
+    assert_called(json.loads(call.arguments))
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    assert ask(input=[*ASKED, *called.output, result]).output_text
+    shown = [{"type": "input_image", "image_url": SHOWN}, {"type": "input_text", "text": "What?"}]
+    assert gpt.responses.create(model=NAME, input=[{"role": "user", "content": shown}]).output_text
+    served.check(Response, ResponseStreamEvent, OF_OPENAI | {"accepted_prediction_tokens", "rejected_prediction_tokens"})
+
+
+def test_openai_completes(served, gpt):
+    said = gpt.completions.create(model=NAME, prompt="Once", max_tokens=9)
+    chunks = gpt.completions.create(model=NAME, prompt="Once", max_tokens=9, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == said.choices[0].text
+    assert said.usage.completion_tokens == 9
+    (whole, _) = served.heard()
+    strict(Completion, *whole.data, OF_OPENAI)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_openai_is_refused(served, gpt, stream):
+    chat = partial(gpt.chat.completions.create, stream=stream)
+    for ask in (partial(chat, messages=HELLO), partial(gpt.responses.create, input=QUESTION, stream=stream)):
+        with pytest.raises(openai.NotFoundError, match=NAME) as unknown:
+            ask(model="nobody/nothing")
+        assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+        with pytest.raises(openai.BadRequestError) as wrong:
+            ask(model=NAME, temperature=-1)
+        assert wrong.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 2048 tokens") as long:
+        chat(model=NAME, messages=TOO_LONG)
+    assert (long.value.code, long.value.param) == ("context_length_exceeded", "messages")
+    for answer in served.heard():
+        strict(openai.types.ErrorObject, answer.data[0]["error"], frozenset())
+
+
+# Anthropic
+
+
+@pytest.fixture
+def claude(served):
+    with anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+CLAUDE = {"model": NAME, "max_tokens": MAX_TOKENS}
+OF_ANTHROPIC = {"name": "get_weather", "description": "Tells the weather.", "input_schema": PARAMETERS}
+
+
+def test_anthropic_chats(served, claude):
+    said = claude.messages.create(**CLAUDE, messages=HELLO)
+    (block,) = said.content
+    assert block.text == served.alone(HELLO)[1]
+    assert said.stop_reason == "max_tokens"
+    with claude.messages.stream(**CLAUDE, messages=HELLO) as stream:
+        assert "".join(stream.text_stream) == block.text
+        assert stream.get_final_message().usage.output_tokens == said.usage.output_tokens
+    served.check(Message, RawMessageStreamEvent)
+    counted = claude.messages.count_tokens(model=NAME, messages=HELLO)
+    assert counted.input_tokens == said.usage.input_tokens + said.usage.cache_read_input_tokens
+    served.check(MessageTokensCount, None)
+
+
+@pytest.mark.parametrize("thinking", [{"type": "disabled"}, {"type": "enabled", "budget_tokens": 1024}])
+def test_anthropic_tools(served, claude, thinking):
+    asked = {"model": NAME, "max_tokens": 300, "tools": [OF_ANTHROPIC], "thinking": thinking}
+    with claude.messages.stream(
+        **asked, messages=ASKED, tool_choice={"type": "any", "disable_parallel_tool_use": True}
+    ) as stream:
+        first = stream.get_final_message()
+    *thoughts, call = first.content
+    assert [each.type for each in thoughts] == ["thinking"] * (thinking["type"] == "enabled")
+    assert (call.type, call.name, first.stop_reason) == ("tool_use", "get_weather", "tool_use")
+    assert_called(call.input)
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}
+    messages = [*ASKED, {"role": "assistant", "content": first.content}, {"role": "user", "content": [result]}]
+    second = claude.messages.create(**asked , messages=messages)
+    assert second.content
+    assert second.usage.cache_read_input_tokens >= first.usage.input_tokens + first.usage.cache_read_input_tokens
+    served.check(Message, RawMessageStreamEvent)
+
+
+def test_anthropic_structures(served, claude):
+    made = claude.messages.parse(**CLAUDE, messages=HELLO, output_format=Sure)
+    assert isinstance(made.parsed_output, Sure)
+    served.check(Message, RawMessageStreamEvent)
+
+
+def test_anthropic_thinks(served, claude):
+    asked = {**CLAUDE, "messages": HELLO, "thinking": {"type": "enabled", "budget_tokens": 1024}}
+    thought, text = claude.messages.create(**asked).content
+    assert (thought.thinking, text.text) == served.alone(HELLO, thinking=True)[:2]
+    with claude.messages.stream(**asked) as stream:
+        again = stream.get_final_message()
+    assert [each.model_dump(exclude_none=True) for each in again.content] == [
+        each.model_dump(exclude_none=True) for each in (thought, text)
+    ]
+    served.check(Message, RawMessageStreamEvent)
+
+
+def test_anthropic_sees(served, claude):
+    source = {"type": "base64", "media_type": "image/png", "data": ENCODED}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": "What?"}]
+    (block,) = claude.messages.create(**CLAUDE, messages=[{"role": "user", "content": content}]).content
+    shown = [{"type": "image", "url": SHOWN}, {"type": "text", "text": "What?"}]
+    assert block.text == served.alone([{"role": "user", "content": shown}])[1]
+    served.check(Message, RawMessageStreamEvent)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_anthropic_is_refused(served, claude, stream):
+    ask = partial(claude.messages.create, stream=stream, max_tokens=9)
+    with pytest.raises(anthropic.NotFoundError, match=NAME):
+        ask(model="nobody/nothing", messages=HELLO)
+    with pytest.raises(anthropic.BadRequestError, match="prompt is too long"):
+        ask(model=NAME, messages=TOO_LONG)
+    with pytest.raises(anthropic.BadRequestError, match="temperature"):
+        ask(model=NAME, messages=HELLO, extra_body={"temperature": -1})
+    for answer in served.heard():
+        strict(anthropic.types.ErrorResponse, answer.data[0], frozenset())
+
+
+# Ollama
+
+
+@pytest.fixture
+def llama(served):
+    client = ollama.Client(served.url)
+    yield client
+    client._client.close()
+
+
+UNKNOWN = ("id", "index")
+"""Fields of calls that Go's and JavaScript's clients know, and Python's does not."""
+
+
+def check_lines(served, kind=ollama.ChatResponse):
+    for answer in served.heard():
+        assert answer.status == 200
+        for data in answer.data:
+            for call in data.get("message", {}).get("tool_calls", ()):
+                call.pop("id"), call["function"].pop("index")
+            strict(kind, data, frozenset())
+
+
+def test_ollama_chats(served, llama):
+    assert [model.model for model in llama.list().models] == [NAME]
+    assert "tools" in llama.show(NAME).capabilities
+    assert [model.model for model in llama.ps().models] == [NAME]
+    served.heard()
+    said = llama.chat(NAME, HELLO)
+    thought, answer, _ = served.alone(HELLO)
+    assert (thought, said.message.content, said.done_reason) == ("", answer, "length")
+    assert "".join(line.message.content for line in llama.chat(NAME, HELLO, stream=True)) == answer
+    check_lines(served)
+    written = [line.response for line in llama.generate(NAME, QUESTION, stream=True)]
+    assert "".join(written) == llama.generate(NAME, QUESTION).response == answer
+    check_lines(served, ollama.GenerateResponse)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ollama_tools(served, llama, stream):
+    ask = partial(llama.chat, NAME, tools=[TOOL], stream=stream)
+    said = ask(ASKED)
+    messages = [line.message for line in said] if stream else [said.message]
+    (called,) = [message for message in messages if message.tool_calls]
+    (call,) = called.tool_calls
+    assert call.function.name == "get_weather"
+    assert_called(call.function.arguments)
+    said = ask([*ASKED, called, {"role": "tool", "tool_name": "get_weather", "content": "sunny"}])
+    assert "".join(line.message.content for line in (said if stream else [said]))
+    check_lines(served)
+
+
+def test_ollama_structures(served, llama):
+    said = llama.chat(NAME, HELLO, format=Sure.model_json_schema())
+    Sure.model_validate_json(said.message.content)
+    assert isinstance(json.loads(llama.chat(NAME, HELLO, format="json", options={"num_predict": 200}).message.content), dict)
+    check_lines(served)
+
+
+def test_ollama_thinks_and_sees(served, llama):
+    said = llama.chat(NAME, HELLO, think=True).message
+    assert (said.thinking, said.content) == served.alone(HELLO, thinking=True)[:2]
+    lines = [line.message for line in llama.chat(NAME, HELLO, think="low", stream=True)]
+    assert "".join(line.thinking or "" for line in lines) == said.thinking
+    said = llama.chat(NAME, [{"role": "user", "content": "What?", "images": [PICTURE]}]).message
+    shown = [{"type": "image", "url": SHOWN}, {"type": "text", "text": "What?"}]
+    assert said.content == served.alone([{"role": "user", "content": shown}])[1]
+    check_lines(served)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_ollama_is_refused(llama, stream):
+    for status, said, model, messages, settings in (
+        (404, "does not exist", "nobody/nothing", HELLO, {}),
+        (400, "maximum context length", NAME, TOO_LONG, {}),
+        (400, "temperature", NAME, HELLO, {"temperature": -1}),
+    ):
+        with pytest.raises(ollama.ResponseError, match=said) as refused:
+            list(llama.chat(model, messages, options=settings, stream=stream))
+        assert refused.value.status_code == status
+
+
+# llm
+
+
+@pytest.fixture
+def local(served, monkeypatch, capsys, tmp_path):
+    """The model that ``connect llm --write`` tells the command of."""
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    assert runner(monkeypatch, capsys)("connect", "llm", "--url", served.url, "--write").returncode == 0
+    served.heard()
+    return llm.get_model("gemma4")
+
+
+def test_llm_chats(served, local):
+    talk = local.conversation()
+    alone = served.alone(HELLO)[1]
+    assert "".join(talk.prompt(QUESTION)) == alone
+    again = [*HELLO, {"role": "assistant", "content": alone}, {"role": "user", "content": "And?"}]
+    assert talk.prompt("And?", stream=False).text() == served.alone(again)[1]
+    made = local.prompt(QUESTION, schema=Sure).text()
+    Sure.model_validate_json(made)
+    said = local.prompt("What?", attachments=[llm.Attachment(type="image/png", content=PICTURE)]).text()
+    shown = [{"type": "text", "text": "What?"}, {"type": "image", "url": SHOWN}]
+    assert said == served.alone([{"role": "user", "content": shown}])[1]
+    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+
+
+def test_llm_tools(served, local):
+    called = []
+
+    def implementation(city: str, now: bool) -> str:
+        called.append((city, now))
+        return "sunny"
+
+    tool = llm.Tool("get_weather", "Tells the weather.", PARAMETERS, implementation)
+    assert local.chain(PLEASE, tools=[tool]).text()
+    ((city, now),) = called
+    assert_called({"city": city, "now": now})
+    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+
+
+def test_llm_is_refused(served, local):
+    with pytest.raises(openai.BadRequestError, match="maximum context length"):
+        local.prompt(TOO_LONG[0]["content"]).text()
