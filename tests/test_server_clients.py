@@ -3,11 +3,12 @@
 What they put together is what ``stream_generate`` says alone.
 """
 
-import base64
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+import subprocess
 from functools import partial
-from typing import Any, Literal
+from unittest.mock import ANY
 
 import anthropic
 import llm
@@ -15,101 +16,33 @@ import ollama
 import openai
 import pytest
 from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
-from openai.types import Completion, Model
+from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
-from PIL import Image
-from pydantic import BaseModel, ConfigDict
-from support import media
-from support.chat_server import MAX_TOKENS, NAME, PLEASE, options, serving, write_model
+from support.chat_server import CONTEXT, MAX_TOKENS, NAME, PLEASE, serving, write_model
+from support.clients import (
+    ASKED,
+    ENCODED,
+    FUNCTION,
+    HELLO,
+    PARAMETERS,
+    PICTURE,
+    QUESTION,
+    SEEN,
+    SHOWN,
+    TOO_LONG,
+    TOOL,
+    Served,
+    Sure,
+    assert_called,
+)
 from support.commands import runner
 from support.exchanges import strict
-from support.tap import Said, Tap
+from support.paths import TESTS
 
-from mlx_gemma4_assist import InputError, stream_generate
-from mlx_gemma4_assist.engine.pair import Checkpoint
-from mlx_gemma4_assist.text.channels import Channel
-from mlx_gemma4_assist.text.messages import split_media
-
+PATIENCE = 90  # seconds for npm, and for what it has installed
 OF_OPENAI = frozenset({"timings", "reasoning_content", "prompt_progress", "name", "store"})
 """Fields that OpenAI's client does not know."""
-QUESTION = "Hello?"
-HELLO = [{"role": "user", "content": QUESTION}]
-TOO_LONG = [{"role": "user", "content": "long " * 1000}]
-CITIES = ("Oslo", "Rome")
-PARAMETERS = {
-    "type": "object",
-    "properties": {"city": {"type": "string", "enum": list(CITIES)}, "now": {"type": "boolean"}},
-    "required": ["city", "now"],
-    "additionalProperties": False,
-}
-FUNCTION = {"name": "get_weather", "description": "Tells the weather.", "parameters": PARAMETERS}
-TOOL = {"type": "function", "function": FUNCTION}
-ASKED = [{"role": "user", "content": PLEASE}]
-PICTURE = media.encoded(Image.fromarray(media.picture(96, 96)), "PNG")
-ENCODED = base64.b64encode(PICTURE).decode()
-SHOWN = f"data:image/png;base64,{ENCODED}"
-
-
-class Sure(BaseModel):
-    """What answers are held to."""
-
-    model_config = ConfigDict(extra="forbid")
-    answer: Literal["yes", "no"]
-    sure: bool
-
-
-class Served:
-    """A server.
-
-    Args:
-        folder: of the model.
-        port: of the server.
-
-    Attributes:
-        tap: between it and clients.
-        url: of that.
-    """
-
-    def __init__(self, folder, port: int):
-        self.tap = Tap(port)
-        self.url = f"http://127.0.0.1:{self.tap.port}"
-        self._checkpoint = Checkpoint.open(folder, f"{folder}-assistant")
-        self._pair = self._checkpoint.load()
-        self._known: dict[str, tuple[str, str, str]] = {}
-
-    def alone(self, messages: Sequence[Any], thinking: bool = False, **given: Any) -> tuple[str, str, str]:
-        """A thought, an answer, and why it ended."""
-        key = json.dumps([messages, thinking, given])
-        if key not in self._known:
-            self._known[key] = self._generated(messages, thinking, given)
-        return self._known[key]
-
-    def _generated(self, messages: Sequence[Any], thinking: bool, given: Mapping[str, Any]) -> tuple[str, str, str]:
-        conversation = split_media(messages)
-        if conversation.media:
-            prompt = self._pair.media.read(conversation, enable_thinking=thinking)
-        else:
-            prompt = self._pair.processor.encode(conversation.messages, enable_thinking=thinking)
-        settings = {"max_tokens": MAX_TOKENS} | options(self._checkpoint.processor) | dict(given)
-        found = list(stream_generate(self._pair.target, self._pair.processor, prompt, self._pair.assistant, **settings))
-        said = {channel: "".join(each.text for each in found if each.channel is channel) for channel in Channel}
-        return said[Channel.THOUGHT], said[Channel.ANSWER], found[-1].finish_reason
-
-    def heard(self) -> list[Said]:
-        """What was said since this was last asked."""
-        return self.tap.said()
-
-    def check(self, whole: Any, piece: Any, extensions: frozenset[str] = frozenset()) -> None:
-        """All answers since this was last asked are of a client's types, as it gets them."""
-        answers = self.heard()
-        assert answers
-        for answer in answers:
-            assert answer.status == 200
-            kind = whole if answer.kind == "application/json" else piece
-            for data in answer.data:
-                if data not in ("[DONE]", {"type": "ping"}):
-                    strict(kind, data, extensions)
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +60,6 @@ def served(server):
     return server
 
 
-def assert_called(arguments: Any) -> None:
-    assert arguments["city"] in CITIES
-    assert isinstance(arguments["now"], bool)
-    assert arguments.keys() == {"city", "now"}
-
-
 # OpenAI
 
 
@@ -140,6 +67,10 @@ def assert_called(arguments: Any) -> None:
 def gpt(served):
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+def check_chats(served):
+    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
 
 
 def test_openai_chats(served, gpt):
@@ -159,7 +90,7 @@ def test_openai_chats(served, gpt):
     for number, each in enumerate(several.choices):
         alone = served.alone(HELLO, seed=3 + number, temperature=0.7, stop=["e"])
         assert ("", each.message.content, each.finish_reason) == alone
-    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+    check_chats(served)
 
 
 def test_openai_tools(served, gpt):
@@ -167,9 +98,9 @@ def test_openai_tools(served, gpt):
     first = ask(messages=ASKED, tool_choice="required", parallel_tool_calls=False)
     (choice,) = first.choices
     (call,) = choice.message.tool_calls
-    assert (choice.finish_reason, call.function.name) == ("tool_calls", "get_weather")
+    assert (choice.finish_reason, call.function.name) == ("tool_calls", "sky")
     assert_called(json.loads(call.function.arguments))
-    named = {"type": "function", "function": {"name": "get_weather"}}
+    named = {"type": "function", "function": {"name": "sky"}}
     with gpt.chat.completions.stream(
         model=NAME, tools=[TOOL], messages=ASKED, tool_choice=named, parallel_tool_calls=False
     ) as stream:
@@ -180,7 +111,7 @@ def test_openai_tools(served, gpt):
     assert (second.choices[0].finish_reason, second.choices[0].message.tool_calls) == ("length", None)
     assert second.choices[0].message.content
     assert second.usage.prompt_tokens_details.cached_tokens >= first.usage.prompt_tokens
-    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+    check_chats(served)
 
 
 def test_openai_structures(served, gpt):
@@ -188,7 +119,7 @@ def test_openai_structures(served, gpt):
     assert isinstance(made.choices[0].message.parsed, Sure)
     with gpt.chat.completions.stream(model=NAME, messages=HELLO, response_format=Sure) as stream:
         assert stream.get_final_completion().choices[0].message.parsed == made.choices[0].message.parsed
-    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+    check_chats(served)
 
 
 def test_openai_thinks(served, gpt):
@@ -204,16 +135,15 @@ def test_openai_thinks(served, gpt):
     assert ("".join(told), "".join(each.content or "" for each in deltas)) == (thought, answer)
     short = ask(extra_body={"thinking_budget": 3}).usage
     assert short.completion_tokens_details.reasoning_tokens <= 3
-    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+    check_chats(served)
 
 
 def test_openai_sees(served, gpt):
-    content = [{"type": "image_url", "image_url": {"url": SHOWN}}, {"type": "text", "text": "What?"}]
+    content = [{"type": "image_url", "image_url": {"url": SHOWN}}, {"type": "text", "text": QUESTION}]
     said = gpt.chat.completions.create(model=NAME, messages=[{"role": "user", "content": content}])
-    shown = [{"type": "image", "url": SHOWN}, {"type": "text", "text": "What?"}]
-    alone = served.alone([{"role": "user", "content": shown}])
+    alone = served.alone(SEEN)
     assert ("", said.choices[0].message.content, said.choices[0].finish_reason) == alone
-    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+    check_chats(served)
 
 
 def test_openai_responses(served, gpt):
@@ -233,9 +163,11 @@ def test_openai_responses(served, gpt):
     assert_called(json.loads(call.arguments))
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
     assert ask(input=[*ASKED, *called.output, result]).output_text
-    shown = [{"type": "input_image", "image_url": SHOWN}, {"type": "input_text", "text": "What?"}]
+    shown = [{"type": "input_image", "image_url": SHOWN}, {"type": "input_text", "text": QUESTION}]
     assert gpt.responses.create(model=NAME, input=[{"role": "user", "content": shown}]).output_text
-    served.check(Response, ResponseStreamEvent, OF_OPENAI | {"accepted_prediction_tokens", "rejected_prediction_tokens"})
+    served.check(
+        Response, ResponseStreamEvent, OF_OPENAI | {"accepted_prediction_tokens", "rejected_prediction_tokens"}
+    )
 
 
 def test_openai_completes(served, gpt):
@@ -257,7 +189,7 @@ def test_openai_is_refused(served, gpt, stream):
         with pytest.raises(openai.BadRequestError) as wrong:
             ask(model=NAME, temperature=-1)
         assert wrong.value.param == "temperature"
-    with pytest.raises(openai.BadRequestError, match="maximum context length is 2048 tokens") as long:
+    with pytest.raises(openai.BadRequestError, match=f"maximum context length is {CONTEXT} tokens") as long:
         chat(model=NAME, messages=TOO_LONG)
     assert (long.value.code, long.value.param) == ("context_length_exceeded", "messages")
     for answer in served.heard():
@@ -274,7 +206,7 @@ def claude(served):
 
 
 CLAUDE = {"model": NAME, "max_tokens": MAX_TOKENS}
-OF_ANTHROPIC = {"name": "get_weather", "description": "Tells the weather.", "input_schema": PARAMETERS}
+OF_ANTHROPIC = {"name": "sky", "description": "Tells what the sky is like.", "input_schema": PARAMETERS}
 
 
 def test_anthropic_chats(served, claude):
@@ -300,11 +232,11 @@ def test_anthropic_tools(served, claude, thinking):
         first = stream.get_final_message()
     *thoughts, call = first.content
     assert [each.type for each in thoughts] == ["thinking"] * (thinking["type"] == "enabled")
-    assert (call.type, call.name, first.stop_reason) == ("tool_use", "get_weather", "tool_use")
+    assert (call.type, call.name, first.stop_reason) == ("tool_use", "sky", "tool_use")
     assert_called(call.input)
     result = {"type": "tool_result", "tool_use_id": call.id, "content": "sunny"}
     messages = [*ASKED, {"role": "assistant", "content": first.content}, {"role": "user", "content": [result]}]
-    second = claude.messages.create(**asked , messages=messages)
+    second = claude.messages.create(**asked, messages=messages)
     assert second.content
     assert second.usage.cache_read_input_tokens >= first.usage.input_tokens + first.usage.cache_read_input_tokens
     served.check(Message, RawMessageStreamEvent)
@@ -330,10 +262,9 @@ def test_anthropic_thinks(served, claude):
 
 def test_anthropic_sees(served, claude):
     source = {"type": "base64", "media_type": "image/png", "data": ENCODED}
-    content = [{"type": "image", "source": source}, {"type": "text", "text": "What?"}]
+    content = [{"type": "image", "source": source}, {"type": "text", "text": QUESTION}]
     (block,) = claude.messages.create(**CLAUDE, messages=[{"role": "user", "content": content}]).content
-    shown = [{"type": "image", "url": SHOWN}, {"type": "text", "text": "What?"}]
-    assert block.text == served.alone([{"role": "user", "content": shown}])[1]
+    assert block.text == served.alone(SEEN)[1]
     served.check(Message, RawMessageStreamEvent)
 
 
@@ -395,9 +326,9 @@ def test_ollama_tools(served, llama, stream):
     messages = [line.message for line in said] if stream else [said.message]
     (called,) = [message for message in messages if message.tool_calls]
     (call,) = called.tool_calls
-    assert call.function.name == "get_weather"
+    assert call.function.name == "sky"
     assert_called(call.function.arguments)
-    said = ask([*ASKED, called, {"role": "tool", "tool_name": "get_weather", "content": "sunny"}])
+    said = ask([*ASKED, called, {"role": "tool", "tool_name": "sky", "content": "sunny"}])
     assert "".join(line.message.content for line in (said if stream else [said]))
     check_lines(served)
 
@@ -405,7 +336,9 @@ def test_ollama_tools(served, llama, stream):
 def test_ollama_structures(served, llama):
     said = llama.chat(NAME, HELLO, format=Sure.model_json_schema())
     Sure.model_validate_json(said.message.content)
-    assert isinstance(json.loads(llama.chat(NAME, HELLO, format="json", options={"num_predict": 200}).message.content), dict)
+    assert isinstance(
+        json.loads(llama.chat(NAME, HELLO, format="json", options={"num_predict": 200}).message.content), dict
+    )
     check_lines(served)
 
 
@@ -414,9 +347,8 @@ def test_ollama_thinks_and_sees(served, llama):
     assert (said.thinking, said.content) == served.alone(HELLO, thinking=True)[:2]
     lines = [line.message for line in llama.chat(NAME, HELLO, think="low", stream=True)]
     assert "".join(line.thinking or "" for line in lines) == said.thinking
-    said = llama.chat(NAME, [{"role": "user", "content": "What?", "images": [PICTURE]}]).message
-    shown = [{"type": "image", "url": SHOWN}, {"type": "text", "text": "What?"}]
-    assert said.content == served.alone([{"role": "user", "content": shown}])[1]
+    said = llama.chat(NAME, [{"role": "user", "content": QUESTION, "images": [PICTURE]}]).message
+    assert said.content == served.alone(SEEN)[1]
     check_lines(served)
 
 
@@ -430,6 +362,29 @@ def test_ollama_is_refused(llama, stream):
         with pytest.raises(ollama.ResponseError, match=said) as refused:
             list(llama.chat(model, messages, options=settings, stream=stream))
         assert refused.value.status_code == status
+
+
+# All at once
+
+
+def test_clients_at_once(served):
+    """Each with a seed of its own."""
+
+    async def ask():
+        asking = {"base_url": f"{served.url}/v1", "api_key": "none", "max_retries": 0}
+        async with (
+            openai.AsyncOpenAI(**asking) as gpt,
+            anthropic.AsyncAnthropic(api_key="-", base_url=served.url) as claude,
+        ):
+            chats = [gpt.chat.completions.create(model=NAME, messages=HELLO, seed=seed) for seed in range(3)]
+            message = claude.messages.create(**CLAUDE, messages=HELLO)
+            lines = [line async for line in await ollama.AsyncClient(served.url).chat(NAME, HELLO, stream=True)]
+            return await asyncio.gather(*chats, message), lines
+
+    (*chats, message), lines = asyncio.run(ask())
+    for seed, chat in enumerate(chats):
+        assert chat.choices[0].message.content == served.alone(HELLO, seed=seed)[1]
+    assert message.content[0].text == served.alone(HELLO)[1] == "".join(line.message.content for line in lines)
 
 
 # llm
@@ -452,10 +407,9 @@ def test_llm_chats(served, local):
     assert talk.prompt("And?", stream=False).text() == served.alone(again)[1]
     made = local.prompt(QUESTION, schema=Sure).text()
     Sure.model_validate_json(made)
-    said = local.prompt("What?", attachments=[llm.Attachment(type="image/png", content=PICTURE)]).text()
-    shown = [{"type": "text", "text": "What?"}, {"type": "image", "url": SHOWN}]
-    assert said == served.alone([{"role": "user", "content": shown}])[1]
-    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+    said = local.prompt(QUESTION, attachments=[llm.Attachment(type="image/png", content=PICTURE)]).text()
+    assert said == served.alone([{"role": "user", "content": SEEN[0]["content"][::-1]}])[1]
+    check_chats(served)
 
 
 def test_llm_tools(served, local):
@@ -465,13 +419,64 @@ def test_llm_tools(served, local):
         called.append((city, now))
         return "sunny"
 
-    tool = llm.Tool("get_weather", "Tells the weather.", PARAMETERS, implementation)
+    tool = llm.Tool("sky", "Tells what the sky is like.", PARAMETERS, implementation)
     assert local.chain(PLEASE, tools=[tool]).text()
     ((city, now),) = called
     assert_called({"city": city, "now": now})
-    served.check(ChatCompletion, ChatCompletionChunk, OF_OPENAI)
+    check_chats(served)
 
 
 def test_llm_is_refused(served, local):
     with pytest.raises(openai.BadRequestError, match="maximum context length"):
         local.prompt(TOO_LONG[0]["content"]).text()
+
+
+# The AI SDK of npm
+
+
+@pytest.fixture(scope="module")
+def node_modules(tmp_path_factory):
+    """A folder with the script and the packages that it needs, installed from a registry."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        pytest.skip("there is no npm")
+    folder = tmp_path_factory.mktemp("npm")
+    shutil.copytree(TESTS / "npm", folder, dirs_exist_ok=True)
+    command = ["npm", "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"npm has installed nothing for {PATIENCE} seconds")
+    if done.returncode:
+        pytest.skip(f"npm cannot install: {done.stderr.strip()[:300]}")
+    return folder
+
+
+def test_the_ai_sdk(served, node_modules):
+    given = {"url": f"{served.url}/v1", "model": NAME, "question": QUESTION, "please": PLEASE, "picture": ENCODED}
+    given["long"] = TOO_LONG[0]["content"]
+    command = ["node", "conversation.mjs", json.dumps(given)]
+    done = subprocess.run(command, cwd=node_modules, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    thought, answer, reason = served.alone(HELLO)
+    plain = told["plain"]
+    assert (plain.get("reasoningText", ""), plain["text"], plain["finishReason"]) == (thought, answer, reason)
+    assert plain["warnings"] == []
+    assert told["streamed"] == {"text": answer, "reasoningText": "", "usage": ANY, "errors": []}
+    assert told["streamed"]["usage"]["outputTokens"] == plain["usage"]["outputTokens"] > 0
+    thought, answer, _ = served.alone(HELLO, thinking=True)
+    for name in ("thinking", "thinkingStreamed"):
+        assert (told[name]["reasoningText"], told[name]["text"]) == (thought, answer)
+    Sure.model_validate(told["structure"])
+    assert told["picture"]["text"] == served.alone(SEEN)[1]
+    assert [step["finishReason"] for step in told["acting"]] == ["tool-calls", "length"]
+    assert told["actingStreamed"]["text"] == told["acting"][-1]["text"] != ""
+    for call in told["called"]:
+        assert_called(call)
+    assert [(each["name"], each["statusCode"], each["code"]) for each in told["errors"]] == [
+        ("AI_APICallError", status, code) for status, code in REFUSALS for _ in range(2)
+    ]
+    check_chats(served)
+
+
+REFUSALS = ((404, "model_not_found"), (400, "context_length_exceeded"), (400, None))

@@ -30,7 +30,7 @@ from support.paths import ROOT, TESTS
 
 NAME = "someone/gemma-4-random"
 CONTEXT = 2048
-MAX_TOKENS = 64
+MAX_TOKENS = 40
 SPECIAL = (*media.SPECIAL, *(each for each in CONTROL if each not in media.SPECIAL))
 PLEASE = "Call the tool!"
 LIKELY = {"<channel|>": 4.0, '<|"|>': 4.0, '"': 3.0, "}": 5.0, "<turn|>": 1.0}
