@@ -227,6 +227,7 @@ def llm(served: Served, home: Path) -> Connection:
         "model_name": served.model,
         "api_base": served.v1,
         "can_stream": True,
+        "reasoning": served.thinking,
         "vision": served.pictures,
         "supports_tools": served.tools,
         "supports_schema": True,
