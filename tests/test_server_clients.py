@@ -175,8 +175,15 @@ def test_openai_completes(served, gpt):
     chunks = gpt.completions.create(model=NAME, prompt="Once", max_tokens=9, stream=True)
     assert "".join(chunk.choices[0].text for chunk in chunks) == said.choices[0].text
     assert said.usage.completion_tokens == 9
-    (whole, _) = served.heard()
+    whole, streamed = served.heard()
     strict(Completion, *whole.data, OF_OPENAI)
+    *told, done = streamed.data
+    assert done == "[DONE]"
+    for chunk in told:  # the client's type knows no text without an end, which OpenAI sends, too
+        (choice,) = chunk["choices"]
+        strict(
+            Completion, chunk | {"choices": [choice | {"finish_reason": choice["finish_reason"] or "stop"}]}, OF_OPENAI
+        )
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -225,7 +232,7 @@ def test_anthropic_chats(served, claude):
 
 @pytest.mark.parametrize("thinking", [{"type": "disabled"}, {"type": "enabled", "budget_tokens": 1024}])
 def test_anthropic_tools(served, claude, thinking):
-    asked = {"model": NAME, "max_tokens": 300, "tools": [OF_ANTHROPIC], "thinking": thinking}
+    asked = {"model": NAME, "max_tokens": 120, "tools": [OF_ANTHROPIC], "thinking": thinking}
     with claude.messages.stream(
         **asked, messages=ASKED, tool_choice={"type": "any", "disable_parallel_tool_use": True}
     ) as stream:
@@ -370,21 +377,21 @@ def test_ollama_is_refused(llama, stream):
 def test_clients_at_once(served):
     """Each with a seed of its own."""
 
-    async def ask():
-        asking = {"base_url": f"{served.url}/v1", "api_key": "none", "max_retries": 0}
-        async with (
-            openai.AsyncOpenAI(**asking) as gpt,
-            anthropic.AsyncAnthropic(api_key="-", base_url=served.url) as claude,
-        ):
-            chats = [gpt.chat.completions.create(model=NAME, messages=HELLO, seed=seed) for seed in range(3)]
-            message = claude.messages.create(**CLAUDE, messages=HELLO)
-            lines = [line async for line in await ollama.AsyncClient(served.url).chat(NAME, HELLO, stream=True)]
-            return await asyncio.gather(*chats, message), lines
+    async def lines():
+        said = await ollama.AsyncClient(served.url).chat(NAME, HELLO, stream=True)
+        return "".join([line.message.content async for line in said])
 
-    (*chats, message), lines = asyncio.run(ask())
+    async def ask():
+        gpt = openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+        claude = anthropic.AsyncAnthropic(base_url=served.url, api_key="none", max_retries=0)
+        async with gpt, claude:
+            chats = [gpt.chat.completions.create(model=NAME, messages=HELLO, seed=seed) for seed in range(3)]
+            return await asyncio.gather(*chats, claude.messages.create(**CLAUDE, messages=HELLO), lines())
+
+    *chats, message, text = asyncio.run(ask())
     for seed, chat in enumerate(chats):
         assert chat.choices[0].message.content == served.alone(HELLO, seed=seed)[1]
-    assert message.content[0].text == served.alone(HELLO)[1] == "".join(line.message.content for line in lines)
+    assert message.content[0].text == text == served.alone(HELLO)[1]
 
 
 # llm
@@ -409,6 +416,13 @@ def test_llm_chats(served, local):
     Sure.model_validate_json(made)
     said = local.prompt(QUESTION, attachments=[llm.Attachment(type="image/png", content=PICTURE)]).text()
     assert said == served.alone([{"role": "user", "content": SEEN[0]["content"][::-1]}])[1]
+    check_chats(served)
+
+
+def test_llm_thinks(served, local):
+    said = local.prompt(QUESTION, reasoning_effort="high")
+    assert said.text() == served.alone(HELLO, thinking=True)[1]
+    assert said.token_details["completion_tokens_details"]["reasoning_tokens"] > 0
     check_chats(served)
 
 
@@ -441,7 +455,7 @@ def node_modules(tmp_path_factory):
         pytest.skip("there is no npm")
     folder = tmp_path_factory.mktemp("npm")
     shutil.copytree(TESTS / "npm", folder, dirs_exist_ok=True)
-    command = ["npm", "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund"]
+    command = ["npm", "ci", "--prefer-offline", "--fetch-retries=0", "--ignore-scripts", "--no-audit", "--no-fund"]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
