@@ -147,9 +147,10 @@ def test_drafts_have_colours_lines_and_a_legend(page):
     assert len({style for style, _ in looks}) == len({colour for _, colour in looks}) == 4
     # The code of the answer is shown as it was written: each token has its own place there.
     start = TEXT.index("def accepted")
+    end = TEXT.index("\n```\n", start)
     by_hand, at = [], 0
     for text, place in (token for tokens in in_rounds(TEXT) for token in tokens):
-        by_hand += [place for i in range(at, at + len(text)) if start <= i < TEXT.index("\n```\n", start)]
+        by_hand += [place for i in range(at, at + len(text)) if start <= i < end and not TEXT[i].isspace()]
         at += len(text)
     assert page.evaluate(PLACES) == by_hand
     counts = page.evaluate("[...document.querySelectorAll('#legend .count')].map(e => +e.innerText)")
@@ -159,7 +160,7 @@ def test_drafts_have_colours_lines_and_a_legend(page):
 
 
 PLACES = """[...document.querySelectorAll(".side > .markdown pre span")].flatMap(
-  span => [...span.textContent].map(() => +span.className[1])
+  span => [...span.textContent.replace(/\\s/g, "")].map(() => +span.className[1])
 )"""
 LOOK = "(s => [s.textDecorationStyle, s.backgroundColor])(getComputedStyle(document.querySelector('.markdown .d{}')))"
 
@@ -259,7 +260,7 @@ def test_an_answer_under_way_is_kept_by_a_reload(page, server):
     server.script = endless
     ask(page, "Go on", answered=False)
     page.wait("document.querySelector('.side > .markdown').innerText.length > 20")
-    page.evaluate("new Promise(done => setTimeout(done, 2200))")  # it is kept every other second
+    page.evaluate("new Promise(done => setTimeout(done, 1200))")  # it is kept every second
     page.send("Page.reload")
     page.wait("document.querySelector('.side .note')?.innerText === 'Stopped.'")
     assert "word word" in page.text(".side > .markdown")
@@ -402,12 +403,12 @@ def test_keyboard(page):
 
 def test_telephones(page):
     page.size(320, 640)
+    page.wait("!document.querySelector('#sidebar').checkVisibility({visibilityProperty: true})")
     page.click("#compare")
     page.click("#colours")
     ask(page, "How does it work?")
     assert page.evaluate("document.documentElement.scrollWidth") == 320
     assert page.evaluate(TOO_WIDE) == []
-    page.wait("!document.querySelector('#sidebar').checkVisibility({visibilityProperty: true})")
     page.click("#open-sidebar")
     page.wait("document.querySelector('#new').checkVisibility({visibilityProperty: true})")
     assert page.evaluate("document.activeElement.id") == "new"

@@ -84,8 +84,10 @@ function changed(of, node) {
 function ended(of, node) {
   list();
   if (of !== conversation) return;
+  const follow = atEnd();
   views.get(node.id)?.update();
   showState();
+  if (follow) toEnd();
   const [side] = node.sides;
   const states = { done: "Answer:", stopped: "Stopped." };
   if (side.state in states) say(`${states[side.state]} ${side.text.slice(0, READ_OUT)}`);
@@ -170,6 +172,7 @@ async function remove(id) {
 // Settings
 
 function switched() {
+  for (const view of views.values()) view.update();
   showState();
 }
 

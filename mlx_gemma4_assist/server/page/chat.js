@@ -6,7 +6,7 @@ import { toast } from "./dom.js";
 import { getSettings, loadConversation, saveConversation } from "./store.js";
 import { addNode, path, titleFrom } from "./tree.js";
 
-const SAVING = 2000; // ms between two times that an answer under way is kept
+const SAVING = 1000; // ms between two times that an answer under way is kept
 const SEEDS = 2 ** 31;
 
 /** The messages of a conversation before one of its nodes, as the server takes them. */

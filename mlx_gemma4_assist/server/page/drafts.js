@@ -112,6 +112,6 @@ export function placeClass(place) {
 /** What a place is called. */
 export function placeName(place) {
   if (place === 0) return "Gemma itself";
-  const names = ["first draft", "second", "third", "fourth", "fifth or later"];
+  const names = ["1st draft", "2nd", "3rd", "4th", "5th on"];
   return names[Math.min(place, LAST_PLACE) - 1];
 }

@@ -30,7 +30,7 @@ export function joined(lines) {
 }
 
 /**
- * A piece of text as it is, in spans of its draft's class.
+ * A piece of text as it is, in spans of its draft's class. Blanks before words have no colour, so that words stay apart.
  * @param {Node} parent that takes it
  * @param {Sourced} source
  * @param {number} from
@@ -43,7 +43,9 @@ export function appendText(parent, source, from, to, places) {
     let end = start + 1;
     while (end < to && placeAt(end) === place) end += 1;
     const text = source.text.slice(start, end);
-    parent.append(place === UNKNOWN ? text : el("span", { class: placeClass(place) }, text));
+    const blanks = place === UNKNOWN ? text.length : text.search(/\S|$/);
+    if (blanks) parent.append(text.slice(0, blanks));
+    if (blanks < text.length) parent.append(el("span", { class: placeClass(place) }, text.slice(blanks)));
     start = end;
   }
 

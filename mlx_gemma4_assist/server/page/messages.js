@@ -4,6 +4,7 @@ import { copyButton } from "./clipboard.js";
 import { el, icon, iconButton } from "./dom.js";
 import { renderMarkdown } from "./markdown.js";
 import { roundsPicture, showFigures, verdict } from "./stats.js";
+import { getSettings } from "./store.js";
 
 /**
  * What a message's buttons do.
@@ -142,7 +143,16 @@ function sideView(side, named, actions) {
   const name = named ? el("h4", { class: "side-name" }, side.plain ? "Gemma alone" : "With the assistant") : null;
   const label = side.plain ? "Gemma alone" : null;
   const element = el("section", { class: "side", "aria-label": label }, name, thought, enough, text, note, failure, figures, picture);
+  let drawn = 0; // tokens in the picture
   return { element, update };
+
+  /** The picture is drawn where it is seen, and a tenth at a time while the answer grows. */
+  function draw(running) {
+    const count = side.places.length;
+    if (!getSettings().colours || (running && count < 1.1 * drawn) || count === drawn) return;
+    picture.replaceChildren(roundsPicture(side));
+    drawn = count;
+  }
 
   function update() {
     const running = side.state === "running";
@@ -160,7 +170,7 @@ function sideView(side, named, actions) {
     failure.hidden = !side.error;
     figures.hidden = side.stats.tokens === 0;
     showFigures(figures, side);
-    picture.replaceChildren(...(side.places.length ? [roundsPicture(side)] : []));
+    draw(running);
   }
 }
 
