@@ -40,6 +40,10 @@ def chromium() -> str | None:
     return found or (ON_A_MAC if Path(ON_A_MAC).exists() else None)
 
 
+class RefusedError(Exception):
+    """The browser does not do what it was asked to, such as in a page that is going away."""
+
+
 class Browser:
     """A browser of our own, with its data in a folder of our own."""
 
@@ -73,7 +77,8 @@ class Browser:
         os.write(self.input, json.dumps(message).encode() + b"\0")
         while (answer := self._message()).get("id") != self.number:
             self.events.append(answer)
-        assert "error" not in answer, f"{method}: {answer['error']}"
+        if "error" in answer:
+            raise RefusedError(f"{method}: {answer['error']}")
         return answer["result"]
 
     def _message(self) -> dict[str, Any]:
@@ -127,6 +132,11 @@ class Page:
         self.send("Page.navigate", url=url)
         self.wait("document.readyState === 'complete'")
 
+    def reload(self) -> None:
+        self.evaluate("window.old = true")
+        self.send("Page.reload")
+        self.wait("!window.old && document.readyState === 'complete'")
+
     def events(self, method: str) -> list[dict[str, Any]]:
         """What has happened of one kind, from the first on."""
         found = [event for event in self.browser.events if event.get("sessionId") == self.session]
@@ -141,9 +151,15 @@ class Page:
     def wait(self, condition: str) -> None:
         """Until an expression is true."""
         deadline = time.monotonic() + PATIENCE
-        while not self.evaluate(f"Boolean({condition})"):
+        while not self._holds(condition):
             assert time.monotonic() < deadline, f"{condition} does not come true\n{self.text('body')}"
             time.sleep(0.02)
+
+    def _holds(self, condition: str) -> bool:
+        try:
+            return self.evaluate(f"Boolean({condition})")
+        except RefusedError:  # between two documents
+            return False
 
     def text(self, selector: str) -> str:
         """What is seen of an element."""
@@ -151,9 +167,8 @@ class Page:
 
     def count(self, selector: str) -> int:
         """How many of them are seen."""
-        return self.evaluate(
-            f"[...document.querySelectorAll({json.dumps(selector)})].filter(e => e.checkVisibility({{visibilityProperty: true}})).length"
-        )
+        all_of_them = f"[...document.querySelectorAll({json.dumps(selector)})]"
+        return self.evaluate(f"{all_of_them}.filter(e => e.checkVisibility({{visibilityProperty: true}})).length")
 
     def click(self, selector: str) -> None:
         """With the mouse, in its middle."""

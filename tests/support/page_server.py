@@ -33,6 +33,7 @@ class PageServer(ThreadingHTTPServer):
         self.script = script
         self.asked: list[Body] = []
         self.keys: list[str | None] = []
+        self.key: str | None = None  # without which nobody learns of models
         self.refusal: tuple[int, str] | None = None
         self.model: Body = {"id": "google/gemma-4-E2B-it", "capabilities": ["vision", "thinking"], "assistant": "it"}
         self.ended: list[str] = []
@@ -49,7 +50,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = {"/": "index.html"}.get(self.path, self.path.removeprefix("/page/"))
-        if self.path == "/v1/models":
+        if self.path == "/v1/models" and self.server.key not in (None, self.headers["Authorization"]):
+            self._refuse(401, "This server wants a key.")
+        elif self.path == "/v1/models":
             self._whole(200, "application/json", json.dumps({"data": [self.server.model]}).encode())
         elif name in {file.name for file in PAGE.iterdir()}:
             self._whole(200, TYPES[PurePath(name).suffix], (PAGE / name).read_bytes())
@@ -65,10 +68,12 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(body)
         self.server.keys.append(self.headers["Authorization"])
         if self.server.refusal:
-            status, message = self.server.refusal
-            self._whole(status, "application/json", json.dumps({"error": {"message": message}}).encode())
+            self._refuse(*self.server.refusal)
         else:
             self._stream(self.server.script(body))
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._whole(status, "application/json", json.dumps({"error": {"message": message}}).encode())
 
     def _whole(self, status: int, kind: str, content: bytes) -> None:
         self._head(status, kind)

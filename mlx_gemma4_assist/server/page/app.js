@@ -91,7 +91,8 @@ function ended(of, node) {
   const [side] = node.sides;
   const states = { done: "Answer:", stopped: "Stopped." };
   if (side.state in states) say(`${states[side.state]} ${side.text.slice(0, READ_OUT)}`);
-  if (node.sides.some(({ status }) => status === 401)) settings();
+  const refused = node.sides.find(({ status }) => status === 401);
+  if (refused) settings(refused.error);
 }
 
 function send(text, pictures) {
@@ -185,8 +186,8 @@ function showTheme() {
   return dark;
 }
 
-async function settings() {
-  const answer = await askSettings(conversation.settings, getSettings().theme);
+async function settings(keyWanted = "") {
+  const answer = await askSettings(conversation.settings, getSettings().theme, keyWanted);
   if (!answer) return;
   conversation.settings = answer.settings;
   changeSettings({ theme: answer.theme });
@@ -216,7 +217,8 @@ async function models() {
     offer(found);
   } catch (error) {
     picker.replaceChildren(el("option", { value: "" }, "no model"));
-    toast(error.message);
+    if (error.status === 401) settings(error.message);
+    else toast(error.message);
   }
   picker.disabled = picker.options.length < 2;
 }
@@ -243,7 +245,7 @@ function listen() {
   byId("new").addEventListener("click", begin);
   byId("export-all").addEventListener("click", exportAll);
   byId("open-keys").addEventListener("click", showKeys);
-  byId("open-settings").addEventListener("click", settings);
+  byId("open-settings").addEventListener("click", () => settings());
   byId("open-sidebar").addEventListener("click", openSidebar);
   byId("shade").addEventListener("click", closeSidebar);
   byId("to-end").addEventListener("click", toEnd);

@@ -37,9 +37,13 @@ export async function showKeys() {
  * Let the user change what holds for a conversation, and for this browser.
  * @param {{system: string, temperature: ?number, maxTokens: ?number}} settings of the conversation
  * @param {string} theme "", "light" or "dark"
+ * @param {string} keyWanted why a key is asked for, "" if it is not
  * @returns {Promise<?{settings: Object, theme: string, keyChanged: boolean}>} null if nothing was to be changed
  */
-export async function askSettings(settings, theme) {
+export async function askSettings(settings, theme, keyWanted) {
+  byId("settings-reason").textContent = keyWanted;
+  byId("settings-reason").hidden = !keyWanted;
+  byId("key").autofocus = Boolean(keyWanted);
   byId("system").value = settings.system;
   byId("temperature").value = settings.temperature ?? "";
   byId("max-tokens").value = settings.maxTokens ?? "";
