@@ -137,9 +137,10 @@ export class Composer {
     const list = byId("pictures");
     list.hidden = !this.pictures.length;
     list.replaceChildren(
-      ...this.pictures.map((url, i) =>
-        el("li", {}, el("img", { src: url, alt: `Picture ${i + 1} to send` }), iconButton("close", `Remove picture ${i + 1}`, () => this.#remove(url))),
-      ),
+      ...this.pictures.map((url, i) => {
+        const remove = iconButton("close", `Remove picture ${i + 1}`, () => this.#remove(url));
+        return el("li", {}, el("img", { src: url, alt: `Picture ${i + 1} to send` }), remove);
+      }),
     );
   }
 

@@ -47,6 +47,10 @@ function pager(node, siblings, actions) {
   );
 }
 
+function namedButton(name, label, click) {
+  return el("button", { type: "button", class: "quiet", "aria-label": label, click }, icon(name), label);
+}
+
 function questionView(node, siblings, actions) {
   const body = el("div", { class: "bubble" });
   if (node.pictures.length) {
@@ -58,7 +62,7 @@ function questionView(node, siblings, actions) {
     "div",
     { class: "actions" },
     pager(node, siblings, actions),
-    iconButton("edit", "Edit", () => element.replaceWith(editor(node, element, actions))),
+    namedButton("edit", "Edit", () => element.replaceWith(editor(node, element, actions))),
     copyButton(() => node.text),
   );
   const element = frame(node, "You", siblings, actions, body, buttons);
@@ -107,13 +111,14 @@ function editor(node, shown, actions) {
 
 function answerView(node, siblings, actions) {
   const sides = node.sides.map((side) => sideView(side, node.sides.length > 1, actions));
+  const copy = copyButton(() => node.sides[0].text);
   const result = el("p", { class: "verdict", hidden: true });
   const buttons = el(
     "div",
     { class: "actions" },
     pager(node, siblings, actions),
-    iconButton("retry", "Answer again", () => actions.retry(node)),
-    copyButton(() => node.sides[0].text),
+    namedButton("retry", "Answer again", () => actions.retry(node)),
+    copy,
   );
   const columns = el("div", { class: sides.length > 1 ? "sides two" : "sides" }, ...sides.map((side) => side.element));
   const element = frame(node, "Gemma", siblings, actions, columns, result, buttons);
@@ -124,6 +129,7 @@ function answerView(node, siblings, actions) {
     for (const side of sides) side.update();
     result.textContent = verdict(node.sides);
     result.hidden = !result.textContent;
+    copy.hidden = !node.sides[0].text;
     buttons.hidden = node.sides.some((side) => side.state === "running");
   }
 }

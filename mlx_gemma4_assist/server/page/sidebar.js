@@ -60,7 +60,8 @@ function entry(head, current, actions) {
 async function exportOne(id) {
   const conversation = await loadConversation(id);
   const name = fileName(conversation.title);
-  const kind = await ask({ title: "Export conversation", value: `${name}.md`, ok: "Export", note: "ending .md for text, .json for all of it" });
+  const note = "A name that ends with .md gives the text that is shown, one with .json all of it.";
+  const kind = await ask({ title: "Export conversation", value: `${name}.md`, ok: "Export", note });
   if (kind === null) return;
   if (kind.endsWith(".json")) download(kind, JSON.stringify(conversation, null, 1), "application/json");
   else download(kind, asMarkdown(conversation), "text/markdown");

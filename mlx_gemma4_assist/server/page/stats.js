@@ -4,11 +4,13 @@ import { el, svg } from "./dom.js";
 import { LAST_PLACE, placeClass, placeName, roundsOf } from "./drafts.js";
 
 const COLUMN = 5; // units of the picture that a round is wide, and a token high
+const LEAST_TIME = 250; // ms that the browser's clock takes for a speed, as long as the server has told none
 const HIGHEST = 9; // tokens of a round that are drawn
 
 /** Tokens of an answer per second, null as long as that is not known. */
 export function speed({ stats }) {
-  const time = stats.generation ?? (stats.first === null ? 0 : stats.elapsed - stats.first);
+  const seen = stats.first === null ? 0 : stats.elapsed - stats.first;
+  const time = stats.generation ?? (seen > LEAST_TIME ? seen : 0);
   return time > 0 && stats.tokens > 1 ? (stats.tokens / time) * 1000 : null;
 }
 
@@ -101,9 +103,10 @@ function cellsOf(round) {
 export function showLegend(place, side) {
   const counts = new Array(LAST_PLACE + 1).fill(0);
   for (const each of side?.places ?? []) counts[Math.min(each, LAST_PLACE)] += 1;
-  const entries = counts.map((count, each) =>
-    el("li", {}, el("span", { class: `sample ${placeClass(each)}` }, placeName(each)), side ? el("span", { class: "count" }, number(count, 0)) : null),
-  );
+  const entries = counts.map((count, each) => {
+    const sample = el("span", { class: `sample ${placeClass(each)}` }, placeName(each));
+    return el("li", {}, sample, side ? el("span", { class: "count" }, number(count, 0)) : null);
+  });
   place.replaceChildren(el("span", { class: "who", id: "legend-title" }, "Who wrote it"), el("ul", {}, ...entries));
 }
 
