@@ -1,5 +1,6 @@
 """The server's backend: what it says is what ``stream_generate`` says, in the exchange's events; refusals are told."""
 
+import json
 import queue
 import threading
 from dataclasses import replace
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import checkpoints as helpers
+from support.chat_format import chat_processor
 
 from mlx_gemma4_assist import InputError, Pair, Processor, stream_generate
 from mlx_gemma4_assist.engine.engine import Engine
@@ -23,6 +24,7 @@ from mlx_gemma4_assist.server.exchange import (
     RequestError,
     Started,
     TextRequest,
+    ToolChoice,
     collected,
 )
 from mlx_gemma4_assist.server.service import Service, Settings
@@ -219,14 +221,14 @@ def test_log_probabilities(shared, pair):
 def test_a_text_that_is_foreseen_takes_fewer_rounds(services, pair):
     """And it is the same, whether what is foreseen is right, half right or wrong."""
     service = services()
-    greedy, drawn = {"max_tokens": 80}, {"max_tokens": 40, "temperature": 0.3, "seed": 2}
+    greedy, drawn = {"max_tokens": 48}, {"max_tokens": 24, "temperature": 0.3, "seed": 2}
     text, _ = alone(pair, STORY, chat=False, **greedy)
-    foreseen = {"none": None, "right": text, "half": text[:120] + "x" + text[130:], "wrong": STORY}
+    wanted = [alone(pair, STORY, chat=False, **options) for options in (greedy, drawn)]
     rounds = {}
-    for name, prediction in foreseen.items():
-        for options in (greedy, drawn):
+    for name, prediction in {"none": None, "right": text, "half": text[:60] + "x" + text[70:], "wrong": "No."}.items():
+        for options, expected in zip((greedy, drawn), wanted, strict=True):
             events = asked(service, raw(STORY, options=options, prediction=prediction))
-            assert said(events) == alone(pair, STORY, chat=False, **options)
+            assert said(events) == expected
             rounds.setdefault(name, collected(events).usage.rounds)
     assert rounds["right"] < 0.6 * rounds["none"]
     assert rounds["right"] < rounds["half"] < rounds["none"]
@@ -426,25 +428,25 @@ def test_the_model(shared):
 
 # Thoughts
 
-MARKERS = ("<|channel>", "<channel|>", "<|think|>", "<|tool_call>", "<tool_call|>")
-TEMPLATE = (
-    "{{ bos_token }}{% if enable_thinking %}{{ '<|turn>system\n<|think|>\n<turn|>\n' }}{% endif %}"
-    "{% for m in messages %}{% set role = 'model' if m.role == 'assistant' else m.role %}"
-    "{{ '<|turn>' + role + '\n' + m.content + '<turn|>\n' }}{% endfor %}"
-    "{{ '<|turn>model\n' }}{% if not enable_thinking %}{{ '<|channel>thought\n<channel|>' }}{% endif %}"
-)
-
 
 @pytest.fixture(scope="module")
 def thinker(checkpoint, tmp_path_factory):
     """The same networks with a tokenizer that has Gemma 4's markers."""
-    special = (*helpers.SPECIAL, *MARKERS)
-    folder = helpers.save_tokenizer(tmp_path_factory.mktemp("thinker"), template=TEMPLATE, special=special)
-    return replace(checkpoint, processor=Processor.from_pretrained(folder))
+    return replace(checkpoint, processor=chat_processor(tmp_path_factory.mktemp("thinker")))
 
 
-def written(processor: Processor, text: str):
-    """A logits processor by which a text is written."""
+@pytest.fixture
+def thinking(services, thinker, pair):
+    """A service that thinks and knows tools."""
+
+    def make(**settings: Any) -> Service:
+        return services(thinker, lambda: Pair(pair.target, pair.assistant, thinker.processor), **settings)
+
+    return make
+
+
+def written(processor: Processor, text: str, *, at_end: bool = True):
+    """A logits processor by which a text is written, and then, unless that is the end, whatever comes."""
     wanted = processor.tokenize(text)
     begun: list[int] = []
 
@@ -452,6 +454,8 @@ def written(processor: Processor, text: str):
         if not begun:
             begun.append(len(tokens))
         place = len(tokens) - begun[0]
+        if place >= len(wanted) and not at_end:
+            return logits
         bias = np.full((1, logits.shape[-1]), -np.inf, np.float32)
         bias[0, wanted[min(place, len(wanted) - 1)]] = 0
         return logits + type(logits)(bias)
@@ -459,30 +463,123 @@ def written(processor: Processor, text: str):
     return force
 
 
-@pytest.mark.parametrize("thinking", [None, True])
-def test_thoughts_are_told_apart(services, thinker, pair, thinking):
-    service = services(thinker, lambda: Pair(pair.target, pair.assistant, thinker.processor), thinking=thinking is None)
+@pytest.mark.parametrize("asked_for", [None, True])
+def test_thoughts_are_told_apart(thinking, thinker, asked_for):
+    service = thinking(thinking=asked_for is None)
     assert service.model.thinking
     text = "<|channel>thought\nhm, 2 + 2\n<channel|>It is 4.<turn|>"
     options = {"logits_processors": [written(thinker.processor, text)], "max_tokens": 100}
-    request = chat(options=options, thinking=thinking)
+    request = chat(options=options, thinking=asked_for)
     (choice,) = collected(asked(service, request)).choices
-    assert (choice.thought, choice.answer) == ("hm, 2 + 2\n", "It is 4.")
+    assert (choice.thought, choice.answer) == ("hm, 2 + 2", "It is 4.")
     assert choice.finished.reason is FinishReason.STOP
-    assert choice.finished.usage.reasoning_tokens == len(thinker.processor.tokenize("thought\nhm, 2 + 2\n"))
+    assert 4 < choice.finished.usage.reasoning_tokens < len(choice.tokens) - 6
     assert "<|think|>" in service.render(request)
     assert "<|think|>" not in service.render(replace(request, thinking=False))
 
 
-def test_the_next_turn_is_read_ahead(services, thinker, pair):
+def test_the_next_turn_is_read_ahead(thinking, thinker):
     """What stays of an answer with thoughts has other keys: it is read while nobody asks."""
-    service = services(thinker, lambda: Pair(pair.target, pair.assistant, thinker.processor), thinking=True)
+    service = thinking(thinking=True)
     text = f"<|channel>thought\nhm, 2 + 2\n<channel|>{STORY}<turn|>"
     options = {"logits_processors": [written(thinker.processor, text)], "max_tokens": 300}
     first = collected(asked(service, chat(STORY, options=options)))
     turns = [("user", STORY), ("assistant", first.choices[0].answer), ("user", "And then?")]
     waits = threading.Event()
-    waits.wait(0.5)
+    while service.health().idle < 0.1:
+        waits.wait(0.02)
     messages = [{"role": role, "content": content} for role, content in turns]
     again = collected(asked(service, replace(chat(), messages=messages)))
-    assert again.cached_tokens > first.prompt_tokens
+    assert again.cached_tokens > first.prompt_tokens + len(thinker.processor.tokenize(STORY)) - 2
+
+
+BIASES = {"<|channel>": 99.0, "<channel|>": -99.0, "<turn|>": -99.0, "<eos>": -99.0}
+
+
+def biases(processor: Processor) -> dict[int, float]:
+    """Of a model that thinks for ever."""
+    return {processor.tokenize(text)[0]: bias for text, bias in BIASES.items()}
+
+
+def test_thoughts_have_a_budget(thinking, thinker):
+    service = thinking()
+    options = {"logit_bias": biases(thinker.processor), "max_tokens": 40}
+    (choice,) = collected(asked(service, chat(options=options, thinking=True, thinking_budget=9))).choices
+    assert choice.finished.usage.reasoning_tokens == 9
+    assert choice.answer != ""
+
+
+def test_who_has_waited_enough_says_so(thinking, thinker):
+    """Nothing holds the answer before."""
+    service, heard = thinking(), queue.Queue()
+    begins = written(thinker.processor, "<|channel>thought\n", at_end=False)
+    never = dict.fromkeys(biases(thinker.processor), -99.0)
+    options = {"logit_bias": never, "logits_processors": [begins], "max_tokens": 60}
+    request = chat(options=options, thinking=True, stream=True, answers=2)
+    events = []
+
+    def hear(event: Event) -> None:
+        events.append(event)
+        if sum(isinstance(event, Piece) for event in events) == 40:
+            ticket.end_thought()
+        heard.put(event)
+
+    ticket = service.submit(request, hear)
+    for choice in collected(until_over(heard, request)).choices:
+        assert choice.thought != ""
+        assert choice.finished.usage.reasoning_tokens < 40
+        assert choice.answer != ""
+
+
+# Tools
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"enum": ["x", "y"]}}}}}
+TOOL["function"]["parameters"] |= {"type": "object", "required": ["a"], "additionalProperties": False}
+
+
+def test_a_call_comes_back_as_it_was_written(thinking, thinker):
+    """Over two turns, where the next prompt is read on from what is known."""
+    service, processor = thinking(), thinker.processor
+    text = STORY + '.<|tool_call>call:f{ a: <|"|>x<|"|> }<tool_call|><|tool_response>'
+    options = {"logits_processors": [written(processor, text)], "max_tokens": 300}
+    request = chat(STORY, options=options, tools=[TOOL])
+    (choice,) = collected(asked(service, request)).choices
+    assert choice.finished.reason is FinishReason.TOOL_CALLS
+    assert (choice.answer, [(call.name, json.loads(call.arguments)) for call in choice.calls]) == (
+        f"{STORY}.",
+        [("f", {"a": "x"})],
+    )
+    call = {"id": choice.calls[0].id, "type": "function", "function": {"name": "f", "arguments": {"a": "x"}}}
+    behind = [
+        {"role": "assistant", "content": choice.answer, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": choice.calls[0].id, "content": "sunny"},
+    ]
+    second = replace(request, messages=[*request.messages, *behind], options={"max_tokens": 3})
+    known = [*service.tokens(request), *processor.tokenize(text)]
+    assert service.tokens(second)[: len(known)] == known
+    assert collected(asked(service, second)).cached_tokens == len(known) - 1
+
+
+@pytest.mark.parametrize("choice", [ToolChoice.REQUIRED, ToolChoice.NAMED, ToolChoice.NONE])
+def test_tools_that_must_or_must_not_be_called(thinking, thinker, choice):
+    service = thinking()
+    named = "f" if choice is ToolChoice.NAMED else None
+    begins = thinker.processor.tokenize("<|tool_call>")[0]
+    options = {"max_tokens": 60, "temperature": 1.0, "logit_bias": {begins: 9.0}}
+    for seed in range(2):
+        request = chat(options=options | {"seed": seed}, tools=[TOOL], tool_choice=choice, named_tool=named)
+        (found,) = collected(asked(service, replace(request, parallel_tool_calls=False))).choices
+        if choice is ToolChoice.NONE:
+            assert found.calls == []
+        else:
+            (call,) = found.calls
+            assert json.loads(call.arguments)["a"] in ("x", "y")
+            assert found.finished.reason is FinishReason.TOOL_CALLS
+
+
+def test_an_answer_is_continued(thinking, thinker):
+    service = thinking()
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "It was"}]
+    request = replace(chat(), messages=messages, continue_last=True)
+    assert service.render(request).endswith("<|turn>model\nIt was")
+    assert said(asked(service, request))[0] != ""

@@ -61,7 +61,7 @@ class Heard:
 
     def ended(self):
         self._over.set()
-        return self._following
+        return (lambda: self._following) if self._following else None
 
     def failed(self, error):
         self.error = error

@@ -216,6 +216,12 @@ class Batch:
         flight.state = flight.state._replace(length=length)
         self._renew()
 
+    def hold(self, member: Member, held: Held) -> None:
+        """Hold a member's text from its next round on."""
+        member.held = held
+        if self._flight is not None and member in self._slots:
+            self._hold()
+
     def clear(self) -> None:
         """Let everybody go; caches that rows were taken from stay empty."""
         self._slots, self._flight = [], None

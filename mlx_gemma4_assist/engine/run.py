@@ -19,7 +19,7 @@ from ..rounds.state import Accept, Decoder
 from ..rounds.steps import Steps
 from .admission import Needs, OutOfMemory
 from .batch import Member
-from .guiding import Held
+from .guiding import Constraint, Held
 from .learning import Learning
 from .pair import Pair
 from .prediction import Foreseen, Free, Prediction
@@ -126,6 +126,16 @@ class Run:
         """No more is wanted. Drafts behind a stop, tokens that nobody asked for and rounds in flight fall away."""
         self._events.close()
         self._leave()  # begun, but never iterated over
+
+    def hold(self, constraint: Constraint) -> None:
+        """Let the text go on as a constraint says, which is in the state of the text as far as it has been handed out.
+
+        All that is there has been handed out.
+        """
+        if self._held is None:
+            self._held = Held(constraint, 0)
+        self._held.constraint = constraint
+        self._engine.scheduler.hold(self._job, self._held)
 
     @property
     def cached_tokens(self) -> int:

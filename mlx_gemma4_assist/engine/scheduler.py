@@ -162,6 +162,11 @@ class Scheduler:
         if job.member is not None:
             self._end(job.member)
 
+    def hold(self, job: Job, held: Held) -> None:
+        """Hold a job's text from its next round on, if it has a row."""
+        if job.member is not None:
+            self._batch.hold(job.member, held)
+
     def step(self) -> None:
         """Some of a prompt, and a round, if there are any to do.
 

@@ -1,6 +1,6 @@
 """What a worker is asked for, whom it tells, and why it may refuse."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -29,6 +29,10 @@ class StepFailed(Exception):
     """The engine failed in a step that the request had a part in; later ones may work."""
 
 
+Following = Callable[[], Sequence[int]]
+"""Finds how a later prompt begins; nothing where that is the prompt and the text as they are."""
+
+
 class Listener(Protocol):
     """Who hears of a task, in the worker's thread. None of it may wait; what it raises ends the task."""
 
@@ -46,11 +50,11 @@ class Listener(Protocol):
             How many of the text's tokens so far belong to it, where it ends with them; None lets it go on.
         """
 
-    def ended(self) -> Sequence[int]:
+    def ended(self) -> Following | None:
         """The text has ended, and its row is free.
 
         Returns:
-            What a later prompt is going to begin with, if that is not the prompt and the text as they are.
+            What finds out how a later prompt is going to begin, if one may. It is called when nobody waits.
         """
 
     def failed(self, error: Exception) -> None:

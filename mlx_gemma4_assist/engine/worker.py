@@ -21,10 +21,12 @@ from ..cache.quantization import kv_quantization
 from ..cache.soft_tokens import MediaPrompt
 from ..drafts.batch import SLOTS
 from ..errors import InputError, first_line
+from ..options import GenerationOptions
 from .engine import Engine
+from .guiding import Constraint
 from .inbox import Inbox
 from .run import Run
-from .tasks import Closing, Coming, Figures, LoadingFailed, QueueFull, State, StepFailed, Task
+from .tasks import Closing, Coming, Figures, Following, LoadingFailed, QueueFull, State, StepFailed, Task
 
 MAX_WAITING = 64
 LAST_WRITES = 5.0  # seconds, for restore points that are not in their folder yet when the worker is closed
@@ -69,6 +71,7 @@ class Worker:
         self._coming: list[Coming] = []
         self._runs: dict[Task, Run] = {}
         self._broken: list[tuple[Task, Exception]] = []
+        self._later: list[Callable[[], None]] = []  # what nobody waits for
         self._may_work_ahead = False
         self._used = monotonic()
         self._done = False
@@ -123,9 +126,14 @@ class Worker:
         """No more is wanted of a task: after the chunk or round under way nothing more is done for it."""
         self._inbox.put(partial(self._drop, task))
 
-    def do(self, work: Callable[[], None]) -> None:
-        """Have something done in the thread, between two steps."""
-        self._inbox.put(work)
+    def hold(self, task: Task, constraint: Callable[[], Constraint]) -> None:
+        """Let a task's text go on as a constraint says, made in the thread in the state that the text has reached."""
+
+        def hold() -> None:
+            if task in self._runs:
+                self._runs[task].hold(constraint())
+
+        self._inbox.put(hold)
 
     def figures(self) -> Figures:
         """How it does."""
@@ -208,7 +216,9 @@ class Worker:
         """Nobody waits for anything."""
         if self._may_work_ahead:
             self._may_work_ahead = False  # also if it raises
-            self._may_work_ahead = engine.idle()
+            if self._later:
+                self._later.pop(0)()
+            self._may_work_ahead = engine.idle() or bool(self._later)
             if not self._may_work_ahead:
                 gc.collect()  # runs that have ended hold their pictures' soft tokens in circles
 
@@ -242,7 +252,7 @@ class Worker:
 
     def _unload(self) -> None:
         self._engine = None
-        self._may_work_ahead = False
+        self._later, self._may_work_ahead = [], False
         self._wired.close()
         gc.collect()
         mx.clear_cache()
@@ -274,6 +284,7 @@ class Worker:
         task = coming.task
         request = replace(task.request, prompt=coming.prompt)
         self._may_work_ahead = True
+        self._later.clear()
         self._runs[task] = run = engine.run(request, progress=partial(self._progress, task))
         run.begin()
 
@@ -314,11 +325,15 @@ class Worker:
     def _end(self, engine: Engine, task: Task, run: Run) -> None:
         self._leave(task)
         following = task.listener.ended()
-        if following:
-            with suppress(InputError):  # the context is full
-                media = [each for each in run.media if each.end < len(following)]
-                quantization = kv_quantization(task.request.options, engine.pair.target.config)
-                engine.read_ahead(MediaPrompt(list(following), media), quantization)
+        if following is not None:
+            self._later.append(partial(self._read_ahead, engine, run, task.request.options, following))
+
+    def _read_ahead(self, engine: Engine, run: Run, options: GenerationOptions, following: Following) -> None:
+        with suppress(InputError):  # the context is full
+            tokens = list(following())
+            media = [each for each in run.media if each.end < len(tokens)]
+            if tokens:
+                engine.read_ahead(MediaPrompt(tokens, media), kv_quantization(options, engine.pair.target.config))
 
     def _leave(self, task: Task) -> bool:
         """Let a task go, wherever it is; False if it has gone already."""

@@ -1,12 +1,14 @@
 """One answer on its way: token events of the engine in, events of the exchange out, in the engine's thread."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
 from ..engine.loop import LogProbs
 from ..engine.request import TokenEvent
 from ..engine.responses import SpeculationStats
+from ..engine.tasks import Following
 from ..text.deltas import AnswerDelta, CallArguments, Delta, ThoughtDelta
 from .exchange import Event, Finished, FinishReason, Piece, TokenInfo, Usage
 
@@ -39,6 +41,21 @@ class Turn(Protocol):
         """What was held back, when no more tokens are to come."""
 
 
+@dataclass(frozen=True)
+class Answered:
+    """An answer that has ended.
+
+    Attributes:
+        tokens: ids.
+        text: without thoughts and calls.
+        turn: has read it.
+    """
+
+    tokens: Sequence[int]
+    text: str
+    turn: Turn
+
+
 class Whole(Protocol):
     """What an answer belongs to: a request, with all its answers."""
 
@@ -51,8 +68,8 @@ class Whole(Protocol):
     def emit(self, event: Event) -> None:
         """Tell the listener."""
 
-    def ended(self, number: int, tokens: Sequence[int], turn: Turn) -> Sequence[int]:
-        """An answer has ended; what a later prompt begins with, if that is not the prompt and these tokens."""
+    def ended(self, number: int, answered: Answered) -> Following | None:
+        """An answer has ended; what finds how a later prompt begins."""
 
     def failed(self, error: Exception) -> None:
         """No more comes of any answer."""
@@ -71,6 +88,7 @@ class Answering:
     def __init__(self, whole: Whole, number: int, turn: Turn, spelled: Spelled):
         self._whole, self._number, self._turn, self._spelled = whole, number, turn, spelled
         self._tokens: list[int] = []
+        self._text = ""
         self._stats = SpeculationStats()
         self._reason = FinishReason.STOP
         self._handed_in = perf_counter()
@@ -88,16 +106,22 @@ class Answering:
             self._whole.started(self._number, cached_tokens)
         self._stats.add(event.drafted, event.accepted)
         deltas, infos = self._deltas(event)
+        self._text += "".join(delta.text for delta in deltas if isinstance(delta, AnswerDelta))
         cut = event.finish_reason is None and self._turn.ended
         if event.finish_reason == "length" and self._turn.stop is None:
             self._reason = FinishReason.LENGTH
         self._whole.emit(Piece(self._number, tuple(joined(deltas)), tuple(infos)))
         return len(self._tokens) if cut or len(infos) < len(event.tokens) else None
 
-    def ended(self) -> Sequence[int]:
+    @property
+    def tokens(self) -> Sequence[int]:
+        """All so far."""
+        return self._tokens
+
+    def ended(self) -> Following | None:
         if self._reason is FinishReason.STOP and self._turn.calls and self._turn.stop is None:
             self._reason = FinishReason.TOOL_CALLS
-        following = self._whole.ended(self._number, self._tokens, self._turn)
+        following = self._whole.ended(self._number, Answered(self._tokens, self._text, self._turn))
         self._whole.emit(self._finished())
         return following
 

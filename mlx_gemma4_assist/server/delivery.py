@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..engine.tasks import Task
+from ..engine.tasks import Following, Task
 from ..engine.worker import Worker
 from ..text.deltas import AnswerDelta
-from .answering import Turn
+from .answering import Answered
 from .exchange import Event, Failed, Finished, Piece, Progress, RequestError, Started
 
 
@@ -17,12 +17,12 @@ class Desk:
     Attributes:
         error: an error of any kind as the request's.
         took: told how many seconds an answer has taken.
-        following: (prompt, tokens of the answer, its turn) -> how the next prompt begins, if not like these.
+        following: (which prompt, its answer) -> what finds how the next prompt begins.
     """
 
     error: Callable[[Exception], RequestError]
     took: Callable[[float], None]
-    following: Callable[[Sequence[int], Sequence[int], Turn], Sequence[int]]
+    following: Callable[[int, Answered], Following | None]
 
 
 class Delivery:
@@ -90,8 +90,8 @@ class Delivery:
         else:
             self._held.append(event)
 
-    def ended(self, number: int, tokens: Sequence[int], turn: Turn) -> Sequence[int]:
-        return self._desk.following(self._prompts[number // self._answers], tokens, turn)
+    def ended(self, number: int, answered: Answered) -> Following | None:
+        return self._desk.following(number // self._answers, answered)
 
     def failed(self, error: Exception) -> None:
         if not self._over:
@@ -112,7 +112,7 @@ class Submitted:
         worker: has its tasks.
         tasks: one for each answer.
         delivery: of their events.
-        end_thoughts: lets all answers end their thoughts, in the worker's thread.
+        end_thoughts: lets all answers end their thoughts.
     """
 
     worker: Worker
@@ -132,4 +132,4 @@ class Submitted:
 
     def end_thought(self) -> None:
         """As ``endpoint.Ticket`` has it."""
-        self.worker.do(self.end_thoughts)
+        self.end_thoughts()

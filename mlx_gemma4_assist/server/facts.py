@@ -8,11 +8,8 @@ from ..engine.pair import Checkpoint, PathOrRepo
 from ..errors import InputError
 from ..files import read_json, read_part
 from ..media.config import MediaConfig, read_media_config
-from ..text.processor import Processor
+from ..text.renderer import Renderer
 from .exchange import Model
-
-TOOLS, THINKING = "tools", "enable_thinking"
-"""What a chat template asks for if it knows of it."""
 
 
 def model_of(checkpoint: Checkpoint, name: str | None, aliases: Sequence[str], context: int, max_tokens: int) -> Model:
@@ -28,7 +25,7 @@ def model_of(checkpoint: Checkpoint, name: str | None, aliases: Sequence[str], c
     folder, config = checkpoint.folder, read_json(checkpoint.folder / "config.json")
     media = media_config(folder)
     bits = read_part(config, "quantization").get("bits")
-    assistant = checkpoint.assistant
+    assistant, renderer = checkpoint.assistant, Renderer(checkpoint.processor)
     return Model(
         id=name or _name(checkpoint.source.path_or_repo),
         aliases=tuple(aliases),
@@ -38,8 +35,8 @@ def model_of(checkpoint: Checkpoint, name: str | None, aliases: Sequence[str], c
         pictures=media is not None and media.has_vision,
         sound=media is not None and media.has_audio,
         video=media is not None and media.has_vision,
-        thinking=asks_for(checkpoint.processor, THINKING),
-        tools=asks_for(checkpoint.processor, TOOLS),
+        thinking=renderer.thinks,
+        tools=renderer.takes_tools,
         parameters=_size(checkpoint.config.hidden_size, checkpoint.config.num_hidden_layers),
         quantization="" if bits is None else f"{bits}bit",
         size=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
@@ -54,11 +51,6 @@ def media_config(folder: Path) -> MediaConfig | None:
     except InputError:
         return None
     return found if found.has_vision or found.has_audio else None
-
-
-def asks_for(processor: Processor, name: str) -> bool:
-    """Whether the chat template asks for a value of this name."""
-    return processor.has_chat_template and name in str(processor.tokenizer.chat_template)
 
 
 def _name(path_or_repo: PathOrRepo) -> str:

@@ -1,32 +1,29 @@
 """Who answers the protocols' requests: :class:`endpoint.Backend` on an engine in a thread of its own."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 from typing import Any
 
-from ..cache.soft_tokens import MediaPrompt
 from ..engine.engine import Engine
 from ..engine.pair import Checkpoint, Pair
-from ..engine.request import Request as EngineRequest
-from ..engine.tasks import State, Task
+from ..engine.tasks import State
 from ..engine.worker import MAX_WAITING, Worker
 from ..errors import InputError, first_line
-from ..media.prepared import PreparedPrompt
 from ..options import GenerationOptions
-from ..text.stops import StopStrings
-from .answering import Answering, Turn
+from .answering import Answering
 from .delivery import Delivery, Desk, Submitted
 from .endpoint import Health, Request
 from .exchange import ChatRequest, Event, Model, RequestError, TextRequest, bad_request
 from .facts import model_of
-from .refusals import as_request_errors, request_error, too_long
-from .turns import Admit, ChatFormat, RawTurn, grammar_of, stop_tokens
+from .order import Order
+from .refusals import as_request_errors, request_error
+from .turns import Admit, Asked, ChatFormat
 
 MAX_TOKENS = 4096
 STUCK = 120.0
 LONGEST_WAIT = 60  # seconds that who is refused is told to wait
-SEEDS = 2**64
 
 
 def only_data(source: object) -> object:
@@ -125,15 +122,18 @@ class Service:
             RequestError: it is refused.
         """
         with as_request_errors(self._retry_after):
-            options = self._options(request)
-            prompts = self._prompts(request)
-            delivery = self._delivery(request, prompts, listener)
-            tasks = [
-                task
-                for place, prompt in enumerate(prompts)
-                for task in self._tasks(request, prompt, options, delivery, place)
-            ]
-            ticket = Submitted(self._worker, tasks, delivery)
+            order = Order(self._checkpoint, self._format, self._asked(request), self._options(request))
+            order.prepare(self._model.context)
+            delivery = Delivery(
+                listener,
+                [prompt.tokens for prompt in order.prompts],
+                request.answers,
+                Desk(self._error, self._took, order.following),
+                echo=order.echo(),
+                streams=request.stream,
+            )
+            tasks = order.tasks(lambda number, turn: Answering(delivery, number, turn, self._spelled))
+            ticket = Submitted(self._worker, tasks, delivery, partial(order.end_thoughts, self._worker))
             delivery.on_failure(ticket.cancel_tasks)
             self._worker.submit(tasks)
             return ticket
@@ -145,7 +145,9 @@ class Service:
             RequestError: it is refused.
         """
         with as_request_errors(self._retry_after):
-            return [token for prompt in self._prompts(request) for token in prompt.tokens]
+            order = Order(self._checkpoint, self._format, self._asked(request), self._options(request))
+            order.prepare(self._model.context)
+            return [token for prompt in order.prompts for token in prompt.tokens]
 
     def tokenize(self, text: str) -> Sequence[int]:
         """The ids of raw text, without BOS.
@@ -176,7 +178,9 @@ class Service:
             RequestError: it is refused.
         """
         with as_request_errors(self._retry_after):
-            return self._format.render(request, self._thinks(request))
+            asked = self._asked(request)
+            assert isinstance(asked, Asked)
+            return self._format.render(asked)
 
     def health(self) -> Health:
         """As ``endpoint.Backend`` has it."""
@@ -204,82 +208,11 @@ class Service:
         except TypeError as error:
             raise bad_request(first_line(error)) from None
 
-    def _thinks(self, request: ChatRequest) -> bool:
-        return self._settings.thinking and self._model.thinking if request.thinking is None else request.thinking
-
-    def _prompts(self, request: Request) -> list[PreparedPrompt]:
-        """What the model reads.
-
-        Raises:
-            RequestError: there is none, or it leaves no room for an answer.
-            InputError: it is malformed.
-        """
-        if isinstance(request, ChatRequest):
-            found = [self._format.prepare(request, self._thinks(request))]
-        else:
-            found = [PreparedPrompt(self._processor.encode(_raw(each), chat=False)) for each in request.prompts]
-        if not found or request.answers < 1:
-            raise bad_request("nothing is asked for", "prompt" if request.answers else "n")
-        longest = max(len(prompt.tokens) for prompt in found)
-        if longest >= self._model.context:
-            param = "messages" if isinstance(request, ChatRequest) else "prompt"
-            raise too_long(longest, self._model.context, param)
-        return found
-
-    def _delivery(
-        self, request: Request, prompts: Sequence[PreparedPrompt], listener: Callable[[Event], None]
-    ) -> Delivery:
-        echo = isinstance(request, TextRequest) and request.echo
-        return Delivery(
-            listener,
-            [prompt.tokens for prompt in prompts],
-            request.answers,
-            Desk(self._error, self._took, self._format.following if isinstance(request, ChatRequest) else _as_it_is),
-            echo=[self._processor.decode(prompt.tokens) for prompt in prompts] if echo else (),
-            streams=request.stream,
-        )
-
-    def _tasks(
-        self, request: Request, prompt: PreparedPrompt, options: GenerationOptions, delivery: Delivery, place: int
-    ) -> list[Task]:
-        """One for each answer to a prompt."""
-        room = self._model.context - len(prompt.tokens)
-        options = replace(options, max_tokens=min(options.max_tokens, room))
-        asked = self._engine_request(request, prompt, options)
-        asked.check(self._checkpoint.config)
-        tasks = []
-        for number in range(request.answers):
-            turn = self._turn(request, prompt, options)
-            answering = Answering(delivery, place * request.answers + number, turn, self._spelled)
-            seed = None if options.seed is None else (options.seed + number) % SEEDS
-            tasks.append(Task(replace(asked, options=replace(options, seed=seed)), answering, prompt.media))
-        return tasks
-
-    def _engine_request(self, request: Request, prompt: PreparedPrompt, options: GenerationOptions) -> EngineRequest:
-        processor, tokens = self._processor, prompt.tokens
-        if isinstance(request, ChatRequest):
-            constraint = self._format.constraint(tokens, request, options)
-        else:
-            constraint = grammar_of(self._checkpoint, tokens, options)
-        close = processor.markers.close
-        return EngineRequest(
-            MediaPrompt(list(tokens)),
-            options,
-            stop_tokens(self._checkpoint, options),
-            processor.suppress_tokens,
-            points=tuple(processor.turn_begins(tokens)),
-            left_out=processor.left_out,
-            constraint=constraint,
-            prediction=tuple(processor.tokenize(request.prediction)) if request.prediction else (),
-            answer_begins=frozenset() if close is None else frozenset([close]),
-            priority=request.priority,
-        )
-
-    def _turn(self, request: Request, prompt: PreparedPrompt, options: GenerationOptions) -> Turn:
-        if isinstance(request, ChatRequest):
-            return self._format.turn(prompt.tokens, request, options)
-        text = self._processor.detokenizer(skip_special_tokens=options.skip_special_tokens)
-        return RawTurn(text, StopStrings(options.stop), stop_tokens(self._checkpoint, options))
+    def _asked(self, request: Request) -> Asked | TextRequest:
+        if isinstance(request, TextRequest):
+            return request
+        thinks = self._settings.thinking and self._format.thinks if request.thinking is None else request.thinking
+        return Asked(request, thinks)
 
     # What deliveries ask for
 
@@ -296,12 +229,3 @@ class Service:
 
     def _retry_after(self) -> int:
         return max(1, min(LONGEST_WAIT, ceil(self._seconds)))
-
-
-def _raw(prompt: str | Sequence[int]) -> str | list[int]:
-    return prompt if isinstance(prompt, str) else list(prompt)
-
-
-def _as_it_is(prompt: Sequence[int], answer: Sequence[int], turn: Turn) -> Sequence[int]:
-    """Raw text goes on where it has ended."""
-    return ()

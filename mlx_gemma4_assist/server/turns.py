@@ -1,9 +1,10 @@
-"""Prompts and answers of the two kinds of requests: conversations by the checkpoint's chat format, and raw text.
+"""A checkpoint's conversations: requests to prompts, tokens to answers, and what the next request will begin with.
 
 All that depends on how conversations are written and read is here.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from ..engine.guiding import Constraint
@@ -11,84 +12,34 @@ from ..engine.pair import Checkpoint
 from ..media.prepared import PreparedPrompt
 from ..media.processor import MediaProcessor
 from ..options import GenerationOptions
-from ..text.channels import Channel, ChannelText, Markers
-from ..text.control import SEAM
-from ..text.deltas import AnswerDelta, Delta, ThoughtDelta
-from ..text.detokenizer import Detokenizer
-from ..text.messages import Media, split_media
-from ..text.stops import StopStrings
-from .answering import Turn
-from .exchange import ChatRequest
+from ..text.issued import IssuedCalls
+from ..text.messages import Media
+from ..text.renderer import Rendered, Renderer
+from ..text.thoughts import Limit
+from ..text.turn_constraint import TurnWishes, turn_constraint
+from ..text.turn_reader import TurnReader
+from .answering import Answered
+from .exchange import ChatRequest, TextRequest
 
 Admit = Callable[[object], object]
 """A source of a picture, sound or video to what may be opened; raises ``InputError`` over what may not."""
 
 
-class ChannelTurn:
-    """A conversation's turn: :class:`answering.Turn`."""
+@dataclass(frozen=True)
+class Asked:
+    """A request for a conversation's next turn.
 
-    def __init__(self, text: ChannelText, markers: Markers, stops: StopStrings, ends: Collection[int], thinks: bool):
-        self.ended, self.calls, self.thought_tokens = False, 0, 0
-        self._text, self._markers, self._stops, self._ends, self._thinks = text, markers, stops, ends, thinks
+    Attributes:
+        request: as it came.
+        thinking: whether the model thinks first.
+    """
 
-    @property
-    def stop(self) -> str | None:
-        return self._stops.matched
-
-    def add(self, tokens: Iterable[int]) -> list[Delta]:
-        deltas: list[Delta] = []
-        for token in tokens:
-            if token in self._ends:
-                return deltas + self.finish()
-            if token in (self._markers.open, self._markers.close):
-                self._thinks = token == self._markers.open
-            else:
-                self.thought_tokens += self._thinks
-            deltas.append(_delta(*self._text.add(token)))
-            self.ended = self._text.stopped
-        return deltas
-
-    def finish(self) -> list[Delta]:
-        if self.ended:
-            return []
-        self.ended = True
-        return [_delta(*self._text.finish())]
-
-
-def _delta(text: str, channel: Channel) -> Delta:
-    return ThoughtDelta(text) if channel is Channel.THOUGHT else AnswerDelta(text)
-
-
-class RawTurn:
-    """Text that goes on after raw text: :class:`answering.Turn`."""
-
-    def __init__(self, text: Detokenizer, stops: StopStrings, ends: Collection[int]):
-        self.ended, self.calls, self.thought_tokens = False, 0, 0
-        self._text, self._stops, self._ends = text, stops, ends
-
-    @property
-    def stop(self) -> str | None:
-        return self._stops.matched
-
-    def add(self, tokens: Iterable[int]) -> list[Delta]:
-        deltas: list[Delta] = []
-        for token in tokens:
-            if token in self._ends:
-                return deltas + self.finish()
-            safe, self.ended = self._stops.feed(self._text.add(token))
-            deltas.append(AnswerDelta(safe))
-        return deltas
-
-    def finish(self) -> list[Delta]:
-        if self.ended:
-            return []
-        safe, stopped = self._stops.feed(self._text.finalize())
-        self.ended = True
-        return [AnswerDelta(safe if stopped else safe + self._stops.flush())]
+    request: ChatRequest
+    thinking: bool
 
 
 class ChatFormat:
-    """How a checkpoint's conversations are written and read.
+    """How a checkpoint's conversations are written and read. Any thread may use it.
 
     Args:
         checkpoint: whose.
@@ -99,53 +50,98 @@ class ChatFormat:
     def __init__(self, checkpoint: Checkpoint, takes_media: bool, admit: Admit):
         self._checkpoint, self._processor = checkpoint, checkpoint.processor
         self._takes_media, self._admit = takes_media, admit
+        self._issued = IssuedCalls()
+        self._renderer = Renderer(checkpoint.processor, self._issued.find)
 
-    def prepare(self, request: ChatRequest, thinking: bool) -> PreparedPrompt:
+    @property
+    def thinks(self) -> bool:
+        """Whether the model can be asked to think."""
+        return self._renderer.thinks
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether it can be told of tools."""
+        return self._renderer.takes_tools
+
+    def prepare(self, asked: Asked) -> PreparedPrompt:
         """A conversation as the model reads it.
 
         Raises:
             InputError: it is malformed, or shows what cannot be opened, or may not.
         """
-        conversation = split_media(request.messages)
-        if not conversation.media:
-            return PreparedPrompt(self._processor.encode(conversation.messages, enable_thinking=thinking))
+        rendered = self._rendered(asked)
+        if not rendered.media:
+            return PreparedPrompt(self._processor.tokenize(rendered.text))
         if not self._takes_media:
-            return self._checkpoint.prepare(conversation)  # which says so
-        admitted = conversation._replace(media=self._admitted(conversation.media))
-        return self._media.encode(admitted, enable_thinking=thinking)
+            return self._checkpoint.prepare("", rendered.media)  # which says so
+        return self._media.expand(rendered.text, self._admitted(rendered.media))
 
-    def render(self, request: ChatRequest, thinking: bool) -> str:
+    def render(self, asked: Asked) -> str:
         """The same as text, each picture and sound one placeholder.
 
         Raises:
             InputError: it is malformed.
         """
-        messages = split_media(request.messages).messages
-        return self._processor.render(messages, enable_thinking=thinking).replace(SEAM, "")
+        return self._renderer.shown(self._rendered(asked).text)
 
-    def turn(self, prompt: Sequence[int], request: ChatRequest, options: GenerationOptions) -> Turn:
+    def reader(self, prompt: Sequence[int], options: GenerationOptions) -> TurnReader:
         """What turns an answer's tokens into text."""
-        stops, markers = StopStrings(options.stop), self._processor.markers
-        thinks = bool(markers.unfinished(prompt, self._processor.eos_token_ids))
-        text = self._processor.turn(prompt, stops, skip_special_tokens=options.skip_special_tokens)
-        return ChannelTurn(text, markers, stops, stop_tokens(self._checkpoint, options), thinks)
+        return TurnReader(self._processor, prompt, stop=options.stop, skip_special_tokens=options.skip_special_tokens)
 
     def constraint(
-        self, prompt: Sequence[int], request: ChatRequest, options: GenerationOptions
+        self, prompt: Sequence[int], request: ChatRequest, options: GenerationOptions, enough: Callable[[], bool]
     ) -> Callable[[], Constraint] | None:
         """What holds an answer, made anew for each.
 
-        Raises:
-            InputError: a grammar that is not supported.
-        """
-        return grammar_of(self._checkpoint, prompt, options)
+        Args:
+            prompt: token ids.
+            request: as it came.
+            options: of its answers.
+            enough: whether the model is to answer now; ``bool`` if nobody is going to say so.
 
-    def following(self, prompt: Sequence[int], answer: Sequence[int], turn: Turn) -> Sequence[int]:
-        """How the next prompt of a conversation begins, if not with the prompt and the answer as they are."""
-        if turn.calls:
-            return [*prompt, *answer] if turn.thought_tokens else ()
-        history = self._processor.history(prompt, answer)
-        return history if len(history) < len(prompt) + len(answer) else ()
+        Raises:
+            InputError: a grammar or a tool that is not supported.
+        """
+        wishes = TurnWishes(
+            tools=request.tools,
+            tool_choice=request.tool_choice,
+            named_tool=request.named_tool,
+            parallel_tool_calls=request.parallel_tool_calls,
+            limit=Limit(request.thinking_budget, enough),
+        )
+        ends, vocabulary = stop_tokens(self._checkpoint, options), self._checkpoint.config.vocab_size
+        return turn_constraint(self._processor, options, prompt, ends, vocabulary, wishes)
+
+    def remember(self, answered: Answered) -> None:
+        """Keep what the model wrote, if it has called tools, for when their answers come."""
+        turn = answered.turn
+        if isinstance(turn, TurnReader) and turn.issued is not None:
+            self._issued.remember(turn.issued)
+
+    def following(self, asked: Asked, prompt: PreparedPrompt, answered: Answered) -> Sequence[int]:
+        """How the conversation's next prompt begins, if not with the prompt and the answer as they are."""
+        whole, request = [*prompt.tokens, *answered.tokens], asked.request
+        if answered.turn.calls:
+            return whole if answered.turn.thought_tokens else ()
+        if prompt.media or request.continue_last or not answered.text.strip():
+            history = self._processor.history(prompt.tokens, answered.tokens)
+            return history if len(history) < len(whole) else ()
+        messages = [
+            *request.messages,
+            {"role": "assistant", "content": answered.text},
+            {"role": "user", "content": "?"},
+        ]
+        rendered = self._renderer.render(messages, tools=request.tools, thinking=asked.thinking)
+        tokens = self._processor.tokenize(rendered.text)
+        turns = self._processor.turn_begins(tokens)
+        tokens = tokens[: turns[-2] + 1] if len(turns) > 1 else []
+        return () if tokens[: len(whole) - 1] == whole[:-1] else tokens
+
+    def _rendered(self, asked: Asked) -> Rendered:
+        request = asked.request
+        return self._renderer.render(
+            request.messages, tools=request.tools, thinking=asked.thinking, continue_last=request.continue_last
+        )
 
     @cached_property
     def _media(self) -> MediaProcessor:
@@ -155,16 +151,25 @@ class ChatFormat:
         return Media(*(tuple(map(self._admit, sources)) for sources in (media.pictures, media.sounds, media.videos)))
 
 
-def stop_tokens(checkpoint: Checkpoint, options: GenerationOptions) -> frozenset[int]:
-    """The ids that end an answer."""
-    processor = checkpoint.processor
-    return processor.eos_token_ids | processor.stop_ids(options.stop)
+def raw_reader(checkpoint: Checkpoint, options: GenerationOptions) -> TurnReader:
+    """What turns the tokens behind raw text into text."""
+    skips = options.skip_special_tokens
+    return TurnReader(checkpoint.processor, stop=options.stop, channels=False, skip_special_tokens=skips)
 
 
-def grammar_of(
-    checkpoint: Checkpoint, prompt: Sequence[int], options: GenerationOptions
+def raw_prompt(checkpoint: Checkpoint, prompt: str | Sequence[int]) -> PreparedPrompt:
+    """Raw text, or token ids, as the model reads them.
+
+    Raises:
+        InputError: there is nothing, or what is no text.
+    """
+    return PreparedPrompt(checkpoint.processor.encode(prompt if isinstance(prompt, str) else list(prompt), chat=False))
+
+
+def raw_constraint(
+    checkpoint: Checkpoint, prompt: Sequence[int], request: TextRequest, options: GenerationOptions
 ) -> Callable[[], Constraint] | None:
-    """What a grammar among the options makes of an answer; None without one.
+    """What a grammar among the options makes of the text behind raw text; None without one.
 
     Raises:
         InputError: it is not supported.
@@ -173,3 +178,9 @@ def grammar_of(
         return None
     ends = stop_tokens(checkpoint, options)
     return checkpoint.processor.grammar(options, prompt, ends, checkpoint.config.vocab_size)
+
+
+def stop_tokens(checkpoint: Checkpoint, options: GenerationOptions) -> frozenset[int]:
+    """The ids that end an answer."""
+    processor = checkpoint.processor
+    return processor.eos_token_ids | processor.stop_ids(options.stop)
