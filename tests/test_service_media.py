@@ -4,6 +4,7 @@ import base64
 import io
 import queue
 
+import mlx.core as mx
 import pytest
 from PIL import Image
 from support import media as media_helpers
@@ -11,6 +12,7 @@ from support.multimodal import write_pair
 
 from mlx_gemma4_assist import stream_generate
 from mlx_gemma4_assist.engine.pair import Checkpoint
+from mlx_gemma4_assist.media.known import KnownMedia
 from mlx_gemma4_assist.server.exchange import Answer, ChatRequest, Failed, Finished, RequestError, collected
 from mlx_gemma4_assist.server.service import Service
 
@@ -54,13 +56,12 @@ def asked(service: Service, messages: list[dict]) -> Answer:
 
 
 def test_pictures_are_seen_as_alone(service, pair):
-    for sides in ((64,), (96, 64)):
-        prompt = pair.media.read(shows(*sides))
-        made = stream_generate(pair.target, pair.processor, prompt, pair.assistant, **OPTIONS)
-        answer = asked(service, shows(*sides))
-        assert [token.id for token in answer.choices[0].tokens] == [response.token for response in made]
-        assert answer.prompt_tokens == len(prompt.tokens)
-        assert list(service.tokens(ChatRequest(model="", messages=shows(*sides)))) == prompt.tokens
+    prompt = pair.media.read(shows(96, 64))
+    made = stream_generate(pair.target, pair.processor, prompt, pair.assistant, **OPTIONS)
+    answer = asked(service, shows(96, 64))
+    assert [token.id for token in answer.choices[0].tokens] == [response.token for response in made]
+    assert answer.prompt_tokens == len(prompt.tokens)
+    assert list(service.tokens(ChatRequest(model="", messages=shows(96, 64)))) == prompt.tokens
 
 
 def test_the_model_tells_what_it_takes(service):
@@ -68,11 +69,26 @@ def test_the_model_tells_what_it_takes(service):
     assert service.model.video
 
 
-def test_a_text_beside_a_picture_is_known_again(service):
-    first, again = asked(service, shows(96)), asked(service, shows(96))
+def test_a_picture_is_known_again(service, pair, monkeypatch):
+    """It is not even encoded."""
+    first = asked(service, shows(96))
+    monkeypatch.setattr(type(pair.media.towers), "see", None)
+    again = asked(service, shows(96))
     assert again.cached_tokens == again.prompt_tokens - 1 > 0
     assert again.choices[0].answer == first.choices[0].answer
-    assert asked(service, shows(80)).cached_tokens < 32
+    with pytest.raises(RequestError):
+        asked(service, shows(80))
+
+
+def test_what_was_not_asked_for_longest_is_forgotten():
+    known, arrays = KnownMedia(100), [mx.zeros((10,)) + i for i in range(3)]
+    for key in range(2):
+        known.keep(key, arrays[key])
+    assert known.find(0) is arrays[0]
+    known.keep(2, arrays[2])
+    assert [known.find(key) is None for key in range(3)] == [False, True, False]
+    known.keep(3, mx.zeros((26,)))
+    assert known.find(3) is None
 
 
 @pytest.mark.parametrize("source", [__file__, f"file://{__file__}", "http://127.0.0.1:1/a.png", "data:image/png,no"])
