@@ -159,17 +159,16 @@ def off_its_schema(
 
 def change(rng: random.Random, body: dict[str, Any], schema: Draft202012Validator) -> str:
     """Replace, leave out or add a value somewhere; what was done, in words."""
-    holder, key = rng.choice(list(places(body)))
-    way = rng.random()
-    if way < 0.2 or not holder:
-        names = list(known(schema))
-        name, value = rng.choice(names), rng.choice(ODD)
+    way, there = rng.random(), list(places(body))
+    if way < 0.2 or not there:
+        name, value = rng.choice(list(known(schema))), copy.deepcopy(rng.choice(ODD))
         body[name] = value
         return f"{name} is {value!r}"
+    holder, key = rng.choice(there)
     if way < 0.35:
         del holder[key]
         return f"without {key}"
-    holder[key] = value = rng.choice(ODD)
+    holder[key] = value = copy.deepcopy(rng.choice(ODD))
     return f"{key} is {value!r}"
 
 
