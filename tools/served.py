@@ -57,7 +57,7 @@ class Server:
     """
 
     def __init__(self, *options: str):
-        self._command = [sys.executable, "-m", "mlx_gemma4_assist", "serve", "--port", "0", "--log-level", "warning"]
+        self._command = [sys.executable, "-m", "mlx_gemma4_assist", "serve", "--port", "0", "--log-level", "error"]
         self._command += options
 
     def __enter__(self) -> Self:

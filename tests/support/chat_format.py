@@ -32,6 +32,8 @@ TEMPLATES = {
     "full": _TEMPLATE.replace("FULL", "{% if not enable_thinking %}{{ '<|channel>thought\n<channel|>' }}{% endif %}"),
     "compact": _TEMPLATE.replace("FULL", ""),
 }
+THINKS_AT_ONCE = _TEMPLATE.replace("FULL", "{% if enable_thinking %}{{ '<|channel>thought\n' }}{% endif %}")
+"""A form whose prompts open the thought, so that even random weights think."""
 
 
 def chat_processor(folder: Path, template: str | None = TEMPLATES["compact"]) -> Processor:
