@@ -380,8 +380,10 @@ def test_stop_reasons(reason, stop, told):
     assert (delta["stop_reason"], delta["stop_sequence"]) == told
 
 
-def test_a_call_that_is_cut_off_is_no_call():
-    events = script(CallBegun(0, "a", "f"), CallArguments(0, '{"x": '), reason=FinishReason.LENGTH)
+@pytest.mark.parametrize("written", ['{"x": ', '{"x": 1}', ""])
+def test_a_call_that_is_cut_off_is_no_call(written):
+    """Also where what there is of it could be all."""
+    events = script(CallBegun(0, "a", "f"), CallArguments(0, written), reason=FinishReason.LENGTH)
     made = whole(MESSAGES, SHORT, events)
     assert (made["content"], made["stop_reason"]) == ([], "max_tokens")
     assert [data["type"] for data in frames(events)][-3:] == ["content_block_stop", "message_delta", "message_stop"]

@@ -387,7 +387,20 @@ CONVERT = Command(
         Rule("check", says("--no-check"), "text", typed, "--text was given to compare over, but no comparison"),
     ),
 )
-DECLARED = dict(zip(COMMANDS, (GENERATE, CHAT, CONVERT, BENCHMARK, PARITY, DOCTOR), strict=True))
+DECLARED = {
+    "generate": GENERATE,
+    "chat": CHAT,
+    "convert": CONVERT,
+    "benchmark": BENCHMARK,
+    "parity": PARITY,
+    "doctor": DOCTOR,
+}
+ELSEWHERE = {"serve": "test_serve_command.py", "connect": "test_connect.py"}
+"""What runs until it is ended, and what writes other programs' files."""
+
+
+def test_every_command_is_here():
+    assert {*DECLARED, *ELSEWHERE} == set(COMMANDS)
 
 
 def allowed(command: Command, one: Value, other: Value) -> bool:
@@ -480,13 +493,13 @@ def line_of(command: Command, row: Row) -> list[str]:
     return [command.accepted[name][value] for name, value in row.items()]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", DECLARED)
 def test_every_option_is_here(name):
     options = set(signature(vars(FUNCTIONS[name])[name]).parameters)
     assert options == set(DECLARED[name].accepted)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", DECLARED)
 def test_what_is_accepted_runs(name, run):
     covering = covering_of(name)
     for row in covering.rows:
@@ -496,7 +509,7 @@ def test_what_is_accepted_runs(name, run):
         assert out.strip() or name in ("generate", "chat"), line
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", DECLARED)
 def test_what_is_refused_alone(name, refuses):
     """In the place of the last accepted value that is typed, together with all that goes with that one."""
     command, covering = DECLARED[name], covering_of(name)
@@ -510,7 +523,7 @@ def test_what_is_refused_alone(name, refuses):
             assert why in refuses(name, line), line
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", DECLARED)
 def test_what_is_refused_together(name, refuses):
     command, covering = DECLARED[name], covering_of(name)
     every = [(option, value) for option, values in command.accepted.items() for value in range(len(values))]

@@ -373,6 +373,7 @@ def test_the_document():
     assert {"/v1/echo", "/v1/lines", "/v1/models/{name}", "/health", "/metrics"} <= document["paths"].keys()
     operation = document["paths"]["/v1/echo"]["post"]
     reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    assert operation["requestBody"]["required"]
     assert operation["responses"]["200"]["content"].keys() == {"application/json", "text/event-stream"}
 
     def followed(reference):

@@ -314,11 +314,11 @@ def test_thoughts_are_ended():
             await asyncio.sleep(0.01)
         (identity,) = client.site.running._boxes
         reply = await client.ask("POST", f"/v1/thoughts/chatcmpl-{identity}/end")
+        assert await asyncio.to_thread(backend.tickets[0].thought_ended.wait, 5)
         leave.set()
         await asking
         return reply, await client.ask("POST", f"/v1/thoughts/chatcmpl-{identity}/end")
 
     reply, late = asyncio.run(end_it())
     assert (reply.status, reply.json["ended"]) == (200, True)
-    assert backend.tickets[0].thought_ended.is_set()
     assert (late.status, late.json["error"]["type"]) == (404, "not_found_error")

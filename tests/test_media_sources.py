@@ -136,10 +136,11 @@ def test_pictures_from_a_url(site):
     ],
 )
 def test_urls_that_do_not_work(site, path, message):
-    start = time.perf_counter()
+    """Those that are not too slow have all the time that a busy machine needs."""
+    start, seconds = time.perf_counter(), 0.5 if "did not arrive" in message else 30
     with pytest.raises(InputError, match=message):
-        fetch(f"{site}/{path}", Bounds(size=100_000, seconds=0.5, redirects=3))
-    assert time.perf_counter() - start < 2
+        fetch(f"{site}/{path}", Bounds(size=100_000, seconds=seconds, redirects=3))
+    assert time.perf_counter() - start < seconds + 1.5
     assert len(Pages.requests) <= 4
 
 

@@ -16,6 +16,7 @@ from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.request import Request
 from mlx_gemma4_assist.text.masks import has
+from mlx_gemma4_assist.text.renderer import Renderer
 from mlx_gemma4_assist.text.thoughts import Limit, TextState
 from mlx_gemma4_assist.text.turn_constraint import TurnWishes, turn_constraint
 from mlx_gemma4_assist.text.turn_reader import TurnReader
@@ -100,6 +101,7 @@ SCHEMAS: dict[str, Any] = {
     "strings": {"type": "string", "minLength": 1, "maxLength": 4},
     "empty strings": {"type": "string", "maxLength": 2},
     "patterns": {"type": "string", "pattern": "^[a-z]{2}/[0-9]+$"},
+    "odd patterns": {"type": "string", "pattern": "^[$/^]\\\\/(a|b)\\$$"},
     "patterns and lengths": {"type": "string", "pattern": "b", "maxLength": 5},
     "any string": {"type": "string", "format": "uri", "default": "x"},
     "integers": {"type": "integer", "minimum": -3, "maximum": 12},
@@ -166,6 +168,7 @@ REFUSED = [
     ({"type": "string", "pattern": "a(?=b)"}, "cannot be held to the tools' parameters: "),
     ({"type": "string", "pattern": "^a|b$"}, "a pattern with anchors in alternatives"),
     ({"type": "string", "pattern": "a^b"}, "a pattern with anchors inside"),
+    ({"type": "array", "minItems": "3"}, "minItems is no count"),
     ({"type": "nothing"}, "the type 'nothing'"),
     ({"$ref": "#/nowhere"}, "the reference '#/nowhere'"),
     ({"$ref": "https://example.com/x"}, "the reference"),
@@ -413,3 +416,35 @@ def test_drafts_change_nothing(processor, drawn):
     turn = TurnReader(processor, prompt)
     turn.add(found[0])
     assert (turn.thought_tokens, turn.calls, turn.ended) == (5, 1, True)
+
+
+# Whatever a client sends
+
+
+def scrambled(schema: Any, rng: random.Random) -> Any:
+    """A schema in which some values are others."""
+    if rng.random() < 0.08:
+        return rng.choice(
+            [None, True, False, -1, 2.5, "x", "object", [], ["a", 1], {}, {"type": "string"}, {"$ref": "#"}]
+        )
+    if isinstance(schema, dict):
+        return {key: scrambled(value, rng) for key, value in schema.items()}
+    return [scrambled(value, rng) for value in schema] if isinstance(schema, list) else schema
+
+
+def test_schemas_that_are_none_are_refused_or_taken(processor):
+    """Nothing but InputError comes of them, neither where tools are declared nor where calls are held."""
+    rng, renderer, outcomes = random.Random(2), Renderer(processor), [0, 0]
+    whole = {"type": "object", "$defs": DEFS, "properties": SCHEMAS, "required": list(SCHEMAS)}
+    for _ in range(60):
+        tools = [tool("f", scrambled(whole, rng))]
+        for act in (
+            lambda tools=tools: renderer.render([{"role": "user", "content": ""}], tools=tools),
+            lambda tools=tools: constraint(processor, tools=tools, tool_choice="required"),
+        ):
+            try:
+                act()
+                outcomes[0] += 1
+            except InputError:
+                outcomes[1] += 1
+    assert min(outcomes) > 5

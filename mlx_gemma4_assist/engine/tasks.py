@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ..cache.soft_tokens import MediaPrompt, SoftTokens
 from ..errors import InputError
+from ..media.known import KnownMedia
 from ..media.prepared import Placed
 from ..media.reader import soft_tokens
 from .pair import Pair
@@ -95,14 +96,14 @@ class Coming:
         """Whether all media are encoded."""
         return len(self.encoded) == len(self.task.media)
 
-    def encode_next(self, pair: Pair) -> None:
-        """Encode one picture, frame or sound.
+    def encode_next(self, pair: Pair, known: KnownMedia) -> None:
+        """Encode one picture, frame or sound, unless it is known.
 
         Raises:
             InputError: the pair's target has no towers, or not for this kind.
         """
         placed = self.task.media[len(self.encoded)]
-        self.encoded.append(soft_tokens(pair.media.towers, placed, pair.target.config))
+        self.encoded.append(soft_tokens(pair.media.towers, placed, pair.target.config, known))
 
     @property
     def prompt(self) -> MediaPrompt:

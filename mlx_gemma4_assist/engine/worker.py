@@ -21,6 +21,7 @@ from ..cache.quantization import kv_quantization
 from ..cache.soft_tokens import MediaPrompt
 from ..drafts.batch import SLOTS
 from ..errors import InputError, first_line
+from ..media.known import KnownMedia
 from ..options import GenerationOptions
 from .engine import Engine
 from .guiding import Constraint
@@ -71,6 +72,7 @@ class Worker:
         self._coming: list[Coming] = []
         self._runs: dict[Task, Run] = {}
         self._broken: list[tuple[Task, Exception]] = []
+        self._known = KnownMedia()
         self._later: list[Callable[[], None]] = []  # what nobody waits for
         self._may_work_ahead = False
         self._used = monotonic()
@@ -251,7 +253,7 @@ class Worker:
         self._engine.saves_when_idle = True
 
     def _unload(self) -> None:
-        self._engine = None
+        self._engine, self._known = None, KnownMedia()
         self._later, self._may_work_ahead = [], False
         self._wired.close()
         gc.collect()
@@ -273,7 +275,7 @@ class Worker:
         for coming in list(self._coming):
             error = None
             if not coming.ready and not encoded:
-                error, encoded = attempted(partial(coming.encode_next, engine.pair)), True
+                error, encoded = attempted(partial(coming.encode_next, engine.pair, self._known)), True
             if coming.ready:
                 self._coming.remove(coming)
                 error = attempted(partial(self._begin, engine, coming))

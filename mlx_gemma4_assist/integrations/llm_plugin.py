@@ -60,7 +60,7 @@ class Gemma4(llm.Model):  # type: ignore[misc] # llm has no types
             yield from answer_of(_backend(self._model), request, answer)
         except RequestError as error:
             raise llm.ModelError(error.message) from None
-        for call in answer.choices[0].calls:
+        for call in filter(lambda call: call.complete, answer.choices[0].calls):
             arguments = arguments_of(call.arguments)
             response.add_tool_call(llm.ToolCall(name=call.name, arguments=arguments, tool_call_id=call.id))
         usage = answer.usage

@@ -19,6 +19,7 @@ from ..models.towers import Towers, towers_of
 from ..text.messages import NO_MEDIA, Conversation, Media
 from ..text.processor import Processor, Prompt
 from .config import AS_PUBLISHED, MediaOptions
+from .known import KnownMedia
 from .prepared import NOUNS, Picture, Placed, PreparedPrompt, Sound
 from .processor import MediaProcessor
 
@@ -130,37 +131,64 @@ def encode_media(towers: Towers, prompt: PreparedPrompt, config: Gemma4TextConfi
     return MediaPrompt(prompt.tokens, [soft_tokens(towers, each, config) for each in prompt.media], prompt.notes)
 
 
-def soft_tokens(towers: Towers, placed: Placed, config: Gemma4TextConfig) -> SoftTokens:
-    """The soft tokens of one picture, frame or sound. Arguments and errors as for :func:`encode_media`."""
+def soft_tokens(
+    towers: Towers, placed: Placed, config: Gemma4TextConfig, known: KnownMedia | None = None
+) -> SoftTokens:
+    """The soft tokens of one picture, frame or sound. Arguments and errors as for :func:`encode_media`.
+
+    Args:
+        known: those that need not be encoded again, of the same towers; what is encoded is added.
+    """
     content = placed.content
     mutual = config.use_bidirectional_attention == "vision"  # those of a picture see one another
-    if isinstance(content, Picture):
-        key, embeddings = _encode_picture(towers, content)
-    else:
-        key, embeddings = _encode_sound(towers, content)
+    shown = _Shown.picture(towers, content) if isinstance(content, Picture) else _Shown.sound(content)
+    key = content_key(*shown)
+    embeddings = None if known is None else known.find(key)
+    if embeddings is None:
+        encode = _see if isinstance(content, Picture) else _hear
+        embeddings = encode(towers, *shown)
     count = embeddings.shape[0]
     if count != content.soft_tokens:
         has = f"a {NOUNS[placed.kind]} has {content.soft_tokens} placeholders in the prompt"
         raise InputError(f"{has}, and {count} soft tokens to put there")
     mx.eval(embeddings)
+    if known is not None:
+        known.keep(key, embeddings)
     return SoftTokens(placed.start, embeddings, key, mutual and isinstance(content, Picture))
 
 
-def _encode_picture(towers: Towers, picture: Picture) -> tuple[int, mx.array]:
-    """Its key and its soft tokens (n, H)."""
-    if picture.positions.max() >= max(towers.most_positions, 1):
-        raise InputError(f"a picture has more than {towers.most_positions} columns or rows of patches")
-    count = int((picture.positions[:, 0] >= 0).sum())
-    patches, positions = picture.patches[:count], picture.positions[:count].astype(np.int32)
-    embeddings = towers.see(mx.array(patches)[None], mx.array(positions)[None])[0]
-    return content_key(patches, positions), embeddings
+class _Shown(NamedTuple):
+    """What a tower reads: patches and their positions, or features and which of them are heard."""
+
+    content: np.ndarray
+    where: np.ndarray
+
+    @classmethod
+    def picture(cls, towers: Towers, picture: Picture) -> "_Shown":
+        """Without padding.
+
+        Raises:
+            InputError: more columns or rows than the tower has positions for.
+        """
+        if picture.positions.max() >= max(towers.most_positions, 1):
+            raise InputError(f"a picture has more than {towers.most_positions} columns or rows of patches")
+        count = int((picture.positions[:, 0] >= 0).sum())
+        return cls(picture.patches[:count], picture.positions[:count].astype(np.int32))
+
+    @classmethod
+    def sound(cls, sound: Sound) -> "_Shown":
+        return cls(sound.features, sound.heard)
 
 
-def _encode_sound(towers: Towers, sound: Sound) -> tuple[int, mx.array]:
-    """Its key and its soft tokens (n, H)."""
-    count = int(sound.heard[:: towers.steps_per_token].sum())
-    embeddings = towers.hear(mx.array(sound.features)[None], mx.array(sound.heard)[None])[0, :count]
-    return content_key(sound.features, sound.heard), embeddings
+def _see(towers: Towers, patches: np.ndarray, positions: np.ndarray) -> mx.array:
+    """(n, H)."""
+    return towers.see(mx.array(patches)[None], mx.array(positions)[None])[0]
+
+
+def _hear(towers: Towers, features: np.ndarray, heard: np.ndarray) -> mx.array:
+    """(n, H)."""
+    count = int(heard[:: towers.steps_per_token].sum())
+    return towers.hear(mx.array(features)[None], mx.array(heard)[None])[0, :count]
 
 
 def content_key(*arrays: np.ndarray) -> int:

@@ -102,7 +102,7 @@ def _content(choice: Choice, omits: bool) -> Iterator[Body]:
     if choice.answer:
         yield {"type": "text", "text": choice.answer}
     for call in choice.calls:
-        arguments = _arguments(call)
+        arguments = _arguments(call) if call.complete else None
         if arguments is not None:
             yield {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments}
 

@@ -252,11 +252,12 @@ Event = Progress | Started | Piece | Finished | Failed
 
 @dataclass
 class Call:
-    """A call of a tool: its id, the tool's name, and its arguments as JSON text."""
+    """A call of a tool: its id, the tool's name, its arguments as JSON text, and whether these are complete."""
 
     id: str
     name: str
     arguments: str = ""
+    complete: bool = False
 
 
 @dataclass
@@ -265,7 +266,7 @@ class Choice:
 
     Attributes:
         answer, thought: texts.
-        calls: of tools, only those that are complete.
+        calls: of tools; the last one is not complete where the answer was cut off in it.
         tokens: all of them.
         finished: how it ended; None as long as it has not.
     """
@@ -287,8 +288,8 @@ class Choice:
                 self.calls.append(Call(identity, name))
             case CallArguments(index, json):
                 self.calls[index].arguments += json
-            case CallEnded():
-                pass
+            case CallEnded(index):
+                self.calls[index].complete = True
 
 
 @dataclass

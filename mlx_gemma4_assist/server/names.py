@@ -34,7 +34,7 @@ def check_name(name: str, model: Model, aliases: Iterable[str] = ()) -> None:
 
 
 def is_known(name: str, model: Model, aliases: Iterable[str] = ()) -> bool:
-    """Whether the model answers to a name: its id, the id's last part, an alias, ``default``, ``gpt-*`` and such."""
+    """Whether the model answers to a name: its id, the last part of it, an alias, ``default``, ``gpt-*`` and others."""
     asked = name.strip().lower().removesuffix(LATEST)
     own = {model.id, model.id.rstrip("/").rpartition("/")[2], *model.aliases, *aliases, *ANY}
     return asked in {each.lower().removesuffix(LATEST) for each in own} or asked.startswith(FOREIGN)

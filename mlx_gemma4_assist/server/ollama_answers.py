@@ -84,7 +84,9 @@ class Shape:
     def whole(self, exchange: Exchange, answer: Answer) -> Body:
         """An answer that is not streamed."""
         choice = answer.choices[0] if answer.choices else Choice()
-        said = Said(choice.answer, choice.thought, list(enumerate(choice.calls)), choice.tokens)
+        said = Said(
+            choice.answer, choice.thought, [each for each in enumerate(choice.calls) if each[1].complete], choice.tokens
+        )
         end = self.end(exchange, choice.finished, answer.prompt_tokens)
         return self.body(exchange, NOTHING if self.loads(exchange.body) else said, end)
 

@@ -42,7 +42,7 @@ def document(endpoints: Sequence[Endpoint], lookups: Sequence[Lookup], with_key:
 def _operation(each: Endpoint | Lookup, method: str, path: str, schemas: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {JSON: {"schema": _kept(each.answer_schema, f"{each.name}.answer", schemas)}}
     if isinstance(each, Endpoint):
-        content[each.framing.value] = {"schema": {"type": "string"}}
+        content[each.framing.value] = {}  # what events hold differs from event to event
     operation: dict[str, Any] = {
         "operationId": f"{each.name} {path}",
         "responses": {"200": {"description": "the answer", "content": content}, "default": _error()},
@@ -51,7 +51,8 @@ def _operation(each: Endpoint | Lookup, method: str, path: str, schemas: dict[st
         operation["parameters"] = [_parameter(name) for name in names]
     if method in ("post", "put", "patch"):
         schema = _kept(each.body_schema, f"{each.name}.body", schemas)
-        operation["requestBody"] = {"required": isinstance(each, Endpoint), "content": {JSON: {"schema": schema}}}
+        required = isinstance(each, Endpoint) or bool(each.body_schema)
+        operation["requestBody"] = {"required": required, "content": {JSON: {"schema": schema}}}
     return operation
 
 

@@ -54,6 +54,8 @@ def call_grammar(functions: Sequence[Mapping[str, Any]], free: Iterable[str], qu
             arguments = "any_object" if name in free else rules.arguments(parameters)
         except _Unsupported as error:
             raise InputError(f"calls of {name} cannot be held to its parameters: {error}") from None
+        except RecursionError:
+            raise InputError(f"the parameters of {name} are nested too deeply, or within themselves") from None
         calls.append(f"{json.dumps(name, ensure_ascii=False)} {arguments}")
     rules.lines["start"] = f'"call:" ({" | ".join(calls)}) <[{end}]>'
     return "\n".join(f"{name}: {body}" for name, body in rules.lines.items())
@@ -165,7 +167,8 @@ class _Rules:
         return self._rule(f"%json {json.dumps({'type': schema['type'], **bounds})}")
 
     def _string(self, schema: Schema) -> str:
-        least, most, pattern = schema.get("minLength", 0), schema.get("maxLength"), schema.get("pattern")
+        least, most = _count(schema, "minLength") or 0, _count(schema, "maxLength")
+        pattern = schema.get("pattern")
         if least == 0 and most is None and pattern is None:
             return "text"
         parts = [_searched(pattern)] if isinstance(pattern, str) else []
@@ -174,7 +177,7 @@ class _Rules:
         return self._rule(f"{self._quote} {self._rule(' & '.join(parts), terminal=True)} {self._quote}")
 
     def _list(self, schema: Schema) -> str:
-        least, most = schema.get("minItems", 0), schema.get("maxItems")
+        least, most = _count(schema, "minItems") or 0, _count(schema, "maxItems")
         if most == 0:
             return '"[]"'
         item = self.value(schema.get("items", True))
@@ -186,7 +189,7 @@ class _Rules:
         _check(schema)
         found = schema.get("properties")
         properties: dict[str, Any] = dict(found) if isinstance(found, Mapping) else {}
-        required = [name for name in schema.get("required") or () if isinstance(name, str)]
+        required = _names(schema)
         properties |= {name: True for name in required if name not in properties}
         if not properties:
             return self._others(schema.get("additionalProperties", True))
@@ -276,9 +279,9 @@ def _merged(schema: Schema, options: Iterable[Any], whole: Schema) -> Schema:
 def _both(key: str, one: Any, other: Any) -> Any:
     if one == other or key not in _ASSERTS:
         return one
-    if key == "required":
+    if key == "required" and isinstance(one, list) and isinstance(other, list):
         return [*one, *(name for name in other if name not in one)]
-    if key == "properties" and not set(one) & set(other):
+    if key == "properties" and isinstance(one, dict) and isinstance(other, dict) and not set(one) & set(other):
         return {**one, **other}
     raise _Unsupported(f"two of {key} that both hold")
 
@@ -290,22 +293,37 @@ def _between(parts: Iterable[str], comma: str) -> list[str]:
 
 def _searched(pattern: str) -> str:
     """A terminal for texts in which a pattern is found."""
-    starts, ends = pattern.startswith("^"), re.search(r"(?<!\\)\$$", pattern) is not None
-    inner = pattern[starts : len(pattern) - ends]
-    if re.search(r"(?<![\\\[])[\^$]", inner):
+    letters = re.findall(r"\\?.", pattern, re.DOTALL)
+    starts, ends = letters[:1] == ["^"], letters[-1:] == ["$"]
+    inner = "".join("\\/" if letter == "/" else letter for letter in letters[starts : len(letters) - ends])
+    plain = re.sub(r"\\.|\[(?:\\.|[^\]])*\]", "", inner)  # without what is escaped, and classes
+    if "^" in plain or "$" in plain:
         raise _Unsupported("a pattern with anchors inside")
-    if (starts or ends) and _splits(inner):
+    if (starts or ends) and _splits(plain):
         raise _Unsupported("a pattern with anchors in alternatives")
     whole = f"{'' if starts else '(?s:.*)'}(?:{inner}){'' if ends else '(?s:.*)'}"
-    return "/" + re.sub(r"(?<!\\)/", r"\\/", whole).replace("\n", r"\n") + "/"
+    return f"/{whole}/".replace("\n", "\\n")
 
 
-def _splits(pattern: str) -> bool:
-    """Whether it has alternatives that no group is around."""
-    plain = re.sub(r"\\.|\[(?:\\.|[^\]])*\]", "", pattern)
+def _splits(plain: str) -> bool:
+    """Whether a pattern has alternatives that no group is around."""
     depth = 0
     for letter in plain:
         depth += (letter == "(") - (letter == ")")
         if letter == "|" and depth == 0:
             return True
     return False
+
+
+def _count(schema: Schema, name: str) -> int | None:
+    """How many a schema says; None if it does not."""
+    count = schema.get(name)
+    if count is None or (isinstance(count, int) and not isinstance(count, bool) and count >= 0):
+        return count
+    raise _Unsupported(f"{name} is no count")
+
+
+def _names(schema: Schema) -> list[str]:
+    """The properties that a schema requires."""
+    required = schema.get("required")
+    return [name for name in required if isinstance(name, str)] if isinstance(required, list) else []

@@ -84,7 +84,7 @@ class _Shown:
 
     def _single(self, schema: Schema, inside: frozenset[str]) -> Schema:
         """A schema with one type: a union's first that is not null."""
-        if schema.get("$ref") in inside:  # it is within itself
+        if isinstance(name := schema.get("$ref"), str) and name in inside:  # it is within itself
             return {key: value for key, value in schema.items() if key != "$ref"} | {"type": "object"}
         schema = resolve(schema, self._whole)
         for name in ("allOf", *_UNIONS):
@@ -96,9 +96,8 @@ class _Shown:
 
 def _references(schema: Schema) -> frozenset[str]:
     """The names by which a schema is another, directly or as one of its options."""
-    options = [
-        option for name in ("allOf", *_UNIONS) for option in schema.get(name) or () if isinstance(option, Mapping)
-    ]
+    unions = [schema[name] for name in ("allOf", *_UNIONS) if isinstance(schema.get(name), list)]
+    options = [option for union in unions for option in union if isinstance(option, Mapping)]
     names = [each.get("$ref") for each in (schema, *options)]
     return frozenset(name for name in names if isinstance(name, str))
 
@@ -131,5 +130,6 @@ def _told(schema: Schema) -> str | None:
         return "object"
     if "items" in schema:
         return "array"
-    values = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-    return "string" if values and all(isinstance(value, str) for value in values) else None
+    values = schema.get("enum")
+    said = isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
+    return "string" if said else None

@@ -116,6 +116,8 @@ class ScriptedBackend:
         return list(text.encode())
 
     def detokenize(self, tokens):
+        if not all(0 <= token < 128 for token in tokens):
+            raise bad_request("ids beyond the vocabulary", "tokens")
         return bytes(tokens).decode()
 
     def render(self, request):
