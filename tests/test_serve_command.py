@@ -4,6 +4,7 @@ import itertools
 import os
 import plistlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,9 +12,10 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import mlx.core as mx
 import pytest
 from support.commands import runner
-from support.paths import ROOT
+from support.paths import ASSETS, ROOT
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.commands import serving, start_card, supervisor
@@ -23,6 +25,7 @@ from mlx_gemma4_assist.commands.supervisor import Supervisor, at_the_end, health
 from mlx_gemma4_assist.integrations import launchd
 
 KEY = "MLX_GEMMA4_ASSIST_API_KEY"
+TINY = ASSETS / "tiny"
 
 
 @pytest.fixture
@@ -55,6 +58,7 @@ def assert_one_line(done, message):
         (("--host", "0.0.0.0"), "--api-key"),
         (("--host", "example.org"), "--api-key"),
         (("--host", "::", "--restart"), "--api-key"),
+        (("--host", "203.0.113.9", "--api-key", "secret"), "no address 203.0.113.9"),
         (("--host", "0.0.0.0", "--install-agent"), "--api-key"),
         (("--api-key", ""), "API key is empty"),
         (("--port", "70000"), "port is 70000"),
@@ -80,6 +84,24 @@ def test_a_bad_start_is_one_line(serve, arguments, message):
 def test_a_port_that_is_taken_is_one_line(serve, taken):
     """Before a model is looked for."""
     assert_one_line(serve("--port", taken, "--model", "./no/such/folder"), f"port {taken} of 127.0.0.1 is taken")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "model.safetensors"])
+def test_a_model_that_is_not_whole_is_one_line(serve, tmp_path, name):
+    """Files that are cut off."""
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    (folder / name).write_bytes((folder / name).read_bytes()[:100])
+    assert_one_line(serve("--port", "0", "--model", str(folder), "--assistant-model", "none"), str(folder))
+
+
+def test_weights_that_are_missing_are_one_line(serve, tmp_path):
+    """The engine's thread finds out, behind which nothing is shown."""
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    weights = mx.load(str(folder / "model.safetensors"))
+    del weights["model.norm.weight"]
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    done = serve("--port", "0", "--model", str(folder), "--assistant-model", "none")
+    assert_one_line(done, "model.norm.weight")
 
 
 def test_what_it_shows(serve, monkeypatch):

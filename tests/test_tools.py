@@ -20,6 +20,7 @@ WITH_ARGUMENTS = (
     "compare_peers",
     "fuzz_checkpoints",
     "fuzz_media",
+    "fuzz_server",
     "gpu_table",
     "measure_buckets",
     "measure_gpu",
@@ -29,7 +30,9 @@ WITH_ARGUMENTS = (
     "measure_picture_memory",
     "measure_quantized_cache",
     "measure_prefix_cache",
+    "measure_server",
     "round_parts",
+    "stress_server",
     "synthetic",
 )
 
@@ -67,7 +70,10 @@ def test_help_is_the_scripts_own_description(name):
         ("measure_picture_memory.py", ["--scale", "3"], "scale"),
         ("measure_quantized_cache.py", ["--model", "/nowhere"], "/nowhere"),
         ("measure_quantized_cache.py", ["--group-size", "64"], "does not divide the head dimension 96"),
+        ("measure_server.py", ["--model", "/nowhere"], "/nowhere"),
         ("round_parts.py", ["--model", "/nowhere"], "/nowhere"),
+        ("stress_server.py", ["--prefix-cache", "much"], "prefix_cache_bytes is 'much', expected a size"),
+        ("stress_server.py", ["--model", "/nowhere"], "/nowhere"),
         ("synthetic.py", ["e2b", "--scale", "3", "--out", "/nowhere"], "scale"),
         ("tiny_pair/measure.py", ["--heldout", "/nowhere"], "/nowhere"),
     ],
