@@ -1,8 +1,10 @@
 """Answers, thoughts and calls of tools: told apart by ids, in a stream and in history."""
 
+import io
 import json
 import random
 import shutil
+import sys
 
 import mlx.core as mx
 import pytest
@@ -19,7 +21,8 @@ from mlx_gemma4_assist import (
     load_assistant,
     stream_generate,
 )
-from mlx_gemma4_assist.commands import repl
+from mlx_gemma4_assist.commands import chat, repl
+from mlx_gemma4_assist.commands import generate as generate_module
 from mlx_gemma4_assist.commands.generate import generate as command
 from mlx_gemma4_assist.commands.screen import Screen
 from mlx_gemma4_assist.engine.session import Conversation
@@ -33,7 +36,8 @@ TEMPLATE = (
     "{%- endmacro -%}{{ bos_token }}"
     "{% if enable_thinking %}{{ '<|turn>system\n<|think|>\n<turn|>\n' }}{% endif %}"
     "{% for m in messages %}{% set role = 'model' if m.role == 'assistant' else m.role %}{{ '<|turn>' + role + '\n' }}"
-    "{{ answered(m.content) if role == 'model' else m.content | trim }}{{ '<turn|>\n' }}{% endfor %}"
+    "{{ answered(m.content if m.content is string else m.content | map(attribute='text') | join) if role == 'model' "
+    "else m.content | trim }}{{ '<turn|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|turn>model\n' }}"
     "{% if not enable_thinking %}{{ '<|channel>thought\n<channel|>' }}{% endif %}{% endif %}"
     "{# <|tool_response> #}"
@@ -225,7 +229,8 @@ def test_thoughts_do_not_stay(processor, thinks):
 @pytest.mark.parametrize("in_parts", [False, True])
 def test_thoughts_in_messages_are_left_out(processor, in_parts):
     def turns(text):
-        return [{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}]
+        content = [{"type": "text", "text": text}] if in_parts else text
+        return [{"role": "user", "content": "hi"}, {"role": "assistant", "content": content}]
 
     assert processor.encode(turns(f"{THOUGHT}it is")) == processor.encode(turns("it is"))
     assert processor.encode(turns("it is <|channel>thought\nhm")) == processor.encode(turns("it is"))
@@ -282,3 +287,27 @@ def test_what_a_chat_prints(scripted, tiny, processor, monkeypatch, capsys, show
     talk.answer("hello")
     assert capsys.readouterr().out == printed
     assert "hm" not in processor.decode(talk.conversation.tokens)
+
+
+@pytest.mark.parametrize(("shown", "printed"), [(False, "It is 4.\n"), (True, f"hm, 2 + 2\n\nIt is 4.\n{CALL}\n")])
+def test_show_thinking_of_the_commands(scripted, tiny, processor, monkeypatch, capsys, shown, printed):
+    made, pair = list(scripted(WHOLE)), Pair(tiny[0], None, processor)
+    for place in ("mlx_gemma4_assist.api.stream", "mlx_gemma4_assist.commands.repl.stream_on"):
+        monkeypatch.setattr(place, lambda *_, **__: (each for each in made))
+    for module in (generate_module, chat):
+        monkeypatch.setattr(module, "load_pair", lambda *_: pair)
+    options = {"assistant_model": "none", "show_thinking": shown, "learned": False}
+    assert command(prompt="hello", **options) == 0
+    assert capsys.readouterr().out == printed
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+    assert chat.chat(**options) == 0
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("drafts", [0, 1])
+def test_a_text_ends_where_the_turn_is_the_tools(scripted, processor, drafts):
+    """As the template says by naming the token; no file lists it among the stop ids."""
+    made = list(scripted(f"{WHOLE}<|tool_response>and more", drafts=drafts))
+    assert made[-1].finish_reason == "stop"
+    assert [made[-1].token] == processor.tokenize("<|tool_response>")
+    assert "".join(response.text for response in made if response.channel == "tool_call") == CALL

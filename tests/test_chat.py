@@ -10,7 +10,7 @@ import time
 
 import pytest
 from support import checkpoints as helpers
-from support.interrupts import hear_ctrl_c
+from support.interrupts import hear_ctrl_c, ignoring_ctrl_c
 
 from mlx_gemma4_assist import GenerationOptions, InputError, Pair, Processor, load, load_assistant, stream_generate
 from mlx_gemma4_assist.commands import repl as chat_module
@@ -301,14 +301,15 @@ class Terminal:
         take = (
             "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
         )
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", take, *code],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=hear_ctrl_c,
-        )
+        with ignoring_ctrl_c():
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", take, *code],
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
+                start_new_session=True,
+                preexec_fn=hear_ctrl_c,
+            )
         os.close(slave)
         self.seen = ""
 

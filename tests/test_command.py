@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import runner
-from support.interrupts import hear_ctrl_c
+from support.interrupts import hear_ctrl_c, ignoring_ctrl_c
 from support.paths import ASSETS, GOLDENS, ROOT
 
 import mlx_gemma4_assist
@@ -185,13 +185,10 @@ def test_truncated_weights(command, tmp_path, cut):
 
 def test_interrupted(tmp_path):
     """Ctrl-C keeps what was printed and prints the statistics."""
-    started = subprocess.Popen(
-        [*COMMAND, "--prompt", PROMPT, "--ignore-chat-template", "--max-tokens", "4000", "--temp", "1", "--seed", "3"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=hear_ctrl_c,
-    )
+    words = ["--prompt", PROMPT, "--ignore-chat-template", "--max-tokens", "4000", "--temp", "1", "--seed", "3"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with ignoring_ctrl_c():
+        started = subprocess.Popen([*COMMAND, *words], **pipes, preexec_fn=hear_ctrl_c)
     first = started.stdout.read(20)
     time.sleep(0.2)
     started.send_signal(signal.SIGINT)

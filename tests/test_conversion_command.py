@@ -77,6 +77,11 @@ def test_json(tmp_path, monkeypatch, capsys):
     [
         (["--hf-path", "nowhere"], "no folder 'nowhere'"),
         (["--hf-path", "nowhere", "--q-bits", "4"], "--q-bits says how to quantize, which takes --quantize"),
+        (["--hf-path", "nowhere", "--q-bits", "0"], "--q-bits says how to quantize, which takes --quantize"),
+        (
+            ["--hf-path", "nowhere", "--q-group-size", "0"],
+            "--q-group-size says how to quantize, which takes --quantize",
+        ),
         (["--hf-path", "nowhere", "-q", "--q-bits", "9"], "--q-bits is 9, but no affine quantization has 9 bits"),
         (["--hf-path", "nowhere", "-q", "--q-bits", "0"], "--q-bits is 0, but no affine quantization has 0 bits"),
         (["--hf-path", "nowhere", "-q", "--q-group-size", "0"], "--q-group-size is 0, but no affine quantization"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from mlx_gemma4_assist import GenerationOptions, InputError, Pair
-from mlx_gemma4_assist.commands import chat, loading, repl, streams
+from mlx_gemma4_assist.commands import chat, generate, loading, repl, streams
 from mlx_gemma4_assist.commands.options import ModelChoice
 from mlx_gemma4_assist.engine.pair import Checkpoint
 from mlx_gemma4_assist.engine.session import Conversation
@@ -182,3 +182,22 @@ def test_mlx_looks_for_its_compiler_while_loading(tmp_path, call):
     environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
     assert (tmp_path / "log").read_text().startswith("asked")
+
+
+@pytest.mark.parametrize(("command", "arguments"), [(generate, {"prompt": "a", "max_tokens": 1}), (chat, {})])
+def test_a_command_begins_with_the_header(tiny, monkeypatch, command, arguments):
+    monkeypatch.setattr(command, "load_pair", lambda *_: tiny)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # a chat that ends at once
+    name = command.__name__.rpartition(".")[2]
+    assert vars(command)[name](**arguments, learned=False) == 0
+    assert "\ntiny, assistant tiny-assistant; float32; greedy\n" in sys.stderr.getvalue()
+
+
+def test_generate_says_why_a_text_ended(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(generate, "load_pair", lambda *_: tiny)
+    generate.generate(prompt="a", max_tokens=1, learned=False)
+    assert "\nThe text ends here: cut off by --max-tokens\n" in capsys.readouterr().err
+    monkeypatch.setattr(tiny.target, "config", replace(tiny.target.config, max_position_embeddings=64))
+    generate.generate(prompt="the " * 40, ignore_chat_template=True, max_tokens=200, learned=False)
+    assert "\nThe text ends here: the context is full\n" in capsys.readouterr().err

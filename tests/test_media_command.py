@@ -1,6 +1,7 @@
 """Real pictures, sound and video through processor, towers and generation, and from the command line."""
 
 import json
+import threading
 import warnings
 
 import mlx.core as mx
@@ -177,3 +178,15 @@ def test_the_command_tells_its_user(checkpoint, long_sound, capsys):
     assert generate(model=str(checkpoint), prompt=QUESTION, audio=[long_sound], max_tokens=2) == 0
     unified = json.loads((checkpoint / "config.json").read_text())["model_type"] == "gemma4_unified"
     assert capsys.readouterr().err.count("of which the model hears the first 30") == (not unified)
+
+
+def test_media_read_in_one_thread_are_answered_in_another(checkpoint, sources):
+    target, processor = load(checkpoint)
+    read, media = load_media(checkpoint, processor), Media(pictures=(sources["photo"],))
+    found = []
+    thread = threading.Thread(target=lambda: found.append(read("What is shown?", media)))
+    thread.start()
+    thread.join()
+    found.append(read("What is shown?", media))
+    there, here = ([r.token for r in stream_generate(target, processor, each, max_tokens=3)] for each in found)
+    assert there == here

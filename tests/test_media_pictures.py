@@ -148,7 +148,7 @@ def animated(image):
 
 @pytest.mark.parametrize("written", [animated, helpers.heic])
 def test_files_are_closed(tmp_path, written):
-    """Whole ones, and those of which too little is there."""
+    """Whole ones, those of which too little is there, and those that are refused."""
     content = written(Image.fromarray(helpers.picture(64, 64)))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)
@@ -160,6 +160,9 @@ def test_files_are_closed(tmp_path, written):
         (tmp_path / "text").write_text("hello")
         with pytest.raises(InputError, match="is no picture"):
             open_picture(tmp_path / "text")
+        (tmp_path / "large.png").write_bytes(huge_png(11_000, 11_000))
+        with pytest.raises(InputError, match=r"large.png is too large: \S"):
+            open_picture(tmp_path / "large.png")
         gc.collect()
     assert [str(warning.message) for warning in caught] == []
 

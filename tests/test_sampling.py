@@ -233,3 +233,16 @@ def test_matching_accepts_the_longest_prefix():
     nothing = accept_matching(mx.zeros((2, 0), mx.int32), mx.array([[5], [6]]))
     assert nothing.accepted.tolist() == [0, 0]
     assert nothing.tokens.tolist() == [[5], [6]]
+
+
+@pytest.mark.parametrize("top_p", [0.0, 1.0])
+@pytest.mark.parametrize("others", [{}, {"top_k": 7}, {"min_p": 0.1}])
+def test_a_nucleus_of_0_or_1_keeps_all(top_p, others):
+    """By itself, and beside a row that has a nucleus."""
+    logits = mx.array(np.random.default_rng(0).normal(size=(2, 1, 50)).astype(np.float32) * 3)
+    expected = log_probabilities(logits[:1], 1.0, Sampling(temperature=1.0, **others))
+    rows = [Sampling(temperature=1.0, top_p=p, **others) for p in (top_p, 0.5)]
+    assert mx.array_equal(log_probabilities(logits[:1], 1.0, rows[0]), expected)
+    settings = settings_of(rows)
+    beside = log_probabilities(logits, settings.temperature, in_use(rows), settings)
+    assert mx.allclose(mx.exp(beside[:1]), mx.exp(expected), atol=1e-6)

@@ -19,6 +19,7 @@ from mlx_gemma4_assist.cache.rows import KVCache, join
 from mlx_gemma4_assist.checkpoints.loading import load_assistant, load_model
 from mlx_gemma4_assist.drafts.fixed import FixedDraftLength
 from mlx_gemma4_assist.engine import loop
+from mlx_gemma4_assist.engine.batch import Member, _state_of
 from mlx_gemma4_assist.engine.loop import Plan, rounds, start
 from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.host_accept import HostAcceptor
@@ -287,3 +288,15 @@ def test_drafts_are_drawn_from_a_distribution(pair, number, every):
     assert mx.isinf(made.log_q).any().item() == (every == 3 and number < 0)
     drawn = mx.take_along_axis(made.log_q, made.tokens[..., None], axis=-1)
     assert mx.isfinite(drawn).all()
+
+
+@pytest.mark.parametrize("mode", ["mxfp4", "nvfp4", "mxfp8"])
+def test_a_row_of_a_batch_begins_with_the_types_that_rounds_return(mode):
+    target, assistant = random_pair()
+    nn.quantize(target, 16 if mode == "nvfp4" else 32, 8 if mode == "mxfp8" else 4, mode=mode)
+    layout = replace(layout_for(target, 3), dtype=target.embed(mx.array([[0]])).dtype)
+    cache = filled(target, layout, prompt_of(9))
+    decoder = Decoder(target, assistant, layout, SAMPLED, accept)
+    state = _state_of(Member(cache, 3, None, row_keys(0, 1), SAMPLED), decoder)
+    _, after, _ = speculate(decoder, state, cache.buffers, 3, 8)
+    assert [array.dtype for array in state[:4]] == [array.dtype for array in after[:4]]

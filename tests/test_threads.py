@@ -20,7 +20,9 @@ from mlx_gemma4_assist import (
     InputError,
     load,
     load_assistant,
+    load_prompt_cache,
     make_prompt_cache,
+    save_prompt_cache,
     stream_generate,
 )
 from mlx_gemma4_assist.backend import can_compile
@@ -118,6 +120,26 @@ def test_a_thread_that_loads_gets_no_stream(name):
     assert own > other
 
 
+def test_a_cache_made_in_one_thread_serves_another(pair, expected):
+    """Nothing of it has been computed yet: lazy zeros would be bound to the thread that made them."""
+    cache = elsewhere(lambda: make_prompt_cache(*pair, 3))
+    assert tokens(started(pair, prompt_cache=cache)) == expected
+    cache = make_prompt_cache(*pair, 3)
+    assert elsewhere(lambda: tokens(started(pair, prompt_cache=cache))) == expected
+    assert tokens(started(pair, prompt_cache=cache)) == expected
+
+
+def test_a_cache_read_from_its_file_in_one_thread_serves_another(pair, expected, tmp_path):
+    cache = make_prompt_cache(*pair, 3)
+    tokens(started(pair, prompt_cache=cache))
+    save_prompt_cache(tmp_path / "cache.safetensors", cache)
+
+    def read():
+        return load_prompt_cache(tmp_path / "cache.safetensors", pair[0], assistant_model=pair[1])
+
+    assert tokens(started(pair, prompt_cache=elsewhere(read))) == expected
+
+
 ENDING = """
 import threading
 import mlx.core as mx
@@ -139,6 +161,7 @@ thread.join()
 
 def test_a_process_whose_thread_has_cleared_its_streams_ends_in_order():
     """Without that line MLX may abort when the process ends: the README says so."""
+    assert "mx.synchronize(); mx.clear_streams()" in " ".join((ROOT / "README.md").read_text().split())
     path = os.pathsep.join(map(str, (ROOT, TESTS, TOOLS)))
     for _ in range(3):
         run = subprocess.run([sys.executable, "-c", ENDING], env=os.environ | {"PYTHONPATH": path}, capture_output=True)

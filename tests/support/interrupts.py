@@ -14,6 +14,16 @@ def hear_ctrl_c() -> None:
 
 
 @contextmanager
+def ignoring_ctrl_c() -> Iterator[None]:
+    """As in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def interrupted_at_line(code: CodeType, number: int) -> Iterator[None]:
     """KeyboardInterrupt before the n-th of all lines, from 0, that run in calls of a function."""
     left = number
