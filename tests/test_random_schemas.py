@@ -21,10 +21,10 @@ from mlx_gemma4_assist.engine.pair import Checkpoint
 from mlx_gemma4_assist.server.exchange import ChatRequest, Event, Failed, Finished, RequestError, collected
 from mlx_gemma4_assist.server.service import Service
 
-COUNT = int(os.environ.get("RANDOM_SCHEMAS", "12"))
+COUNT = int(os.environ.get("RANDOM_SCHEMAS", "6"))
 TOGETHER = 6
 PATIENCE = 120  # seconds, after which a test has failed
-MAX_TOKENS = 80
+MAX_TOKENS = 60
 PROMPT = "Who is Mr. Darcy?"
 
 
@@ -63,7 +63,7 @@ def request_of(**options: Any) -> ChatRequest:
 
 def drawn(rng: random.Random) -> dict[str, Any]:
     """Options that draw, with drafts of either kind; repeatable, so that as many answers end at every run."""
-    drafts = {"num_assistant_tokens": rng.choice([1, 3, 5, None]), "draft_temperature": rng.choice([0.0, 1.0])}
+    drafts = {"num_assistant_tokens": rng.choice([1, 2, 3, None]), "draft_temperature": rng.choice([0.0, 1.0])}
     return {"temperature": 1.0, "seed": rng.randrange(2**32), **drafts}
 
 
@@ -92,7 +92,7 @@ def told(box: "queue.Queue[Event]") -> tuple[str, str]:
 def test_whatever_the_schema_its_answers_are_of_it(service, pair):
     """Drawn at temperature 1, with drafts, beside others; those whom no schema holds say what they say alone."""
     rng, ends = random.Random(5), Counter[str]()
-    beside = [{"temperature": float(i % 2), "seed": i, "max_tokens": 25 + 15 * i} for i in range(2)]
+    beside = [{"temperature": float(i % 2), "seed": i, "max_tokens": 20 + 15 * i} for i in range(2)]
     alone = [
         "".join(one.text for one in stream_generate(pair.target, pair.processor, PROMPT, pair.assistant, **options))
         for options in beside
