@@ -21,10 +21,10 @@ from mlx_gemma4_assist.engine.pair import Checkpoint
 from mlx_gemma4_assist.server.exchange import ChatRequest, Event, Failed, Finished, RequestError, collected
 from mlx_gemma4_assist.server.service import Service
 
-COUNT = int(os.environ.get("RANDOM_SCHEMAS", "12"))
+COUNT = int(os.environ.get("RANDOM_SCHEMAS", "6"))
 TOGETHER = 6
 PATIENCE = 120  # seconds, after which a test has failed
-MAX_TOKENS = 80
+MAX_TOKENS = 60
 PROMPT = "Who is Mr. Darcy?"
 
 
@@ -61,6 +61,12 @@ def request_of(**options: Any) -> ChatRequest:
     return ChatRequest(model="tiny", messages=messages, options={"max_tokens": MAX_TOKENS} | options, stream=True)
 
 
+def drawn(rng: random.Random) -> dict[str, Any]:
+    """Options that draw, with drafts of either kind; repeatable, so that as many answers end at every run."""
+    drafts = {"num_assistant_tokens": rng.choice([1, 2, 3, None]), "draft_temperature": rng.choice([0.0, 1.0])}
+    return {"temperature": 1.0, "seed": rng.randrange(2**32), **drafts}
+
+
 def answered(service: Service, requests: list[ChatRequest]) -> list[tuple[str, str]]:
     """Texts of requests at once, and why they ended; a refusal is an end too."""
     boxes: list[queue.Queue[Event]] = []
@@ -86,18 +92,14 @@ def told(box: "queue.Queue[Event]") -> tuple[str, str]:
 def test_whatever_the_schema_its_answers_are_of_it(service, pair):
     """Drawn at temperature 1, with drafts, beside others; those whom no schema holds say what they say alone."""
     rng, ends = random.Random(5), Counter[str]()
-    beside = [{"temperature": float(i % 2), "seed": i, "max_tokens": 25 + 15 * i} for i in range(2)]
+    beside = [{"temperature": float(i % 2), "seed": i, "max_tokens": 20 + 15 * i} for i in range(2)]
     alone = [
         "".join(one.text for one in stream_generate(pair.target, pair.processor, PROMPT, pair.assistant, **options))
         for options in beside
     ]
     for begin in range(0, COUNT, TOGETHER):
         schemas = [random_schema(rng) for _ in range(min(TOGETHER, COUNT - begin))]
-        drafts = [rng.choice([1, 3, 5, None]) for _ in schemas]
-        held = [
-            request_of(json_schema=schema, temperature=1.0, num_assistant_tokens=count)
-            for schema, count in zip(schemas, drafts, strict=True)
-        ]
+        held = [request_of(json_schema=schema, **drawn(rng)) for schema in schemas]
         *answers, first, second = answered(service, [*held, *(request_of(**options) for options in beside)])
         assert [text for text, _ in (first, second)] == alone
         for schema, (text, end) in zip(schemas, answers, strict=True):
@@ -109,5 +111,5 @@ def test_whatever_the_schema_its_answers_are_of_it(service, pair):
             elif end == "refused":
                 assert "json_schema is not supported: " in text
     print(dict(ends))
-    assert ends["stop"] > 0.6 * COUNT
+    assert ends["stop"] > 0.5 * COUNT
     assert ends["refused"] < 0.1 * COUNT
