@@ -294,3 +294,16 @@ def test_toml_is_edited_in_one_place(before, after):
 def test_toml_that_cannot_be_edited_is_refused(text):
     with pytest.raises(InputError):
         with_table(text, ("a", "b"), {"n": 1})
+
+
+@pytest.mark.parametrize(("key", "which"), [((), "a key"), (("--api-key", "wrong"), "another key")])
+def test_a_server_that_wants_a_key_is_not_taken_for_none(connect, key, which):
+    """Nothing is guessed of it, and so nothing wrong is written."""
+    said = {"do_GET": lambda self: self.send_error(401), "log_message": lambda *_: None}
+    handler = type("Refusing", (BaseHTTPRequestHandler,), said)
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.handle_request, daemon=True).start()
+    done = connect("llm", "--url", f"http://127.0.0.1:{server.server_port}", "--write", *key)
+    server.server_close()
+    assert done.returncode == 2
+    assert f"asks for {which}: --api-key, or MLX_GEMMA4_ASSIST_API_KEY" in done.stderr

@@ -147,9 +147,10 @@ def test_events_come_in_their_order(shared):
     pieces = kinds.count(Piece)
     assert kinds == [Progress] * kinds.count(Progress) + [Started] + [Piece] * pieces + [Finished]
     progress = [event for event in events if isinstance(event, Progress)]
-    assert (progress[0].done, progress[-1].done) == (0, progress[-1].total)
-    assert len(progress) > 2
     answer = collected(events)
+    assert (progress[0].done, progress[-1].done) == (answer.cached_tokens, answer.prompt_tokens)
+    assert {each.total for each in progress} == {answer.prompt_tokens}
+    assert len(progress) > 2
     assert answer.prompt_tokens == len(shared.tokens(raw(STORY * 3)))
     (choice,) = answer.choices
     usage = choice.finished.usage

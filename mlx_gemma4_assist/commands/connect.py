@@ -1,6 +1,7 @@
 """``connect``: what an app has to be told of the server, shown or written where it belongs."""
 
 import os
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..integrations.apps import Connection, Place, Served
 
 URL = f"http://{HOST}:{PORT}"
+UNAUTHORIZED = 401
 PATIENCE = 2.0  # seconds for a server to say what it serves
 DEFAULT_MODEL, DEFAULT_CONTEXT = "default", 32_768  # a server answers to that name
 MOST_TOKENS = 8_192  # that apps may ask of an answer, where the context is large
@@ -98,13 +100,23 @@ def _served(url: str, key: str | None, model: str | None, context: int | None) -
 
 
 def _asked(url: str, key: str | None) -> dict[str, Any] | None:
-    """The first of the models that a server lists."""
+    """The first of the models that a server lists; None where no server answers so.
+
+    Raises:
+        OptionError: it wants a key, or another one.
+    """
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
         with urllib.request.urlopen(
             urllib.request.Request(f"{url}/v1/models", headers=headers), timeout=PATIENCE
         ) as answer:
             content = parse_json(answer.read().decode("utf-8", "replace"), url)
+    except urllib.error.HTTPError as error:
+        if error.code == UNAUTHORIZED:
+            which = "a key" if key is None else "another key"
+            sentence = "the server at {address} asks for {which}: {api_key}, or {variable}"
+            raise OptionError(sentence, address=url, which=which, variable=KEY_VARIABLE) from None
+        return None
     except (OSError, InputError):
         return None
     models = content.get("data") if isinstance(content, dict) else None

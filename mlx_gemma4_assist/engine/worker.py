@@ -111,11 +111,14 @@ class Worker:
         """Take tasks in, all or none.
 
         Raises:
+            InputError: they are more than can ever run and wait together.
             QueueFull: too many wait.
             Closing: the worker is closed, or its thread has ended.
         """
         with self._lock:
             self._check_open()
+            if len(tasks) > self._most:
+                raise InputError(f"{len(tasks)} answers are asked for at once, but only {self._most} may run or wait")
             if len(self._live) + len(tasks) > self._most:
                 raise QueueFull(f"too many requests: {len(self._live)} are being answered or wait")
             if not self._live:

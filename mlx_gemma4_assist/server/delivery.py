@@ -50,7 +50,7 @@ class Delivery:
     ):
         self._listener, self._prompts, self._answers, self._desk = listener, prompts, answers, desk
         self._echo, self._streams = echo, streams
-        self._read: dict[int, tuple[int, int]] = {}
+        self._read: dict[int, int] = {}  # of each prompt that was begun, how many tokens are there
         self._cached: dict[int, int] = {}  # of each prompt that has been read
         self._held: list[Event] | None = []  # what comes behind Started; None when that has been told
         self._over = False
@@ -65,10 +65,11 @@ class Delivery:
         self._over = True
 
     def read(self, number: int, done: int, total: int) -> None:
-        self._read[number // self._answers] = done, total
+        place = number // self._answers
+        whole = len(self._prompts[place])
+        self._read[place] = whole if done == total else max(0, whole - 1 - total + done)  # the last token is a round's
         if self._held is not None:
-            so_far = self._read.values()
-            self._tell(Progress(sum(done for done, _ in so_far), sum(total for _, total in so_far)))
+            self._tell(Progress(sum(self._read.values()), sum(map(len, self._prompts))))
 
     def started(self, number: int, cached_tokens: int) -> None:
         self._cached.setdefault(number // self._answers, cached_tokens)

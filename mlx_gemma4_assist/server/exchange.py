@@ -121,7 +121,8 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 
 @dataclass(frozen=True)
 class Progress:
-    """A sign of life, while prompts are read: tokens of the prompt that were computed, and that are to be."""
+    """A sign of life, while prompts are read: how many of their tokens have been computed, or a cache had, and how many
+    there are."""
 
     done: int
     total: int
