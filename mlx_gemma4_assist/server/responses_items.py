@@ -1,6 +1,7 @@
 """Items that an answer of the Responses API consists of, as they grow and as they are in the end."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ Told = dict[str, Any]
 
 
 @dataclass
-class Item:
+class Item(ABC):
     """Something that an answer brings.
 
     Attributes:
@@ -33,9 +34,9 @@ class Item:
         """Whose event one is."""
         return {"item_id": self.id, "output_index": self.index}
 
+    @abstractmethod
     def made(self, status: str) -> Told:
         """The item as it is now."""
-        raise NotImplementedError
 
     def begin(self) -> list[Told]:
         """The events with which it begins."""
