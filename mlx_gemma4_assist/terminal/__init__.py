@@ -1,0 +1,1 @@
+"""The chat in a terminal: what is typed and dropped there, what is shown, where conversations are kept."""
