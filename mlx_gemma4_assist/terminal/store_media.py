@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from ..files import remove_unfinished, replacing, sync_folder
 from ..text.messages import SOURCES, Kind
 
-DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
-"""Wherever it stands in a chat's file: what may be one counts as one, so that damaged files keep their media, too."""
+DIGEST = re.compile(rb'"([0-9a-f]{64})"')
+"""In the bytes of a chat's file: whatever may be one counts, so that damaged files keep their media, too."""
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _TYPE = re.compile(r"[\w.+-]+/[\w.+-]+|")
