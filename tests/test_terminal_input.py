@@ -15,6 +15,7 @@ import unicodedata
 import wave
 from contextlib import contextmanager, suppress
 
+import pyte
 import pytest
 from PIL import Image
 from prompt_toolkit.application import create_app_session
@@ -47,6 +48,19 @@ class Screen:
 
 def pasted(text):
     return f"\033[200~{text}\033[201~"
+
+
+@pytest.fixture
+def words():
+    return Completions(
+        {"/help": "shows the commands", "/reset": "begins anew", "retry": "answers again"},
+        {
+            "/sessions": lambda: ["Berlin trip", "berries", "Paris"],
+            "/set": lambda: ["temperature", "top_k"],
+            "/set temperature": lambda: ["0", "1"],
+            "/image": lambda: [PATH],
+        },
+    )
 
 
 # The line editor
@@ -136,21 +150,43 @@ def test_a_draft_survives_ctrl_c_in_a_search(typing):
     assert prompt.read() == "draft"
 
 
-def shown(prompt_of, keys, size=(24, 80)):
-    """All that a prompt draws while keys are pressed."""
-    out = io.StringIO()
-    rows, columns = size
-    output = Vt100_Output(out, lambda: Size(rows, columns), enable_cpr=False)
-    with create_pipe_input() as keyboard, create_app_session(input=keyboard, output=output):
-        keyboard.send_text(keys)
-        prompt_of().read()
-    return out.getvalue()
+class Drawn:
+    """A prompt on a screen of a few columns and rows, which tells where its cursor is."""
+
+    def __init__(self, keyboard, columns, rows=24):
+        self.screen = pyte.Screen(columns, rows)
+        self.screen.write_process_input = keyboard.send_text
+        self.output = Vt100_Output(self, lambda: Size(rows, columns), term="xterm")
+        self._stream = pyte.Stream(self.screen)
+        self.seen = []
+
+    def write(self, text):
+        """Called by prompt_toolkit, whose lines end as the terminal's driver would end them."""
+        self._stream.feed(text.replace("\r\n", "\n").replace("\n", "\r\n"))
+        self.seen.append([line.rstrip() for line in self.screen.display])
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return True
 
 
-def test_the_prompt_is_drawn():
-    out = shown(lambda: Prompt(Screen(), history=None, words=lambda: NOTHING, toolbar=lambda: "model"), "a\033\rb\r")
-    assert ">> " in out
-    assert ".. " in out
+@pytest.mark.parametrize("columns", [60, 20])
+def test_what_is_drawn(words, columns):
+    """The toolbar is the screen's last line; it is cut where it does not fit, lists come and go."""
+    toolbar = "tiny, context 3 of 4,096"
+    with create_pipe_input() as keyboard:
+        drawn = Drawn(keyboard, columns)
+        with create_app_session(input=keyboard, output=drawn.output):
+            prompt = Prompt(Screen(), history=None, words=lambda: words, toolbar=lambda: toolbar)
+            for seconds, keys in ((0.2, "one\033\rtwo"), (0.4, "\x03/re"), (0.7, "set" + ENTER)):
+                threading.Timer(seconds, keyboard.send_text, [keys]).start()
+            assert prompt.read() == "/reset"
+    assert [">> one", ".. two", *[""] * 21, toolbar[:columns]] in drawn.seen
+    assert any("/retry" in screen[2] and screen[0] == ">> /re" for screen in drawn.seen)
+    assert drawn.seen[-1] == [">> /reset", *[""] * 23]
+    assert not any(cell.reverse for cell in drawn.screen.buffer[23].values())
 
 
 # The history
@@ -258,19 +294,6 @@ def test_a_long_history_is_halved(typing, tmp_path, monkeypatch):
 
 def names(completions, text, asked=True):
     return [candidate.text for candidate in completions.complete(text, asked)]
-
-
-@pytest.fixture
-def words():
-    return Completions(
-        {"/help": "shows the commands", "/reset": "begins anew", "retry": "answers again"},
-        {
-            "/sessions": lambda: ["Berlin trip", "berries", "Paris"],
-            "/set": lambda: ["temperature", "top_k"],
-            "/set temperature": lambda: ["0", "1"],
-            "/image": lambda: [PATH],
-        },
-    )
 
 
 def test_commands_and_arguments(words):
