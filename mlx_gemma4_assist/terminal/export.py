@@ -6,6 +6,7 @@ import mimetypes
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -98,15 +99,14 @@ def _export_markdown(session: "Session", path: Path, title: str) -> None:
         return _write(path, as_markdown(session, title))
     folder = path.with_name(f"{path.stem}-files")
     folder.mkdir(mode=0o700)  # a new one: nothing of anybody's is replaced
-    try:
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
         names = {url: _file_name(label, url) for url, label in _labels(session).items() if url in contents}
         for url, name in names.items():
             with replacing(folder / name) as file:
                 file.write(contents[url])
         _write(path, as_markdown(session, title, {url: quote(f"{folder.name}/{name}") for url, name in names.items()}))
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        undo.pop_all()
     return None
 
 
