@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..options import FILTERS
 from ..text.deltas import AnswerDelta, ThoughtDelta
 from ..text.messages import SOURCES, Message
 from .exchange import (
@@ -24,12 +25,14 @@ from .exchange import (
 
 NO_ID = -1  # of tokens that only their texts are told of
 SPELLED_ALIKE = (
-    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("max_tokens", "seed"),
+    *FILTERS,
+    *("repetition_penalty", "presence_penalty", "frequency_penalty", "max_tokens", "seed"),
 )
 """Options that OpenAI's protocol, or servers that extend it, have by the same name."""
 OWN = ("draft_temperature", "num_assistant_tokens", "regex", "lark")
 """Options that only a server of this package is known to heed."""
+OF_SERVERS = (*SPELLED_ALIKE, *OWN, "stop", "logit_bias", "json_schema")
+"""All options that some server can be asked for."""
 CONTEXTS = ("context_length", "max_model_len", "max_context_length", "context_window")
 
 Body = dict[str, Any]

@@ -1,6 +1,7 @@
 """The line editor: prompt_toolkit's, with a chat's keys. Only ``prompt`` imports it, when a person is asked at last."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,18 @@ class Editor:
             return self._session.prompt(default=default)
         except EOFError:
             return None
+
+    def leave(self) -> None:
+        """As of ``Prompt``."""
+        loop = self._session.app.loop
+        if loop is not None:
+            with suppress(RuntimeError):  # it has ended meanwhile
+                loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        app = self._session.app
+        if app.is_running and not app.is_done:
+            app.exit(exception=EOFError())
 
 
 class _Kept(Remembered):

@@ -61,6 +61,11 @@ class Prompt:
         text = self._line_editor().read(default) if interactive else self._plain(default)
         return None if text is None else without_quotes(text)
 
+    def leave(self) -> None:
+        """Let a :meth:`read` that waits in the line editor return None. For any thread; it does not wait."""
+        if self._editor is not None:
+            self._editor.leave()
+
     def _line_editor(self) -> "Editor":
         if self._editor is None:
             from .editor import Editor
