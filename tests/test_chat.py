@@ -16,6 +16,7 @@ from support.serving import MODEL, ScriptedBackend, finished, piece
 
 from mlx_gemma4_assist import ChatSession, InputError, Pair
 from mlx_gemma4_assist.commands import chat_opening
+from mlx_gemma4_assist.commands import run as commands
 from mlx_gemma4_assist.commands.chat import chat as command
 from mlx_gemma4_assist.commands.chat_start import WHO_ANSWERS
 from mlx_gemma4_assist.commands.run import run_one
@@ -344,10 +345,13 @@ def test_a_model_that_cannot_be_loaded_is_one_line(talk, monkeypatch):
 def test_what_is_left_is_closed(monkeypatch):
     """Who leaves while a model is being opened need not wait for it."""
     opened = Opening(lambda: time.sleep(0.3) or Opened(ScriptedBackend()))
+    assert opened.close()  # nothing has begun
+    opened.begin()
     assert not opened.close(0.01)
     assert opened.close()
     closed = []
     opened = Opening(lambda: Opened(ScriptedBackend(), close=lambda: closed.append(True)))
+    opened.begin()
     assert opened.close()
     assert closed == [True]
 
@@ -364,6 +368,33 @@ def test_failing_is_told_at_the_prompt():
         opened.wait()
     opened.close()
     assert (told, opened.failed, opened.ready) == ([True], True, False)
+
+
+def test_the_prompt_is_there_before_the_model(monkeypatch):
+    """Opening begins as the prompt is drawn; what is typed then waits for it."""
+    order = []
+
+    def read(self, default=""):
+        order.append("prompt")
+        self._toolbar()
+        return "Hello" if order.count("prompt") == 1 else None
+
+    def opens():
+        order.append("opened")
+        return Opened(ScriptedBackend())
+
+    class Talk:
+        attached, draft, stopped, last, used, backend = (), "", False, None, 0, ScriptedBackend()
+
+        def message(self, text):
+            order.append(text)
+
+    monkeypatch.setattr(prompts.Prompt, "read", read)
+    monkeypatch.setattr(Terminal, "interactive", True)
+    chat = Chat(Terminal.of(io.StringIO(), io.StringIO()), "model", opens, lambda opened: Talk())
+    assert chat.run() == 0
+    assert order == ["prompt", "opened", "Hello", "prompt"]
+    assert chat.close()
 
 
 def test_a_chat_ends_when_its_model_fails(monkeypatch):
@@ -427,6 +458,20 @@ def test_a_strangers_key_and_model(talk, monkeypatch):
 
 
 # Processes
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], []),
+        (["--resume"], ["--resume="]),
+        (["--resume", "-m", "5"], ["--resume=", "-m", "5"]),
+        (["--resume", "name", "-m", "5"], ["--resume", "name", "-m", "5"]),
+        (["-m", "5"], ["-m", "5"]),
+    ],
+)
+def test_an_option_may_stand_without_its_value(words, expected):
+    assert commands._with_values(words) == expected
 
 
 def test_standard_input_as_messages():

@@ -89,11 +89,8 @@ def _run(app: typer.Typer, name: str) -> NoReturn:
 
 def _with_values(words: list[str]) -> list[str]:
     """Words of a command line, with an empty value for options that may stand without one, which typer has none of."""
-    following = [*words[1:], "-"]
-    return [
-        f"{word}=" if word in VALUE_OPTIONAL and after.startswith("-") else word
-        for word, after in zip(words, following, strict=True)
-    ]
+    alone = [after.startswith("-") for after in words[1:]] + [True]
+    return [f"{word}=" if word in VALUE_OPTIONAL and alone[i] else word for i, word in enumerate(words)]
 
 
 def _nobody_reads() -> int:

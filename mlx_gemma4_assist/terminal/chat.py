@@ -157,7 +157,8 @@ class Chat:
         return self._words
 
     def _toolbar(self) -> str:
-        """The last line of the screen. It is drawn where a thread's failure may be noticed, too."""
+        """The last line of the screen. Opening begins when it is first drawn, its failure is seen when it is again."""
+        self._opening.begin()
         if self._opening.failed:
             self._prompt.leave()
         if self._talk is None:

@@ -29,7 +29,7 @@ class Opened(NamedTuple):
 
 
 class Opening:
-    """A backend that is being opened.
+    """A backend that is opened once :meth:`begin` is called, or somebody waits for it.
 
     Args:
         open_backend: does it; it is called in the thread, and may take long.
@@ -40,8 +40,13 @@ class Opening:
         self._open, self._failed = open_backend, failed
         self._opened: Future[Opened] = Future()
         self._loaded: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, name="opening", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Open it, if that has not begun: libraries that it takes slow down whatever else is imported meanwhile."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="opening", daemon=True)
+            self._thread.start()
 
     @property
     def ready(self) -> bool:
@@ -56,7 +61,7 @@ class Opening:
     @property
     def loading(self) -> bool:
         """Whether the model is not there yet."""
-        return self._thread.is_alive()
+        return self._thread is None or self._thread.is_alive()
 
     def check(self) -> None:
         """Raises:
@@ -72,15 +77,17 @@ class Opening:
         Raises:
             InputError: there is none.
         """
+        self.begin()
         while not self._opened.done():
             wait([self._opened], LOOK_AGAIN)
         return self._opened.result()
 
     def close(self, seconds: float | None = None) -> bool:
         """End what was opened; False where it is still being opened or loaded after so many seconds."""
-        self._thread.join(seconds)
-        if self._thread.is_alive():
-            return False
+        if self._thread is not None:
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                return False
         if self.ready:
             self._opened.result().close()
         return True
