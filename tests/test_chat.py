@@ -256,6 +256,21 @@ def test_options_reach_the_engine(talk):
     assert talk(["Hello"], "--kv-bits", "8", "--kv-group-size", "32", "--system-prompt", "Briefly.")[0] == 0
 
 
+def test_keys_and_values_may_be_kept_in_a_file(talk, tmp_path):
+    """The next chat begins with them; another model's are refused."""
+    file = tmp_path / "kept.safetensors"
+    code, _, err = talk([MORNING, "And then?"], "--prompt-cache-file", str(file))
+    assert code == 0
+    length = int(re.search(r"holds (\d+) tokens now", err)[1])
+    assert length > 60
+    code, out, err = talk([MORNING, "And then?"], "--prompt-cache-file", str(file))
+    assert (code, out) == (0, talk([MORNING, "And then?"])[1])
+    (kept, of), _ = reused(err)
+    assert kept == of - 1 > 0
+    file.write_bytes(b"no cache")
+    assert talk(["Hello"], "--prompt-cache-file", str(file))[0] == 2
+
+
 # One answer
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from chat_screen import CTRL_C, CTRL_D, CTRL_T, ENTER, ESCAPE, PASTE_BEGINS, PASTE_ENDS, Screen
@@ -9,6 +10,7 @@ from PIL import Image
 from support import media
 from support.chat_server import write_model
 from support.multimodal import VOCABULARY
+from support.paths import ASSETS
 
 from mlx_gemma4_assist import Processor
 
@@ -233,6 +235,27 @@ def test_killed_and_resumed(tmp_path):
         screen.type(CTRL_C)
         assert screen.ended() == 0
     assert b"Traceback" not in screen.raw
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_prompt(tmp_path):
+    """In one line, and without a traceback."""
+    model = shutil.copytree(ASSETS / "tiny", tmp_path / "model")
+    (weights,) = model.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with Screen("--model", str(model), "--assistant-model", "none", data=tmp_path / "data") as screen:
+        assert screen.ended() == 2
+    (line,) = [each for each in screen.text.splitlines() if each.startswith("error: ")]
+    assert "the model could not be loaded" in line or "safetensors" in line
+    assert "Traceback" not in screen.text
+
+
+def test_who_leaves_at_once_need_not_wait(tmp_path):
+    with Screen(data=tmp_path) as screen:
+        screen.wait(lambda: screen.at_prompt, "the prompt")
+        screen.type(CTRL_D)
+        assert screen.ended() == 0
+    assert screen.text.splitlines()[-1].startswith(">>")
+    assert not (tmp_path / "sessions").exists()
 
 
 @pytest.fixture(scope="module")

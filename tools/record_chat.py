@@ -18,7 +18,7 @@ from chat_screen import Screen
 from command_line import parser_for, run_tool
 
 OPTIONS = ("--max-tokens", "60", "--num-assistant-tokens", "3", "--show-drafts", "--no-learned", "--no-history")
-SAID = ("It was a fine morning, and", "/compare", "/context")
+SAID = ("What did Elizabeth say to Mr. Darcy?", "Was he glad to hear it?", "/compare", "/context")
 COLUMNS, LINES = 92, 30
 WIDE, HIGH, EDGE, BAR = 8.43, 19, 16, 30  # pixels of a character, of a row, around all, above
 PAPER, INK, FAINT = "#16181d", "#d7dae0", "#8a919e"
@@ -91,7 +91,8 @@ def _line(row: Row, baseline: int) -> str:
 
 
 def _style(cell: pyte.screens.Char) -> str:
-    colour = FAINT if cell.blink else COLOURS.get(cell.fg, "" if cell.fg == "default" else f"#{cell.fg}")
+    plain = FAINT if cell.blink else ""  # which stands for dim
+    colour = plain if cell.fg == "default" else COLOURS.get(cell.fg, f"#{cell.fg}")
     found = f' fill="{colour}"' if colour else ""
     if cell.bold:
         found += ' font-weight="bold"'

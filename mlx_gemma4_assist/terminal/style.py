@@ -86,7 +86,12 @@ class Terminal:
         return f"{DIM}{text}{RESET}" if text and self.colour else text
 
     def note(self, text: str) -> None:
-        """Write lines beside the output: dim where there are styles. What cannot be written is lost."""
+        """Write lines beside the output: dim where there are styles, and broken between words by a terminal's width.
+
+        What cannot be written is lost.
+        """
+        if self._notes.isatty():
+            text = "\n".join(broken(line, self.width) for line in text.split("\n"))
         dim = text and self._styled and self._moves_in(self._notes)
         self._beside((f"{DIM}{text}{RESET}" if dim else text) + "\n")
 
@@ -109,6 +114,21 @@ class Terminal:
 
     def _moves_in(self, stream: TextIO) -> bool:
         return stream.isatty() and self._environ.get("TERM") != "dumb"
+
+
+def broken(line: str, width: int) -> str:
+    """A line with line feeds in the place of blanks, so that its words stay whole where they fit.
+
+    A line with styles, whose escape sequences take no room, stays as it is.
+    """
+    rows = []
+    while len(line) > width and "\033" not in line:
+        at = line.rfind(" ", len(line) - len(line.lstrip()) + 1, width + 1)
+        if at < 0:
+            break
+        rows.append(line[:at].rstrip())
+        line = line[at + 1 :]
+    return "\n".join([*rows, line])
 
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
