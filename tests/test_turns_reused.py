@@ -123,8 +123,8 @@ class Bench:
         for name in ("logits_processors", *options):
             self.chat.set_option(name, options.get(name))
         reply = ask()
-        for _ in reply:
-            pass
+        for piece in reply:
+            assert "".join(span.text for span in piece.spans) == piece.text
         request, prompt = self.watch.requests[-1], self.watch.prompts[-1]
         assert self.watch.rested.wait(PATIENCE)
         self._check(request, prompt, reply, number)
