@@ -483,3 +483,19 @@ def test_an_interrupt_while_a_message_is_handed_over_leaves_nothing(monkeypatch)
             session.send("1")
     assert session.messages == []
     assert read(session.send("1")) == "One."
+
+
+def test_drafts_of_the_embedded_pair_are_told():
+    """As many tokens as were accepted are drafts, each piece in the order of its round."""
+    with ChatSession.open("tiny", options={"max_tokens": 60, "temperature": 0.0, "num_assistant_tokens": 3}) as session:
+        reply = session.send("It was a fine morning, and")
+        pieces = [piece for piece in reply if piece.text]
+    places = {span.draft for piece in pieces for span in piece.spans}
+    assert {0, 1} <= places <= {0, 1, 2, 3}
+    assert reply.finished.usage.accepted > 0
+    for piece in pieces:
+        drafts = [span.draft for span in piece.spans if span.draft]
+        assert drafts == sorted(drafts)
+        assert "".join(span.text for span in piece.spans) == piece.text
+    assert len(reply.token_ids) == reply.usage.completion_tokens
+    assert session.session.written == [(reply.answer, reply.token_ids)]

@@ -1,12 +1,16 @@
 """Answers come back in the tokens that the model made them of, and say what they said."""
 
 import random
+import threading
 
 import pytest
 from support.chat_format import TEMPLATES, chat_processor
 from support.paths import ASSETS
 
 from mlx_gemma4_assist import Processor
+from mlx_gemma4_assist.engine.pair import Checkpoint
+from mlx_gemma4_assist.server.exchange import ChatRequest, Piece, collected
+from mlx_gemma4_assist.server.service import Service
 from mlx_gemma4_assist.text.renderer import Renderer
 from mlx_gemma4_assist.text.written import MOST_CUT, WrittenAnswers, spelling
 
@@ -187,3 +191,41 @@ def test_several_messages_of_one_turn(processor):
     shows = says([{"type": "text", "text": "hello"}, {"type": "image", "url": "x"}])
     _, tokens = shown_and_ids(processor, memory, [USER, shows, USER])
     assert not is_within(apart, tokens)
+
+
+# A service
+
+
+@pytest.fixture(scope="module")
+def service():
+    service = Service(Checkpoint.open("tiny"))
+    yield service
+    service.close()
+
+
+def request(*messages, **options):
+    options = {"max_tokens": 60, "temperature": 1.0} | options
+    return ChatRequest(model="tiny", messages=messages, options=options, stream=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_client_that_went_away_has_only_a_part(service, seed):
+    """Of what was made until the service noticed."""
+    events, gone = [], threading.Event()
+
+    def hear(event):
+        events.append(event)
+        if isinstance(event, Piece) and len(collected(events).choices[0].tokens) >= 30 and not gone.is_set():
+            ticket.cancel()
+            gone.set()
+
+    first = request(USER, seed=seed, max_tokens=3000, logit_bias={1: -99.0, service.tokenize("<turn|>")[0]: -99.0})
+    ticket = service.submit(first, hear)
+    assert gone.wait(60)
+    made = [token for token in collected(events).choices[0].tokens if token.text]
+    part = "".join(token.text for token in made[:17])
+    ids = [token.id for token in made[1:17]]  # templates trim the white space before the first
+    assert is_within(ids[:-1], list(service.tokens(request(USER, says(part), USER))))
+    assert service.render(request(USER, says(part), USER)).endswith(
+        f"{part.strip()}<turn|>\n<|turn>user\nHi<turn|>\n<|turn>model\n"
+    )

@@ -1,7 +1,7 @@
 """A conversation: what was said, as a tree of which one branch is what the model sees.
 
 Taking back, asking again and editing forget nothing: what they leave is a branch of its own, to which one can go back.
-Nothing here knows tokens or keys. An engine's prefix cache finds what branches have in common by itself.
+Keys and values are not kept here: an engine's prefix cache finds by itself what branches have in common.
 """
 
 from collections.abc import Mapping, Sequence

@@ -210,7 +210,7 @@ class ChatSession:
         Raises:
             InputError: nothing was answered; otherwise as for :meth:`send`.
         """
-        reply = Reply(self._forget)
+        reply = Reply(self._take_back)
         with self._lock:
             self._check_free()
             request = self._answered()
@@ -389,10 +389,6 @@ class ChatSession:
                 if self._before is not None:
                     self._session.go_back(self._before)
                 self._reply = self._before = None
-
-    def _forget(self, reply: Reply) -> None:
-        """A reply that nobody keeps has ended."""
-        self._take_back(reply)
 
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Delivery:
         self._held: list[Event] | None = []  # what comes behind Started; None when that has been told
         self._over = False
         self._cancel: Callable[[], None] = lambda: None
-        self._told: dict[int, Told] = {}
+        self._told: dict[int, list[Told]] = {}  # pieces of each answer
 
     def on_failure(self, cancel: Callable[[], None]) -> None:
         """What ends the other answers if one fails."""
@@ -104,16 +104,16 @@ class Delivery:
 
     def told(self, number: int) -> "Told":
         """What the listener has of an answer. For any thread."""
-        return self._told.get(number, Told())
+        pieces = list(self._told.get(number, ()))
+        return Told(sum(piece.tokens for piece in pieces), "".join(piece.text for piece in pieces))
 
     def _tell(self, event: Event) -> None:
         if self._over:
             return
         self._listener(event)
         if isinstance(event, Piece):
-            before = self._told.get(event.choice, Told())
             text = "".join(delta.text for delta in event.deltas if isinstance(delta, AnswerDelta))
-            self._told[event.choice] = Told(before.tokens + len(event.tokens), before.text + text)
+            self._told.setdefault(event.choice, []).append(Told(len(event.tokens), text))
 
 
 class Told(NamedTuple):

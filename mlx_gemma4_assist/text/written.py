@@ -8,6 +8,7 @@ from array import array
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -110,9 +111,13 @@ class WrittenAnswers:
             answer.spelled = spelling(self._processor, answer.tokens, key) or []
         return answer.spelled or None
 
+    @cached_property
+    def _control(self) -> frozenset[int]:
+        return frozenset(self._processor.control.ids.values())
+
     def _answer(self, prompt: Sequence[int], tokens: Sequence[int]) -> _Answer | None:
         """What stays of an answer in later prompts; None if that cannot be put back."""
-        processor, control = self._processor, frozenset(self._processor.control.ids.values())
+        processor, control = self._processor, self._control
         begun = processor.markers.unfinished(prompt, processor.eos_token_ids)
         kept = processor.markers.without_channels([*begun, *tokens])
         while kept and kept[-1] in control:  # the end of the turn, mostly
