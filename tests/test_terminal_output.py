@@ -421,7 +421,9 @@ def test_cells_of_tables_keep_their_ends():
 
 def test_rows_are_not_filled_with_blanks():
     """They would be copied, and broken when the window gets narrower."""
-    assert "item\n" in answered(Screen(40, 24), "* item").written
+    written = answered(Screen(40, 24), "* item\n  * inner").written
+    assert "item\n" in written
+    assert written.endswith("inner\n")
 
 
 def test_lines_of_a_string_do_not_begin_statements():
