@@ -162,6 +162,15 @@ def test_off_a_terminal_a_line_is_ended_once():
     assert out.getvalue() == "no end\nan end\n"
 
 
+def test_off_a_terminal_a_thought_does_not_break_the_answer():
+    out = io.StringIO()
+    view = AnswerView(Terminal(out, io.StringIO(), {}, None))
+    for piece in (ReplyPiece("a"), ReplyPiece("hm", "thought"), ReplyPiece("b")):
+        view.show(piece)
+    view.finish()
+    assert out.getvalue() == "ab\n"
+
+
 def test_off_a_terminal_thoughts_that_are_not_wanted_are_one_note():
     out, notes = io.StringIO(), Window()
     view = AnswerView(Terminal(out, notes, {"TERM": "xterm"}, None), show_thinking=False)
@@ -370,6 +379,59 @@ def test_code_within_a_long_item_does_not_begin_code_behind_it():
     assert screen.text.count("```") == 2
 
 
+@pytest.mark.parametrize("count", range(4, 10))
+def test_blocks_about_as_high_as_the_screen(count):
+    """None of their rows is left behind, or shown twice."""
+    screen = answered(Screen(40, 7), "\n".join(f"row{i}" for i in range(count)) + "\n\n**x**")
+    assert screen.rows == ["before", *(f"row{i}" for i in range(count)), "", "x", ""]
+
+
+def test_emoji_are_not_broken():
+    """Each may take one or two columns; at the most, a row takes the whole width."""
+    written = answered(Screen(22, 24), "❤️" * 40, 1).written
+    assert "\n\ufe0f" not in written
+    assert max(row.count("❤") for row in written.split("\r")[0].split("\n")) <= 11
+
+
+def test_what_a_resize_between_blocks_leaves():
+    screen = Screen(40, 10)
+    view = AnswerView(screen.terminal)
+    view.show(ReplyPiece("**one**\n\n"))
+    screen.resize(50, 10)
+    view.show(ReplyPiece("**two**\n\n"))
+    assert screen.rows == ["one", "", "two", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("3. a\n4. b", [" 3. a", " 4. b"]),
+        ("  ```\n  a\n    b\n c\n  ```", ["  ```", "a", "  b", "c", "  ```"]),
+        ("See <http://a.example> there", ["See http://a.example", "there"]),
+        ("a\n\n\n\nb", ["a", "", "b"]),
+    ],
+)
+def test_small_blocks(text, rows):
+    assert answered(Screen(21, 24), text).rows[1:-1] == rows
+
+
+def test_cells_of_tables_keep_their_ends():
+    assert answered(Screen(21, 24), f"| a | b |\n|--|--|\n| {'x' * 30} | y |").text.count("x") == 30
+
+
+def test_rows_are_not_filled_with_blanks():
+    """They would be copied, and broken when the window gets narrower."""
+    written = answered(Screen(40, 24), "* item\n  * inner").written
+    assert "item\n" in written
+    assert written.endswith("inner\n")
+
+
+def test_lines_of_a_string_do_not_begin_statements():
+    screen = answered(Screen(40, 24), "```python\nx = '''\nfor x\nif y\n'''\nfor z\n```")
+    assert screen.styles("for x") == screen.styles("if y") == {("green", False, False, False)}
+    assert ("magenta", False, False, False) in screen.styles("for z")
+
+
 def test_wide_characters_are_erased_to_the_last_row():
     """Whatever a terminal takes their width for: rows are never fewer than counted."""
     for text in ("中" * 100, "👩‍👩‍👧" * 15, "❤️" * 40, "🇩🇪" * 30, "e\u0301" * 90, "a中" * 50):
@@ -460,7 +522,7 @@ def test_lines_that_end_in_cr_and_lf():
 
 
 def test_numeric_entities_are_no_way_around():
-    screen = answered(Screen(40, 10), "a &#27;[31mb &#7; &#155;31m")
+    screen = answered(Screen(40, 10), "a &#27;[31mb &#7; &#155;31m &#8232; &#12; &#13;")
     assert controls(screen.written) == set()
 
 
@@ -489,7 +551,7 @@ def test_the_work_grows_with_the_length_only(monkeypatch):
     for line in ("x = 1", "  {", "'''", "/* ", "  (x"):
         read.characters = 0
         answered(Screen(80, 24), "```python\n" + f"{line}\n" * count + "```", 100)
-        assert 0 < read.characters < 50 * count * len(line)
+        assert 0 < read.characters < (2 if line == "x = 1" else 50) * count * len(line)
 
 
 # Drafts
@@ -510,6 +572,12 @@ def test_drafts_are_told_apart():
     assert len(set(without_colour)) == 7
     assert styles[7] == styles[6]
     assert screen.text == " ".join(words) + " **no spans**\n"
+
+
+def test_the_styles_of_drafts_end_with_their_lines():
+    screen = Screen(40, 10)
+    AnswerView(screen.terminal, show_drafts=True).show(ReplyPiece("a\n\nb", spans=(Span("a\n\nb", 1),)))
+    assert screen.written == "\033[32;4ma\033[0m\n\n\033[32;4mb\033[0m"
 
 
 def test_drafts_however_they_are_cut():
@@ -598,6 +666,7 @@ def test_a_thought_whose_window_is_resized_stays():
     watched.think("some words", 1)
     watched.screen.resize(50, 10)
     watched.think(" more")
+    watched.view.waiting(500, 1000)  # has ended
     watched.view.finish(cancelled=True)
     assert watched.rows == ["before", "some words more", "stopped thinking after 1 s", ""]
 

@@ -77,13 +77,9 @@ def _groups(tokens: Sequence[Token], level: int) -> list[list[Token]]:
 
 
 def _items(tokens: list[Token]) -> list[list[Token]]:
-    """A list for each of its items."""
+    """A list for each of its items; all but the first are parsed again, and have their own numbers then."""
     first, last = tokens[0], tokens[-1]
-    found = []
-    for item in _groups(tokens[1:-1], 1):
-        start = {"start": int(item[0].info)} if item[0].info else {}
-        found.append([first.copy(attrs={**first.attrs, **start}, map=item[0].map), *item, last])
-    return found
+    return [[first.copy(map=item[0].map), *item, last] for item in _groups(tokens[1:-1], 1)]
 
 
 def _block(tokens: list[Token], lines: Sequence[str]) -> Block:
