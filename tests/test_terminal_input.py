@@ -89,6 +89,7 @@ def typing():
         ('""""""\r', ""),
         ("Hello\x03again\r", "again"),
         ("Hello\033\rmore\x03\x03", KeyboardInterrupt),
+        ("a\\\033[D\r", "a\\"),  # the cursor is before the backslash
         ("\x03", KeyboardInterrupt),
         ("\x04", None),
         ("ab\033[D\033[D\x04\r", "b"),  # with text in the line it deletes
@@ -158,12 +159,13 @@ class Drawn:
         self.screen.write_process_input = keyboard.send_text
         self.output = Vt100_Output(self, lambda: Size(rows, columns), term="xterm")
         self._stream = pyte.Stream(self.screen)
-        self.seen = []
+        self.seen, self.reverse = [], False
 
     def write(self, text):
         """Called by prompt_toolkit, whose lines end as the terminal's driver would end them."""
         self._stream.feed(text.replace("\r\n", "\n").replace("\n", "\r\n"))
         self.seen.append([line.rstrip() for line in self.screen.display])
+        self.reverse |= any(cell.reverse for cell in self.screen.buffer[self.screen.lines - 1].values())
 
     def flush(self):
         pass
@@ -186,7 +188,20 @@ def test_what_is_drawn(words, columns):
     assert [">> one", ".. two", *[""] * 21, toolbar[:columns]] in drawn.seen
     assert any("/retry" in screen[2] and screen[0] == ">> /re" for screen in drawn.seen)
     assert drawn.seen[-1] == [">> /reset", *[""] * 23]
-    assert not any(cell.reverse for cell in drawn.screen.buffer[23].values())
+    assert not drawn.reverse  # the toolbar is quiet
+
+
+def test_a_dropped_path_moves_nothing(words):
+    """For the list of commands lines are kept free, which scrolls the screen."""
+    with create_pipe_input() as keyboard:
+        drawn = Drawn(keyboard, 60)
+        drawn.write("\n" * 20)
+        with create_app_session(input=keyboard, output=drawn.output):
+            prompt = Prompt(Screen(), history=None, words=lambda: words, toolbar=lambda: "tiny")
+            for seconds, keys in ((0.2, pasted("/tmp/x.png")), (0.4, ENTER)):
+                threading.Timer(seconds, keyboard.send_text, [keys]).start()
+            assert prompt.read() == "/tmp/x.png"
+    assert [*[""] * 20, ">> /tmp/x.png", "", "", "tiny"] in drawn.seen
 
 
 # The history
@@ -510,6 +525,21 @@ def test_ctrl_c_stops_and_then_interrupts(keyboard, interactive):
         assert done == ["stop"]
 
 
+def test_nothing_keeps_the_terminal_from_being_restored(keyboard, monkeypatch):
+    """Ctrl-C, once more and again, in the moment in which it is."""
+    real = termios.tcsetattr
+
+    def pressing(*arguments):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        real(*arguments)
+
+    keys, done = keys_of()
+    with unchanged(keyboard.number), keys:
+        monkeypatch.setattr(termios, "tcsetattr", pressing)
+    assert done == []
+
+
 def test_ctrl_c_stays_ignored(keyboard):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -740,6 +770,11 @@ def test_a_video_says_how_long_it_is(tmp_path):
 
 def test_long_texts_are_searched_fast(files):
     began = time.monotonic()
-    text = f"/usr/lib/x.png '/a b.png' (~/c.wav {files}/cat.png, " * 3000
-    assert dropped(text, {}) == (text, [])
+    for text in (
+        f"/usr/lib/x.png '/a b.png' (~/c.wav {files}/cat.png, " * 3000,
+        "'/" * 20_000,
+        "/" + "x" * 200_000 + ".png",
+        " /a.png" * 500,
+    ):
+        assert dropped(text, {}) == (text, [])
     assert time.monotonic() - began < 5
