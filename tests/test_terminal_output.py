@@ -1,8 +1,10 @@
 """What a person sees of an answer: the screen is compared, for terminals of all kinds and text of any."""
 
 import io
+import os
 import random
 import re
+import termios
 from dataclasses import dataclass, field
 from itertools import pairwise
 from types import SimpleNamespace
@@ -10,24 +12,12 @@ from types import SimpleNamespace
 import pytest
 from support.screens import Screen, Window
 
+from mlx_gemma4_assist.server.chat_session import ReplyPiece, Span
 from mlx_gemma4_assist.server.exchange import Finished, FinishReason, Usage
 from mlx_gemma4_assist.terminal import code, markdown
 from mlx_gemma4_assist.terminal.answer_view import AnswerView
 from mlx_gemma4_assist.terminal.statistics import legend, statistics
 from mlx_gemma4_assist.terminal.style import Terminal, made_visible
-
-
-@dataclass(frozen=True)
-class Span:
-    text: str
-    draft: int = 0
-
-
-@dataclass(frozen=True)
-class Piece:
-    text: str
-    channel: str = "answer"
-    spans: tuple[Span, ...] = ()
 
 
 @dataclass
@@ -47,7 +37,7 @@ def answered(screen: Screen, text: str, size: int = 4, **options) -> Screen:
     screen.terminal.write("before\n")
     view = AnswerView(screen.terminal, **options)
     for piece in cut(text, size):
-        view.show(Piece(piece))
+        view.show(ReplyPiece(piece))
     view.finish()
     return screen
 
@@ -126,6 +116,16 @@ def test_a_pipe_is_no_terminal():
     assert typed.colour
 
 
+def test_the_size_of_a_window():
+    ends = os.openpty()
+    with os.fdopen(ends[0], "rb"), os.fdopen(ends[1], "w") as slave:
+        terminal = Terminal(slave, slave, {"COLUMNS": "70"}, slave)
+        assert terminal.size == (70, 24)  # a window without a size
+        termios.tcsetwinsize(slave.fileno(), (30, 100))
+        assert terminal.size == (100, 30)
+        assert terminal.interactive
+
+
 def test_standard_streams_are_found_when_asked_for(monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr("sys.stdout", out)
@@ -144,10 +144,10 @@ def test_off_a_terminal_the_answer_is_what_was_made(size):
     out, notes = io.StringIO(newline=""), io.StringIO()
     view = AnswerView(Terminal(out, notes, {"TERM": "xterm"}, Window()), show_drafts=True)
     view.waiting(5000, 10_000)
-    view.show(Piece("first\n", "thought"))
-    view.show(Piece("second", "thought"))
+    view.show(ReplyPiece("first\n", "thought"))
+    view.show(ReplyPiece("second", "thought"))
     for piece in cut(HOSTILE, size):
-        view.show(Piece(piece, spans=(Span(piece, 1),)))
+        view.show(ReplyPiece(piece, spans=(Span(piece, 1),)))
     view.finish()
     assert out.getvalue() == HOSTILE
     assert notes.getvalue() == "first\nsecond\nthought for 1 s\n"
@@ -157,15 +157,24 @@ def test_off_a_terminal_a_line_is_ended_once():
     out = io.StringIO()
     for text in ("no end", "an end\n"):
         view = AnswerView(Terminal(out, io.StringIO(), {}, None))
-        view.show(Piece(text))
+        view.show(ReplyPiece(text))
         view.finish()
     assert out.getvalue() == "no end\nan end\n"
+
+
+def test_off_a_terminal_a_thought_does_not_break_the_answer():
+    out = io.StringIO()
+    view = AnswerView(Terminal(out, io.StringIO(), {}, None))
+    for piece in (ReplyPiece("a"), ReplyPiece("hm", "thought"), ReplyPiece("b")):
+        view.show(piece)
+    view.finish()
+    assert out.getvalue() == "ab\n"
 
 
 def test_off_a_terminal_thoughts_that_are_not_wanted_are_one_note():
     out, notes = io.StringIO(), Window()
     view = AnswerView(Terminal(out, notes, {"TERM": "xterm"}, None), show_thinking=False)
-    view.show(Piece("hm", "thought"))
+    view.show(ReplyPiece("hm", "thought"))
     view.finish()
     assert out.getvalue() == ""
     assert notes.getvalue() == "\033[2mthought for 1 s\033[0m\n"
@@ -193,7 +202,7 @@ def test_plain_terminals_have_no_drafts_but_in_colour(kind):
     (columns, rows), environ = PLAIN[kind]
     screen = Screen(columns, rows, **environ)
     view = AnswerView(screen.terminal, show_drafts=True)
-    view.show(Piece("abc", spans=(Span("a"), Span("bc", 1))))
+    view.show(ReplyPiece("abc", spans=(Span("a"), Span("bc", 1))))
     view.finish()
     assert ("\033" in screen.written) == (kind in ("20 columns", "8 columns"))
     assert screen.rows[0] == "abc"
@@ -205,8 +214,8 @@ def test_plain_terminals_keep_thoughts(kind):
     screen = Screen(columns, rows, **environ)
     view = AnswerView(screen.terminal)
     view.waiting(1000, 5000)
-    view.show(Piece("\nhm", "thought"))
-    view.show(Piece("ok"))
+    view.show(ReplyPiece("\nhm", "thought"))
+    view.show(ReplyPiece("ok"))
     view.finish()
     written = re.sub(r"\033\[[02]m", "", screen.written)
     folded = kind == "no colour"
@@ -283,7 +292,7 @@ def test_styles_of_markdown():
 @pytest.mark.parametrize("rows", [4, 24])
 def test_the_screen_is_the_same_however_the_text_is_cut(columns, rows):
     whole = answered(Screen(columns, rows), DOCUMENT, 10_000)
-    for size in (1, 2, 3, 5, 17, 100):
+    for size in (1, 3, 17):
         pieces = answered(Screen(columns, rows), DOCUMENT, size)
         assert pieces.cells == whole.cells
         assert pieces.cursor == whole.cursor
@@ -297,7 +306,7 @@ LINES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_any_text_however_it_is_cut(seed):
     """Same screen; what was there before stays; nothing of the text is lost; nothing is left below."""
     chance = random.Random(seed)
@@ -317,15 +326,15 @@ def test_any_text_however_it_is_cut(seed):
 def test_the_block_under_way_is_seen_and_then_replaced():
     screen = Screen(40, 10)
     view = AnswerView(screen.terminal)
-    view.show(Piece("Some **bo"))
+    view.show(ReplyPiece("Some **bo"))
     assert screen.rows == ["Some **bo"]
-    view.show(Piece("ld** text\n"))
+    view.show(ReplyPiece("ld** text\n"))
     assert screen.rows == ["Some **bold** text"]
-    view.show(Piece("\n* i"))
+    view.show(ReplyPiece("\n* i"))
     assert screen.rows == ["Some bold text", "", "* i"]
-    view.show(Piece("tem\n* an"))
+    view.show(ReplyPiece("tem\n* an"))
     assert screen.rows == ["Some bold text", "", "* item", "* an"]
-    view.show(Piece("other\n"))
+    view.show(ReplyPiece("other\n"))
     assert screen.rows == ["Some bold text", "", " • item", "* another"]
     view.finish()
     assert screen.rows == ["Some bold text", "", " • item", " • another", ""]
@@ -344,6 +353,17 @@ def test_a_long_line_of_code_can_be_copied():
     assert f"\033[J{line}\n" in answered(Screen(40, 24), f"```\n{line}\n```").written
 
 
+def test_words_under_way_stay_whole():
+    screen = Screen(21, 24)
+    view = AnswerView(screen.terminal)
+    for piece in cut(
+        "Several words that are not broken, unless_they_are_too_long_for_it  \nand \u4e2d\u6587\u5b57 " * 2, 3
+    ):
+        view.show(ReplyPiece(piece))
+    assert screen.rows[:4] == ["Several words that", "are not broken,", "unless_they_are_too_", "long_for_it"]
+    assert screen.rows[4:7] == ["and \u4e2d\u6587\u5b57 Several", "words that are not", "broken,"]
+
+
 def test_a_block_that_does_not_fit_on_the_screen_stays_as_it_is():
     text = " ".join(f"**word{i}**" for i in range(200))
     screen = answered(Screen(40, 10), f"{text}\n\n**after**")
@@ -357,6 +377,57 @@ def test_code_within_a_long_item_does_not_begin_code_behind_it():
     screen = answered(Screen(40, 8), f"1. item\n   ```\n{inner}\n\n   more\n   ```\n\n**after**\n")
     assert screen.rows[-3:] == ["", "after", ""]
     assert screen.text.count("```") == 2
+
+
+@pytest.mark.parametrize("count", range(4, 10))
+def test_blocks_about_as_high_as_the_screen(count):
+    """None of their rows is left behind, or shown twice."""
+    screen = answered(Screen(40, 7), "\n".join(f"row{i}" for i in range(count)) + "\n\n**x**")
+    assert screen.rows == ["before", *(f"row{i}" for i in range(count)), "", "x", ""]
+
+
+def test_emoji_are_not_broken():
+    """Each may take one or two columns; at the most, a row takes the whole width."""
+    written = answered(Screen(22, 24), "❤️" * 40, 1).written
+    assert "\n\ufe0f" not in written
+    assert max(row.count("❤") for row in written.split("\r")[0].split("\n")) <= 11
+
+
+def test_what_a_resize_between_blocks_leaves():
+    screen = Screen(40, 10)
+    view = AnswerView(screen.terminal)
+    view.show(ReplyPiece("**one**\n\n"))
+    screen.resize(50, 10)
+    view.show(ReplyPiece("**two**\n\n"))
+    assert screen.rows == ["one", "", "two", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("3. a\n4. b", [" 3. a", " 4. b"]),
+        ("  ```\n  a\n    b\n c\n  ```", ["  ```", "a", "  b", "c", "  ```"]),
+        ("See <http://a.example> there", ["See http://a.example", "there"]),
+        ("a\n\n\n\nb", ["a", "", "b"]),
+    ],
+)
+def test_small_blocks(text, rows):
+    assert answered(Screen(21, 24), text).rows[1:-1] == rows
+
+
+def test_cells_of_tables_keep_their_ends():
+    assert answered(Screen(21, 24), f"| a | b |\n|--|--|\n| {'x' * 30} | y |").text.count("x") == 30
+
+
+def test_rows_are_not_filled_with_blanks():
+    """They would be copied, and broken when the window gets narrower."""
+    assert "item\n" in answered(Screen(40, 24), "* item").written
+
+
+def test_lines_of_a_string_do_not_begin_statements():
+    screen = answered(Screen(40, 24), "```python\nx = '''\nfor x\nif y\n'''\nfor z\n```")
+    assert screen.styles("for x") == screen.styles("if y") == {("green", False, False, False)}
+    assert ("magenta", False, False, False) in screen.styles("for z")
 
 
 def test_wide_characters_are_erased_to_the_last_row():
@@ -378,14 +449,14 @@ def test_a_resize_in_the_middle(columns, at):
     screen.terminal.write("before\n")
     view = AnswerView(screen.terminal)
     for piece in cut(text[:at], 3):
-        view.show(Piece(piece))
+        view.show(ReplyPiece(piece))
     screen.resize(columns, 30)
     for piece in cut(text[at:], 3):
-        view.show(Piece(piece))
+        view.show(ReplyPiece(piece))
     view.finish()
     assert screen.rows[0] == "before"
-    assert screen.rows[-3:] == ["", "End here" if at < 190 else "End **here**", ""] or at >= 190
-    assert screen.text.replace("\n", " ").count("First") == 1
+    assert screen.rows[-3:] == ["", "End **here**" if at == 200 else "End here", ""]
+    assert screen.text.count("First") == 1
     if columns > 40:  # pyte cuts rows off that are too long, where terminals break them anew
         assert "".join(screen.rows).replace(" ", "").count("middle") == 20
     assert screen.below == ""
@@ -396,7 +467,7 @@ def test_a_resize_in_the_middle(columns, at):
 
 def controls(written: str) -> set[str]:
     """Control characters, without the sequences that the view itself writes."""
-    own = re.sub(r"\033\[(?:[\d;]*m|\d+A|J|2K)|\r(?=\033\[)", "", written)
+    own = re.sub(r"\033\[(?:[\d;]*m|\d+[AD]|J|2?K)|\r(?=\033\[)", "", written)
     return {character for character in own if not character.isprintable() and character not in "\n\t \u200d\ufe0f"}
 
 
@@ -421,9 +492,9 @@ def test_control_characters_do_not_reach_a_terminal(options, environ):
         for size in (1, 1000):
             screen = Screen(**environ)
             view = AnswerView(screen.terminal, **options)
-            view.show(Piece(every, "thought"))
+            view.show(ReplyPiece(every, "thought"))
             for piece in cut(way.replace("{}", every), size):
-                view.show(Piece(piece, spans=(Span(piece, 2),)))
+                view.show(ReplyPiece(piece, spans=(Span(piece, 2),)))
             view.finish()
             assert controls(screen.written) == set()
             assert "\033[2J" not in screen.written
@@ -449,7 +520,7 @@ def test_lines_that_end_in_cr_and_lf():
 
 
 def test_numeric_entities_are_no_way_around():
-    screen = answered(Screen(40, 10), "a &#27;[31mb &#7; &#155;31m")
+    screen = answered(Screen(40, 10), "a &#27;[31mb &#7; &#155;31m &#8232; &#12; &#13;")
     assert controls(screen.written) == set()
 
 
@@ -478,7 +549,7 @@ def test_the_work_grows_with_the_length_only(monkeypatch):
     for line in ("x = 1", "  {", "'''", "/* ", "  (x"):
         read.characters = 0
         answered(Screen(80, 24), "```python\n" + f"{line}\n" * count + "```", 100)
-        assert 0 < read.characters < 50 * count * len(line)
+        assert 0 < read.characters < (2 if line == "x = 1" else 50) * count * len(line)
 
 
 # Drafts
@@ -489,8 +560,8 @@ def test_drafts_are_told_apart():
     view = AnswerView(screen.terminal, show_drafts=True)
     words = ["target", "one", "two", "three", "four", "five", "six", "seven"]
     spans = tuple(Span(f"{word} ", n) for n, word in enumerate(words))
-    view.show(Piece("".join(span.text for span in spans), spans=spans))
-    view.show(Piece("**no spans**"))
+    view.show(ReplyPiece("".join(span.text for span in spans), spans=spans))
+    view.show(ReplyPiece("**no spans**"))
     view.finish()
     styles = [screen.styles(word) for word in words]
     assert styles[0] == {("default", False, False, False)}
@@ -499,6 +570,12 @@ def test_drafts_are_told_apart():
     assert len(set(without_colour)) == 7
     assert styles[7] == styles[6]
     assert screen.text == " ".join(words) + " **no spans**\n"
+
+
+def test_the_styles_of_drafts_end_with_their_lines():
+    screen = Screen(40, 10)
+    AnswerView(screen.terminal, show_drafts=True).show(ReplyPiece("a\n\nb", spans=(Span("a\n\nb", 1),)))
+    assert screen.written == "\033[32;4ma\033[0m\n\n\033[32;4mb\033[0m"
 
 
 def test_drafts_however_they_are_cut():
@@ -511,7 +588,7 @@ def test_drafts_however_they_are_cut():
         view = AnswerView(screen.terminal, show_drafts=True)
         for i in range(0, len(spans), size):
             some = tuple(spans[i : i + size])
-            view.show(Piece("".join(span.text for span in some), spans=some))
+            view.show(ReplyPiece("".join(span.text for span in some), spans=some))
         view.finish()
         cells.append(screen.cells)
     assert cells[0] == cells[1] == cells[2]
@@ -521,7 +598,7 @@ def test_the_legend_has_the_styles_of_tokens():
     screen = Screen(200, 24)
     screen.terminal.write(legend(3) + "\n")
     view = AnswerView(screen.terminal, show_drafts=True)
-    view.show(Piece("x y z", spans=(Span("x", 1), Span(" "), Span("y", 2), Span(" "), Span("z", 3))))
+    view.show(ReplyPiece("x y z", spans=(Span("x", 1), Span(" "), Span("y", 2), Span(" "), Span("z", 3))))
     assert screen.rows[0] == "target, first draft, second draft, third draft"
     for name, token in (("first draft", "x"), ("second draft", "y"), ("third draft", "z")):
         assert screen.styles(name) == {styles_of(screen, token)}
@@ -550,7 +627,7 @@ class Watched:
 
     def think(self, text: str, seconds: float = 0.0) -> None:
         for piece in cut(text, 3):
-            self.view.show(Piece(piece, "thought"))
+            self.view.show(ReplyPiece(piece, "thought"))
         self.clock.now += seconds
 
     @property
@@ -564,10 +641,10 @@ def test_a_thought_is_dim_and_folded():
     watched.think("Let me see, what was it that was asked for here? 中文\nYes.\n", 3.2)
     assert watched.rows == ["before", "Let me see, what was it that was asked", "for here? 中文", "Yes."]
     assert "\033[2mLet\033[0m" in watched.screen.written
-    watched.view.show(Piece("It is **so**.\n\n"))
+    watched.view.show(ReplyPiece("It is **so**.\n\n"))
     assert watched.rows == ["before", "thought for 3 s", "It is so.", ""]
     watched.think("Again", 75)
-    watched.view.show(Piece("Really."))
+    watched.view.show(ReplyPiece("Really."))
     watched.view.finish()
     assert watched.rows == ["before", "thought for 3 s", "It is so.", "thought for 1 min 15 s", "Really.", ""]
     assert watched.screen.below == ""
@@ -576,7 +653,7 @@ def test_a_thought_is_dim_and_folded():
 def test_a_thought_longer_than_the_screen_stays():
     watched = Watched()
     watched.think("".join(f"line {i}\n" for i in range(30)), 12)
-    watched.view.show(Piece("So."))
+    watched.view.show(ReplyPiece("So."))
     watched.view.finish()
     assert watched.rows == [*(f"line {i}" for i in range(30)), "thought for 12 s", "So.", ""]
 
@@ -587,6 +664,7 @@ def test_a_thought_whose_window_is_resized_stays():
     watched.think("some words", 1)
     watched.screen.resize(50, 10)
     watched.think(" more")
+    watched.view.waiting(500, 1000)  # has ended
     watched.view.finish(cancelled=True)
     assert watched.rows == ["before", "some words more", "stopped thinking after 1 s", ""]
 
@@ -598,7 +676,7 @@ def test_a_thought_that_is_not_shown_gives_signs():
     watched.clock.now = 4.0
     watched.think("secret")
     assert watched.rows == ["thinking... 4 s"]
-    watched.view.show(Piece("Answer"))
+    watched.view.show(ReplyPiece("Answer"))
     watched.view.finish()
     assert watched.rows == ["thought for 4 s", "Answer", ""]
     assert "secret" not in watched.screen.written.replace("\n", "")
@@ -612,7 +690,7 @@ def test_the_progress_of_a_long_prompt_is_one_line():
     for done in range(0, 10_000, 1000):
         view.waiting(done, 10_000)
     assert screen.rows == ["reading the prompt: 9,000 of 10,000 tok"]
-    view.show(Piece("Answer"))
+    view.show(ReplyPiece("Answer"))
     view.waiting(10_000, 10_000)
     view.finish()
     assert screen.rows == ["Answer", ""]

@@ -25,13 +25,15 @@ class Thoughts:
     def __init__(self, terminal: Terminal, show: bool, clock: Callable[[], float] = time.monotonic):
         self._terminal, self._show, self._clock = terminal, show, clock
         self._began: float | None = None
-        self._begin()
+        self._rows, self._visible = self._new_rows(), Visible()
+        self._empty, self._sign = True, ""
 
     def add(self, text: str) -> None:
         """More of a thought."""
         if self._began is None:
             self._began = self._clock()
-            self._begin()
+            self._rows, self._visible = self._new_rows(), Visible()
+            self._empty, self._sign = True, ""
         if not self._show:
             self._give_sign(self._clock() - self._began)
             return
@@ -62,11 +64,8 @@ class Thoughts:
             self._terminal.aside("\n")
         self._terminal.note(line)
 
-    def _begin(self) -> None:
-        self._rows = Rows(self._terminal, stays=not self._terminal.erases)
-        self._visible = Visible()
-        self._empty = True
-        self._sign = ""
+    def _new_rows(self) -> Rows:
+        return Rows(self._terminal, stays=not self._terminal.erases)
 
     def _give_sign(self, seconds: float) -> None:
         sign = "thinking..." + (f" {_spoken(seconds)}" if seconds >= 1 else "")
