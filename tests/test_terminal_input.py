@@ -152,9 +152,13 @@ def test_a_draft_survives_ctrl_c_in_a_search(typing):
 
 
 class Drawn:
-    """A prompt on a screen of a few columns and rows, which tells where its cursor is."""
+    """A prompt on a screen, which tells where its cursor is.
 
-    def __init__(self, keyboard, columns, rows=24):
+    ``script`` holds what a person waits for, a few words that are on the screen together, and the keys pressed then.
+    """
+
+    def __init__(self, keyboard, script, columns=60, rows=24):
+        self._send, self._script = keyboard.send_text, [*script]
         self.screen = pyte.Screen(columns, rows)
         self.screen.write_process_input = keyboard.send_text
         self.output = Vt100_Output(self, lambda: Size(rows, columns), term="xterm")
@@ -166,6 +170,8 @@ class Drawn:
         self._stream.feed(text.replace("\r\n", "\n").replace("\n", "\r\n"))
         self.seen.append([line.rstrip() for line in self.screen.display])
         self.reverse |= any(cell.reverse for cell in self.screen.buffer[self.screen.lines - 1].values())
+        if self._script and all(words in "\n".join(self.seen[-1]) for words in self._script[0][0]):
+            self._send(self._script.pop(0)[1])
 
     def flush(self):
         pass
@@ -178,12 +184,15 @@ class Drawn:
 def test_what_is_drawn(words, columns):
     """The toolbar is the screen's last line; it is cut where it does not fit, lists come and go."""
     toolbar = "tiny, context 3 of 4,096"
+    script = [
+        ([">>"], "one\033\rtwo"),
+        ([".. two", toolbar[:columns]], "\x03/re"),
+        ([">> /re", "/retry"], "set" + ENTER),
+    ]
     with create_pipe_input() as keyboard:
-        drawn = Drawn(keyboard, columns)
+        drawn = Drawn(keyboard, script, columns)
         with create_app_session(input=keyboard, output=drawn.output):
             prompt = Prompt(Screen(), history=None, words=lambda: words, toolbar=lambda: toolbar)
-            for seconds, keys in ((0.2, "one\033\rtwo"), (0.4, "\x03/re"), (0.7, "set" + ENTER)):
-                threading.Timer(seconds, keyboard.send_text, [keys]).start()
             assert prompt.read() == "/reset"
     assert [">> one", ".. two", *[""] * 21, toolbar[:columns]] in drawn.seen
     assert any("/retry" in screen[2] and screen[0] == ">> /re" for screen in drawn.seen)
@@ -194,12 +203,10 @@ def test_what_is_drawn(words, columns):
 def test_a_dropped_path_moves_nothing(words):
     """For the list of commands lines are kept free, which scrolls the screen."""
     with create_pipe_input() as keyboard:
-        drawn = Drawn(keyboard, 60)
+        drawn = Drawn(keyboard, [([">>"], pasted("/tmp/x.png")), (["x.png", "tiny"], ENTER)])
         drawn.write("\n" * 20)
         with create_app_session(input=keyboard, output=drawn.output):
             prompt = Prompt(Screen(), history=None, words=lambda: words, toolbar=lambda: "tiny")
-            for seconds, keys in ((0.2, pasted("/tmp/x.png")), (0.4, ENTER)):
-                threading.Timer(seconds, keyboard.send_text, [keys]).start()
             assert prompt.read() == "/tmp/x.png"
     assert [*[""] * 20, ">> /tmp/x.png", "", "", "tiny"] in drawn.seen
 
@@ -340,16 +347,19 @@ def test_paths(words, tmp_path, monkeypatch):
     assert names(words, "see my") == names(words, "see ./nothing/x") == names(words, "see \0/x") == []
 
 
-def test_tab_completes(typing, words, tmp_path, monkeypatch):
+def test_tab_completes(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a cat.png").touch()
-    prompt, press = typing(words=lambda: words)
-    for keys, message in (("/he", "/help"), ("see ./a", "see ./a\\ cat.png")):
-        press(keys)
-        later = [threading.Timer(seconds, press, [key]) for seconds, key in ((0.2, TAB), (0.5, ENTER))]
-        for each in later:
-            each.start()
-        assert prompt.read() == message
+    scripts = {
+        "/help": [([">>"], "/he"), (["/help"], TAB), ([">> /help"], ENTER)],
+        "see ./a\\ cat.png": [([">>"], "see ./a"), (["see ./a"], TAB), (["cat.png"], ENTER)],
+    }
+    for message, script in scripts.items():
+        with create_pipe_input() as keyboard:
+            drawn = Drawn(keyboard, script)
+            with create_app_session(input=keyboard, output=drawn.output):
+                prompt = Prompt(Screen(), history=None, words=lambda: words, toolbar=lambda: "")
+                assert prompt.read() == message
 
 
 # Without a terminal
