@@ -89,6 +89,7 @@ def typing():
         ('""""""\r', ""),
         ("Hello\x03again\r", "again"),
         ("Hello\033\rmore\x03\x03", KeyboardInterrupt),
+        ("a\\\033[D\r", "a\\"),  # the cursor is before the backslash
         ("\x03", KeyboardInterrupt),
         ("\x04", None),
         ("ab\033[D\033[D\x04\r", "b"),  # with text in the line it deletes
@@ -111,12 +112,12 @@ def test_a_thousand_pasted_lines_are_one_message(typing):
     prompt, press = typing()
     lines = [f"{number}: " + "word " * 12 + "\\" for number in range(1000)]
     for end in ("\n", "\r\n", "\r"):
-        began = time.monotonic()
+        began = time.process_time()
         paste = threading.Thread(target=press, args=[pasted(end.join(lines)) + " and more" + ENTER])
         paste.start()  # it is longer than a pipe holds
         assert prompt.read() == "\n".join(lines) + " and more"
         paste.join()
-        assert time.monotonic() - began < 5
+        assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -151,19 +152,26 @@ def test_a_draft_survives_ctrl_c_in_a_search(typing):
 
 
 class Drawn:
-    """A prompt on a screen of a few columns and rows, which tells where its cursor is."""
+    """A prompt on a screen, which tells where its cursor is.
 
-    def __init__(self, keyboard, columns, rows=24):
+    ``script`` holds what a person waits for, a few words that are on the screen together, and the keys pressed then.
+    """
+
+    def __init__(self, keyboard, script, columns=60, rows=24):
+        self._send, self._script = keyboard.send_text, [*script]
         self.screen = pyte.Screen(columns, rows)
         self.screen.write_process_input = keyboard.send_text
         self.output = Vt100_Output(self, lambda: Size(rows, columns), term="xterm")
         self._stream = pyte.Stream(self.screen)
-        self.seen = []
+        self.seen, self.reverse = [], False
 
     def write(self, text):
         """Called by prompt_toolkit, whose lines end as the terminal's driver would end them."""
         self._stream.feed(text.replace("\r\n", "\n").replace("\n", "\r\n"))
         self.seen.append([line.rstrip() for line in self.screen.display])
+        self.reverse |= any(cell.reverse for cell in self.screen.buffer[self.screen.lines - 1].values())
+        if self._script and all(words in "\n".join(self.seen[-1]) for words in self._script[0][0]):
+            self._send(self._script.pop(0)[1])
 
     def flush(self):
         pass
@@ -176,17 +184,31 @@ class Drawn:
 def test_what_is_drawn(words, columns):
     """The toolbar is the screen's last line; it is cut where it does not fit, lists come and go."""
     toolbar = "tiny, context 3 of 4,096"
+    script = [
+        ([">>"], "one\033\rtwo"),
+        ([".. two", toolbar[:columns]], "\x03/re"),
+        ([">> /re", "/retry"], "set" + ENTER),
+    ]
     with create_pipe_input() as keyboard:
-        drawn = Drawn(keyboard, columns)
+        drawn = Drawn(keyboard, script, columns)
         with create_app_session(input=keyboard, output=drawn.output):
             prompt = Prompt(Screen(), history=None, words=lambda: words, toolbar=lambda: toolbar)
-            for seconds, keys in ((0.2, "one\033\rtwo"), (0.4, "\x03/re"), (0.7, "set" + ENTER)):
-                threading.Timer(seconds, keyboard.send_text, [keys]).start()
             assert prompt.read() == "/reset"
     assert [">> one", ".. two", *[""] * 21, toolbar[:columns]] in drawn.seen
     assert any("/retry" in screen[2] and screen[0] == ">> /re" for screen in drawn.seen)
     assert drawn.seen[-1] == [">> /reset", *[""] * 23]
-    assert not any(cell.reverse for cell in drawn.screen.buffer[23].values())
+    assert not drawn.reverse  # the toolbar is quiet
+
+
+def test_a_dropped_path_moves_nothing(words):
+    """For the list of commands lines are kept free, which scrolls the screen."""
+    with create_pipe_input() as keyboard:
+        drawn = Drawn(keyboard, [([">>"], pasted("/tmp/x.png")), (["x.png", "tiny"], ENTER)])
+        drawn.write("\n" * 20)
+        with create_app_session(input=keyboard, output=drawn.output):
+            prompt = Prompt(Screen(), history=None, words=lambda: words, toolbar=lambda: "tiny")
+            assert prompt.read() == "/tmp/x.png"
+    assert [*[""] * 20, ">> /tmp/x.png", "", "", "tiny"] in drawn.seen
 
 
 # The history
@@ -325,16 +347,19 @@ def test_paths(words, tmp_path, monkeypatch):
     assert names(words, "see my") == names(words, "see ./nothing/x") == names(words, "see \0/x") == []
 
 
-def test_tab_completes(typing, words, tmp_path, monkeypatch):
+def test_tab_completes(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a cat.png").touch()
-    prompt, press = typing(words=lambda: words)
-    for keys, message in (("/he", "/help"), ("see ./a", "see ./a\\ cat.png")):
-        press(keys)
-        later = [threading.Timer(seconds, press, [key]) for seconds, key in ((0.2, TAB), (0.5, ENTER))]
-        for each in later:
-            each.start()
-        assert prompt.read() == message
+    scripts = {
+        "/help": [([">>"], "/he"), (["/help"], TAB), ([">> /help"], ENTER)],
+        "see ./a\\ cat.png": [([">>"], "see ./a"), (["see ./a"], TAB), (["cat.png"], ENTER)],
+    }
+    for message, script in scripts.items():
+        with create_pipe_input() as keyboard:
+            drawn = Drawn(keyboard, script)
+            with create_app_session(input=keyboard, output=drawn.output):
+                prompt = Prompt(Screen(), history=None, words=lambda: words, toolbar=lambda: "")
+                assert prompt.read() == message
 
 
 # Without a terminal
@@ -376,10 +401,10 @@ def test_an_empty_line_stands_for_the_default(monkeypatch):
 
 
 def test_many_quoted_lines_are_read_fast(monkeypatch):
-    began = time.monotonic()
+    began = time.process_time()
     [message] = lines_of(monkeypatch, b'"""' + b"word " * 10 + b"\n" * 50_000 + b'"""\n')
     assert message.startswith("word")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_importing_the_prompt_takes_no_prompt_toolkit():
@@ -508,6 +533,21 @@ def test_ctrl_c_stops_and_then_interrupts(keyboard, interactive):
             signal.raise_signal(signal.SIGINT)
             pytest.fail("goes on")
         assert done == ["stop"]
+
+
+def test_nothing_keeps_the_terminal_from_being_restored(keyboard, monkeypatch):
+    """Ctrl-C, once more and again, in the moment in which it is."""
+    real = termios.tcsetattr
+
+    def pressing(*arguments):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        real(*arguments)
+
+    keys, done = keys_of()
+    with unchanged(keyboard.number), keys:
+        monkeypatch.setattr(termios, "tcsetattr", pressing)
+    assert done == []
 
 
 def test_ctrl_c_stays_ignored(keyboard):
@@ -739,7 +779,12 @@ def test_a_video_says_how_long_it_is(tmp_path):
 
 
 def test_long_texts_are_searched_fast(files):
-    began = time.monotonic()
-    text = f"/usr/lib/x.png '/a b.png' (~/c.wav {files}/cat.png, " * 3000
-    assert dropped(text, {}) == (text, [])
-    assert time.monotonic() - began < 5
+    began = time.process_time()
+    for text in (
+        f"/usr/lib/x.png '/a b.png' (~/c.wav {files}/cat.png, " * 1000,
+        "'/" * 5_000,
+        "/" + "x" * 200_000 + ".png",
+        " /a.png" * 500,
+    ):
+        assert dropped(text, {}) == (text, [])
+    assert time.process_time() - began < 5

@@ -88,13 +88,14 @@ def _readings(text: str, start: int) -> Iterator[tuple[str, int]]:
     The latter leaves punctuation behind, and takes blanks and apostrophes that nobody has escaped.
     """
     quote = text[start] if text[start] in "'\"" else ""
-    word = _WORD.match(text, start)
-    if word is not None:
+    longest = start + _LONGEST_PATH
+    word = _WORD.match(text, start, longest)
+    if word is not None and kind_of(word.group().rstrip("'\"")) is not None:
         yield unquoted(word.group()), word.end()
-    if quote and (end := text.find(quote, start + 1)) > 0:  # several without a blank between them
+    if quote and (end := text.find(quote, start + 1, longest)) > 0:  # several without a blank between them
         yield text[start + 1 : end], end + 1
-    line_end = text.find("\n", start)
-    limit = min(start + _LONGEST_PATH, len(text) if line_end < 0 else line_end)
+    line_end = text.find("\n", start, longest)
+    limit = min(longest, len(text) if line_end < 0 else line_end)
     if len(text) > _TYPED:
         limit = min(limit, start if word is None else word.end())
     for suffix in _SUFFIX.finditer(text, start, limit):

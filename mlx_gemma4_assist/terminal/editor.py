@@ -113,7 +113,7 @@ class _Completer(Completer):
 def _is_command() -> bool:
     """Whether a list may open while one types, for which lines are kept free below: not for a dropped path."""
     text = get_app().current_buffer.text
-    return text.startswith("/") and not {"/", "\n"} & {*text[1:]}
+    return text.startswith("/") and "/" not in text[1:]
 
 
 def _keys() -> KeyBindings:

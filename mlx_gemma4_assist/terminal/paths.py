@@ -6,7 +6,7 @@ from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import unquote_to_bytes
 
-_PIECE = re.compile(r"'([^'\n]*)'|\"((?:\\.|[^\"\\\n])*)\"|\\(.)|([^\\])|\\$", re.DOTALL)
+_PIECE = re.compile(r"'([^'\n]*)'|\"((?:\\.|[^\"\\\n])*)\"|\\(.)|([^'\"\\]+|[^\\])|\\$", re.DOTALL)
 _FILE_URL = re.compile(r"file://(?:localhost)?(/.*)", re.DOTALL)
 
 
