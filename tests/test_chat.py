@@ -257,16 +257,17 @@ def test_options_reach_the_engine(talk):
 
 
 def test_keys_and_values_may_be_kept_in_a_file(talk, tmp_path):
-    """The next chat begins with them; another model's are refused."""
+    """What goes on with the conversation begins with them; what is no such file is refused."""
     file = tmp_path / "kept.safetensors"
-    code, _, err = talk([MORNING, "And then?"], "--prompt-cache-file", str(file))
+    long = ("-m", "40", "--logit-bias", '{"1": -99, "5": -99}')
+    code, _, err = talk([MORNING, "And then?", "/save talk"], *long, "--prompt-cache-file", str(file))
     assert code == 0
     length = int(re.search(r"holds (\d+) tokens now", err)[1])
-    assert length > 60
-    code, out, err = talk([MORNING, "And then?"], "--prompt-cache-file", str(file))
-    assert (code, out) == (0, talk([MORNING, "And then?"])[1])
-    (kept, of), _ = reused(err)
-    assert kept == of - 1 > 0
+    assert length > 100
+    goes_on = (*long, "--resume", "talk", "--no-history")
+    code, out, err = talk(["Who came?"], *goes_on, "--prompt-cache-file", str(file))
+    assert (code, out) == (0, talk(["Who came?"], *goes_on)[1])
+    assert reused(err)[0][0] == length
     file.write_bytes(b"no cache")
     assert talk(["Hello"], "--prompt-cache-file", str(file))[0] == 2
 

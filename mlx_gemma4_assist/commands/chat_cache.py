@@ -42,8 +42,11 @@ class ConversationFile:
             InputError: a file of another model, or of keys that are quantized otherwise; a damaged one.
         """
         cache = self._file.open(engine.pair, options)
-        if cache is not None and cache.lengths[0]:
-            engine.prefix.take(cache, cache.lengths[0])
+        if cache is not None:
+            tokens = cache.tokens[0]
+            for position in (*engine.pair.text().turn_begins(tokens), len(tokens)):
+                if cache.can_rewind(0, position):
+                    engine.prefix.take(cache, position)
         self._engine, self._options = engine, options
 
     def write(self, backend: "Backend") -> None:
@@ -55,7 +58,12 @@ class ConversationFile:
         if self._engine is None or self._options is None or self._session is None or not self._session.messages:
             return
         session, engine = self._session, self._engine
-        request = ChatRequest(model=backend.model.id, messages=session.messages, thinking=session.thinking)
+        request = ChatRequest(
+            model=backend.model.id,
+            messages=session.messages,
+            thinking=session.thinking,
+            written=session.session.written,
+        )
         cache = self._file.empty(engine.pair, self._options)
         engine.prefix.restore(cache, list(backend.tokens(request)), 0)
         if cache.lengths[0]:
