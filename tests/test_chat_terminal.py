@@ -192,7 +192,7 @@ def test_the_last_answer_is_compared(chat):
     chat.say(MORNING)
     chat.wait_for_answer()
     chat.say("/compare")
-    chat.wait_for("tokens per second with them")
+    chat.wait_for("The same text. Drafts made it")
     assert "Without drafts:" in chat.shown
 
 

@@ -12,7 +12,7 @@ from .style import Terminal
 from .talk import Talk
 
 INTERRUPTED = 130  # the exit code of what Ctrl-C has ended
-FAILED = 2
+PATIENCE = 1.0  # seconds in which it turns out whether an answer has failed since the model cannot be read
 
 
 class Chat:
@@ -63,23 +63,26 @@ class Chat:
         """Have one message answered; the exit code.
 
         Raises:
-            InputError: there is nobody who answers, or what it shows cannot be.
+            InputError: there is nobody who answers, or it is not answered.
         """
         try:
             talk = self._there()
             talk.message(text)
         except KeyboardInterrupt:
             return INTERRUPTED
-        if talk.stopped:
-            return INTERRUPTED
-        return FAILED if talk.last is None else 0
+        return INTERRUPTED if talk.stopped else 0
 
     def close(self, seconds: float | None = None) -> bool:
         """End what answers; False where that is still being opened or loaded after so many seconds."""
         return self._opening.close(seconds)
 
     def _left(self) -> bool:
-        """Ask for a message, and do what it says; whether the person leaves."""
+        """Ask for a message, and do what it says; whether the person leaves.
+
+        Raises:
+            InputError: nobody answers any longer.
+            KeyboardInterrupt: Ctrl-C was pressed twice.
+        """
         text = self._read()
         self._opening.check()
         if text is None:
@@ -87,7 +90,7 @@ class Chat:
         try:
             return self._done(text)
         except InputError as error:
-            self._opening.check()
+            self._opening.check(PATIENCE)
             if self._broken:
                 raise
             self._terminal.note(f"error: {error}")

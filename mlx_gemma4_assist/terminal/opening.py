@@ -63,10 +63,14 @@ class Opening:
         """Whether the model is not there yet."""
         return self._thread is None or self._thread.is_alive()
 
-    def check(self) -> None:
-        """Raises:
-        InputError: opening or loading has failed.
+    def check(self, seconds: float = 0.0) -> None:
+        """Raise what opening or loading has failed with, if it has within so many seconds.
+
+        Raises:
+            InputError: with the reason.
         """
+        if self._thread is not None:
+            self._thread.join(seconds)
         for future in (self._opened, self._loaded):
             if future.done():
                 future.result()

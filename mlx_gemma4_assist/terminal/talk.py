@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..errors import InputError
 from ..server.chat_session import ChatSession, Reply
 from ..server.endpoint import Backend
 from ..server.exchange import Usage
@@ -111,19 +110,22 @@ class Talk:
         """Send what was typed, with what it drops on the window. Dropped files alone wait for words.
 
         Raises:
-            InputError: the model does not take such files.
+            InputError: the model does not take such files, or the message is not answered.
             KeyboardInterrupt: Ctrl-C was pressed twice.
         """
-        before = list(self.attached)
+        before, edited = list(self.attached), self.edited
         words, found = dropped(text, self.counts(), self.say)
         self.attach([of_file(each) for each in found])
         if found and not words.strip():
             return
-        attached, self.attached = self.attached, []
-        edited, self.edited = self.edited, None
-        if self.answer(lambda: self._sent(words, attached, edited)) is None:
-            self.attached, self.edited = before, edited
-            self.draft = text if self.terminal.interactive else ""
+        attached, self.attached, self.edited = self.attached, [], None
+        answered = None
+        try:
+            answered = self.answer(lambda: self._sent(words, attached, edited))
+        finally:
+            if answered is None:
+                self.attached, self.edited = before, edited
+                self.draft = text if self.terminal.interactive else ""
 
     def attach(self, found: Sequence[Attached]) -> None:
         """Let the next message show something.
@@ -145,25 +147,22 @@ class Talk:
             recorded: whether it becomes a part of the conversation.
 
         Returns:
-            The answer; None if nothing was made.
+            The answer; None if it was stopped before anything was made.
 
         Raises:
+            InputError: it cannot be made, or not to its end.
             KeyboardInterrupt: Ctrl-C was pressed twice.
         """
         self.stopped = False
         view = AnswerView(self.terminal, show_drafts=self.look.drafts, show_thinking=self.look.thinking)
         try:
             reply = self._shown(begin, view, recorded)
-        except InputError as error:
-            view.finish(cancelled=True)
-            self.say(f"error: {error}")
-            return None
         except KeyboardInterrupt:
             self.session.cancel()
-            view.finish(cancelled=True)
             self.stopped = True
             raise
         finally:
+            view.finish(cancelled=self.stopped)
             if recorded:
                 self.keeping.save(self.session)
         return self._told(reply, recorded)
@@ -212,7 +211,6 @@ class Talk:
             if recorded:
                 self.keeping.save(self.session)
             _follow(reply, view, keys)
-            view.finish(cancelled=reply.finish_reason == "cancelled")
         self.draft = keys.typed
         return reply
 
