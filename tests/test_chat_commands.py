@@ -120,7 +120,7 @@ def test_help_names_every_command():
     told = slash.help_text()
     for name in slash.COMMANDS:
         assert f"/{name}" in told
-    assert max(map(len, told.splitlines())) <= 100
+    assert max(map(len, told.splitlines())) < 80
 
 
 def test_completion(scene):

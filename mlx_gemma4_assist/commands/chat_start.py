@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..engine.session import Session
+from ..errors import InputError
 from ..server.chat_session import ChatSession
 from ..terminal.attached import Attached, counts, named
 from ..terminal.chat import Chat
@@ -74,9 +76,18 @@ class Start:
         if self._person:
             self._notes.install()
             self._greet()
-        history = self._keeping.store.history if self._keeps else None
         name = self._choice.model if self._remote.server is None else self._remote.server
-        return Chat(self.terminal, name, self._opening(), self._begin, history=history, notes=self._notes.take)
+        return Chat(self.terminal, name, self._opening(), self._begin, history=self._history(), notes=self._notes.take)
+
+    def _history(self) -> Path | None:
+        """The file of typed lines; None where they are not kept, or cannot be."""
+        if not self._keeps:
+            return None
+        try:
+            return self._keeping.store.history
+        except InputError as error:
+            self.terminal.note(f"Typed lines are not kept: {error}")
+            return None
 
     def _resume(self) -> Session | None:
         if self._beginning.resume is None:

@@ -147,12 +147,14 @@ class Chat:
             InputError: there will be none.
         """
         if self._talk is None:
-            if not self._opening.ready and self._terminal.interactive:
-                self._terminal.note(f"Opening {self._name} ...")
             self._broken = True
-            self._talk = self._begin(self._opening.wait())
+            self._talk = self._begin(self._opening.wait(self._tell_to_wait))
             self._broken = False
         return self._talk
+
+    def _tell_to_wait(self) -> None:
+        if self._terminal.interactive:
+            self._terminal.note(f"Opening {self._name} ...")
 
     def _completions(self) -> Completions:
         if self._words is None:

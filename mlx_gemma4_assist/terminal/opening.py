@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from ..server.endpoint import Backend
 
 T = TypeVar("T")
+PATIENCE = 1.0  # seconds before a person is told that it takes a while
 LOOK_AGAIN = 0.1  # seconds after which who waits hears Ctrl-C
 
 
@@ -75,13 +76,18 @@ class Opening:
             if future.done():
                 future.result()
 
-    def wait(self) -> Opened:
+    def wait(self, slow: Callable[[], None] = lambda: None) -> Opened:
         """What was opened, as soon as it is there. Ctrl-C is heard meanwhile.
+
+        Args:
+            slow: called once if that takes a while.
 
         Raises:
             InputError: there is none.
         """
         self.begin()
+        if wait([self._opened], PATIENCE).not_done:
+            slow()
         while not self._opened.done():
             wait([self._opened], LOOK_AGAIN)
         return self._opened.result()

@@ -65,7 +65,7 @@ COMMANDS: Mapping[str, Command] = {
     "reset": Command(turns.reset, "", "begin a new conversation; this one stays saved"),
     "undo": Command(turns.undo, "", "take back the last message and its answer"),
     "retry": Command(turns.retry, "", "answer the last message once more"),
-    "edit": Command(turns.edit, "[N]", "change the last message, or the N-th, and have that answered"),
+    "edit": Command(turns.edit, "[N]", "change the last message, or the N-th"),
     "branches": Command(turns.branches, "", "list what /undo, /retry and /edit have left behind"),
     "switch": Command(turns.switch, "N", "go on with another branch", turns.branch_numbers),
     "system": Command(turns.system, "[TEXT|none]", "show the system prompt, or set another one"),
@@ -73,12 +73,12 @@ COMMANDS: Mapping[str, Command] = {
     "thinking": Command(
         options.thinking, "off|on|N", "whether the model thinks first, N tokens at most", lambda _: ("off", "on")
     ),
-    "image": Command(stored.image, "PATH", "show a picture with the next message, as dropping it here does", _paths),
+    "image": Command(stored.image, "PATH", "show a picture with the next message", _paths),
     "audio": Command(stored.audio, "PATH", "let a sound be heard with the next message", _paths),
     "video": Command(stored.video, "PATH", "show a video with the next message", _paths),
     "drafts": Command(options.drafts, "[on|off]", "colour tokens by which draft of a round they were", _switch),
     "assistant": Command(options.assistant, "on|off", "decode with drafts, or without", _switch),
-    "compare": Command(compare, "", "the last answer again without drafts: same text? how much slower?"),
+    "compare": Command(compare, "", "the last answer without drafts: same text? how much slower?"),
     "save": Command(stored.save, "[NAME]", "keep the conversation, under a name of its own"),
     "load": Command(stored.load, "NAME", "go on with a saved conversation", stored.names),
     "sessions": Command(stored.sessions, "", "list saved conversations"),
