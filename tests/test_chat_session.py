@@ -10,9 +10,11 @@ from support.scripted_backend import HOLD, ScriptedBackend, said
 
 import mlx_gemma4_assist
 from mlx_gemma4_assist import InputError
+from mlx_gemma4_assist.engine.pair import Checkpoint
 from mlx_gemma4_assist.server import chat_session, opening
 from mlx_gemma4_assist.server.chat_session import ChatSession, ReplyPiece, Span
 from mlx_gemma4_assist.server.exchange import Failed, Piece, Progress, RequestError, Started, TokenInfo
+from mlx_gemma4_assist.server.service import Service
 from mlx_gemma4_assist.text.deltas import AnswerDelta
 
 
@@ -499,3 +501,17 @@ def test_drafts_of_the_embedded_pair_are_told():
         assert "".join(span.text for span in piece.spans) == piece.text
     assert len(reply.token_ids) == reply.usage.completion_tokens
     assert session.session.written == [(reply.answer, reply.token_ids)]
+
+
+def test_an_answer_that_is_drawn_is_the_same_without_drafts():
+    service = Service(Checkpoint.open("tiny"))
+    try:
+        session = ChatSession(service, seeded=True, options={"max_tokens": 40, "temperature": 1.0})
+        first = session.send("It was a fine morning, and")
+        answer, plain = read(first), session.compare()
+        assert read(plain) == answer
+        assert (first.usage.drafted > 0, plain.usage.drafted) == (True, 0)
+        assert session.context_used() > first.prompt_tokens
+        assert contents(session) == ["It was a fine morning, and", answer]
+    finally:
+        service.close()
