@@ -473,7 +473,24 @@ def test_a_strangers_key_and_model(talk, monkeypatch):
         assert (code, "not known to heed num_assistant_tokens" in err) == (2, True)
 
 
+def test_another_model_goes_on(talk):
+    assert "Saved as talk" in talk(["Hello", "/save talk"])[2]
+    with running(backend := ScriptedBackend()) as url:
+        code, out, err = talk(["And?"], "--resume", "--server", url)
+    assert (code, out) == (0, "Hello, world\n")
+    assert f"It was a conversation with tiny; {MODEL.id} reads it again and goes on." in err
+    assert [message["role"] for message in backend.requests[0].messages] == ["user", "assistant", "user"]
+
+
 # Processes
+
+
+def test_nothing_heavy_is_imported_before_the_prompt():
+    """MLX, transformers and what renders Markdown take longer than a person waits."""
+    heavy = "{'mlx', 'mlx.core', 'transformers', 'prompt_toolkit', 'pygments', 'jinja2', 'numpy'}"
+    code = f"import sys, mlx_gemma4_assist.commands.chat_start; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_the_window_is_resized(chat):
 
 def test_killed_and_resumed(tmp_path):
     """All but the answer under way is there, in a narrow window without colours too; Ctrl-C twice leaves."""
-    with Screen("--max-tokens", "8", *ENDLESS, *DRAWN, data=tmp_path) as screen:
+    with Screen("--max-tokens", "40", *ENDLESS, *DRAWN, data=tmp_path) as screen:
         screen.say(MORNING)
         screen.wait_for_answer()
         screen.say("/set max-tokens 3000")
@@ -228,6 +228,8 @@ def test_killed_and_resumed(tmp_path):
         screen.say("/retry")
         screen.wait(lambda: screen.at_prompt and "--max-tokens]" in screen.text.replace("\n", ""), "an answer")
         assert max(map(len, screen.rows)) <= 20
+        (reused,) = re.findall(r"(\d+) of \d+ prompt tokens reused", screen.text.replace("\n", " "))
+        assert int(reused) > 40  # keys and values outlive the process, too
         assert re.search(rb"\x1b\[[0-9;]*(?:3[0-8]|4[0-8]|9[0-7])m|\x1b\[2m", screen.raw) is None
         assert [message["role"] for message in stored(tmp_path)] == ["user", "assistant"] * 2
         screen.type(CTRL_C)

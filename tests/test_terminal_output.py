@@ -17,7 +17,7 @@ from mlx_gemma4_assist.server.exchange import Finished, FinishReason, Usage
 from mlx_gemma4_assist.terminal import code, markdown
 from mlx_gemma4_assist.terminal.answer_view import AnswerView
 from mlx_gemma4_assist.terminal.statistics import legend, statistics
-from mlx_gemma4_assist.terminal.style import Terminal, made_visible
+from mlx_gemma4_assist.terminal.style import Terminal, broken, made_visible
 
 
 @dataclass
@@ -753,3 +753,20 @@ def test_styles_differ_pairwise():
     """Each place's style is one of its own, so that neighbours in a round are told apart."""
     parts = legend(6).split(", ")
     assert all(one.split("m")[0] != other.split("m")[0] for one, other in pairwise(parts))
+
+
+@pytest.mark.parametrize(
+    ("line", "width", "rows"),
+    [
+        ("one two three", 13, ["one two three"]),
+        ("one two three", 12, ["one two", "three"]),
+        ("one two three", 7, ["one two", "three"]),
+        ("one two three", 3, ["one", "two", "three"]),
+        ("  indented words", 10, ["  indented", "words"]),
+        ("unbreakable", 4, ["unbreakable"]),
+        ("a \033[1mb\033[0m c", 3, ["a \033[1mb\033[0m c"]),
+        ("", 5, [""]),
+    ],
+)
+def test_lines_are_broken_between_words(line, width, rows):
+    assert broken(line, width).split("\n") == rows

@@ -86,12 +86,12 @@ class Terminal:
         return f"{DIM}{text}{RESET}" if text and self.colour else text
 
     def note(self, text: str) -> None:
-        """Write lines beside the output: dim where there are styles, and broken between words by a terminal's width.
+        """Write lines beside the output: dim where there are styles, and broken between words, as terminals do not.
 
         What cannot be written is lost.
         """
         if self._notes.isatty():
-            text = "\n".join(broken(line, self.width) for line in text.split("\n"))
+            text = "\n".join(broken(line, self.width - 1) for line in text.split("\n"))
         dim = text and self._styled and self._moves_in(self._notes)
         self._beside((f"{DIM}{text}{RESET}" if dim else text) + "\n")
 
