@@ -225,6 +225,7 @@ def test_killed_and_resumed(tmp_path):
     with Screen(*arguments, data=tmp_path, columns=20, lines=24, NO_COLOR="1") as screen:
         screen.wait(lambda: screen.at_prompt, "the prompt")
         assert "1 turn so far." in " ".join(screen.text.split())
+        assert "That was not answered: /retry does it." in " ".join(screen.text.split())
         screen.say("/retry")
         screen.wait(lambda: screen.at_prompt and "--max-tokens]" in screen.text.replace("\n", ""), "an answer")
         assert max(map(len, screen.rows)) <= 20

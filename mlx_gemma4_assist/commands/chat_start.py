@@ -8,7 +8,7 @@ from typing import Any
 from ..engine.session import Session
 from ..errors import InputError
 from ..server.chat_session import ChatSession
-from ..terminal.attached import Attached, counts, named
+from ..terminal.attached import Attached, check_taken, counts, named
 from ..terminal.chat import Chat
 from ..terminal.keeping import Keeping
 from ..terminal.opening import Opened
@@ -121,8 +121,13 @@ class Start:
         if self._resumed is not None:
             entry = self._keeping.entry
             greet(self.terminal.note, "The conversation" if entry is None else entry.name, self._resumed)
+        self._label()
         if self._thinking.show_drafts and self.terminal.colour:
             self.terminal.note(legend(PLACES))
+
+    def _label(self) -> None:
+        for each in self._attached:
+            self.terminal.note(each.label)
 
     def _opening(self) -> Callable[[], Opened]:
         options = {**self._said.values, **self._held}
@@ -168,7 +173,11 @@ class Start:
         talk = Talk(session, opened.backend, self.terminal, self._keeping, look)
         if not self._person and self._remote.server is None and self._choice.model == EMBEDDED:
             self.terminal.note(WHO_ANSWERS)
-        talk.attach(self._attached)
+        for each in self._attached:
+            check_taken(opened.backend.model, each.kind)
+        talk.attached += self._attached
+        if not self._person:
+            self._label()
         return talk
 
     def _go_on(self, session: ChatSession, resumed: Session) -> None:

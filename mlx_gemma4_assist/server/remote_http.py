@@ -16,6 +16,7 @@ from ..errors import InputError, OptionError, first_line
 from .exchange import RequestError
 
 CONNECT = 10.0  # seconds for a server to take the connection
+ANSWER = 30.0  # seconds for an answer that is no stream
 SILENCE = 900.0  # seconds without a byte, as of servers that give no sign of life while they read a long prompt
 LONGEST = 300  # characters of an answer that is quoted
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
@@ -54,7 +55,7 @@ class Site:
         Raises:
             RequestError: nobody answers, or with an error, or with something else.
         """
-        connection = Connection(self, CONNECT)
+        connection = Connection(self, ANSWER)
         try:
             return json_object(connection.request(method, path, body).read(), self.root)
         except (OSError, http.client.HTTPException) as error:

@@ -67,6 +67,7 @@ class Chat:
         """
         try:
             talk = self._there()
+            self._tell(self._notes())
             talk.message(text)
         except KeyboardInterrupt:
             return INTERRUPTED
@@ -110,6 +111,8 @@ class Chat:
         if command is not None and command.name in slash.AT_ONCE:
             return slash.at_once(self._terminal, command)
         if not text.strip() and not (self._talk and self._talk.attached):
+            if self._talk is not None:
+                self._talk.edited = None
             return False
         talk = self._there()
         if command is None:
@@ -125,13 +128,16 @@ class Chat:
         while True:
             self._opening.check()
             try:
-                for line in lines:
-                    self._terminal.note(line)
+                self._tell(lines)
                 return self._prompt.read(self._draft())
             except KeyboardInterrupt:
                 if pressed:
                     return None
                 pressed, lines = True, ["Ctrl-C again, Ctrl-D or q leaves."]
+
+    def _tell(self, lines: list[str]) -> None:
+        for line in lines:
+            self._terminal.note(line)
 
     def _draft(self) -> str:
         """What the next line begins with."""

@@ -78,7 +78,7 @@ COMMANDS: Mapping[str, Command] = {
     "video": Command(stored.video, "PATH", "show a video with the next message", _paths),
     "drafts": Command(options.drafts, "[on|off]", "colour tokens by which draft of a round they were", _switch),
     "assistant": Command(options.assistant, "on|off", "decode with drafts, or without", _switch),
-    "compare": Command(compare, "", "the last answer without drafts: same text? how much slower?"),
+    "compare": Command(compare, "", "the last answer without drafts: same text? slower?"),
     "save": Command(stored.save, "[NAME]", "keep the conversation, under a name of its own"),
     "load": Command(stored.load, "NAME", "go on with a saved conversation", stored.names),
     "sessions": Command(stored.sessions, "", "list saved conversations"),
@@ -92,7 +92,7 @@ LETTERS = {"q": "quit", "r": "reset", "h": "help"}
 """As in mlx-lm, alone on a line."""
 KEYS = """\
 q, r, h alone on a line: /quit, /reset, /help
-Alt-Enter or a \\ at the end of a line begins another line, \""" encloses several
+Alt-Enter, or a \\ at a line's end, begins another line; \""" encloses several
 Ctrl-C ends an answer and keeps it, Ctrl-T ends a thought, Ctrl-D leaves
 A picture, sound or video that is dropped here goes with the message
 What begins with // or with the path of a file is text"""

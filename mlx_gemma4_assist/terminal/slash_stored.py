@@ -67,6 +67,8 @@ def greet(say: Callable[[str], None], name: str, session: Session) -> None:
         sign = ">> " if message["role"] == "user" else ""
         lines = text_of(message).strip().splitlines() or [""]
         say(sign + lines[0] + (" ..." if len(lines) > 1 else ""))
+    if session.messages and session.messages[-1]["role"] == "user":
+        say("That was not answered: /retry does it.")
 
 
 def names(talk: Talk) -> Sequence[str]:
