@@ -3,10 +3,12 @@
 import json
 import re
 import shutil
+from xml.etree import ElementTree
 
 import pytest
 from chat_screen import CTRL_C, CTRL_D, CTRL_T, ENTER, ESCAPE, PASTE_BEGINS, PASTE_ENDS, Screen
 from PIL import Image
+from record_chat import COLOURS, svg
 from support import media
 from support.chat_server import write_model
 from support.multimodal import VOCABULARY
@@ -250,6 +252,20 @@ def test_a_model_that_cannot_be_loaded_ends_the_prompt(tmp_path):
     (line,) = [each for each in screen.text.splitlines() if each.startswith("error: ")]
     assert "the model could not be loaded" in line or "safetensors" in line
     assert "Traceback" not in screen.text
+
+
+def test_what_is_recorded_is_a_picture(chat):
+    """All that the window has shown, with its colours, as SVG."""
+    chat.say("/drafts on")
+    chat.wait_for("first draft")
+    chat.wait_for_answer()
+    picture = ElementTree.fromstring(svg(chat.cells))
+    texts = list(picture.iter("{http://www.w3.org/2000/svg}tspan"))
+    assert any((text.text or "").startswith(">> /drafts on") for text in texts)
+    (first,) = {text.get("fill") for text in texts if text.text == "first draft"}
+    assert first == COLOURS["green"]
+    chat.say("/drafts off")
+    chat.wait_for_answer()
 
 
 def test_who_leaves_at_once_need_not_wait(tmp_path):
