@@ -213,6 +213,34 @@ def test_ctrl_c_at_the_prompt(talk, monkeypatch):
     assert len(out.splitlines()) == 1
 
 
+def test_ctrl_c_between_an_answer_and_the_prompt(monkeypatch):
+    """Counts as one at the prompt: pressed there once more, it leaves. It is no reason to end in an answer's middle."""
+    order = []
+
+    class Talk:
+        attached, draft, stopped = (), "", False
+
+    def notes():
+        order.append("notes")
+        if order.count("notes") == 2:
+            raise KeyboardInterrupt
+        return []
+
+    def read(self, default=""):
+        order.append("read")
+        if order.count("read") == 2:
+            raise KeyboardInterrupt
+        return "/stats"
+
+    monkeypatch.setattr(prompts.Prompt, "read", read)
+    chat = Chat(
+        Terminal.of(io.StringIO(), io.StringIO()), "", lambda: Opened(ScriptedBackend()), lambda _: Talk(), notes=notes
+    )
+    monkeypatch.setattr("mlx_gemma4_assist.terminal.slash.run", lambda talk, command: order.append(command.name))
+    assert chat.run() == 0
+    assert order == ["notes", "read", "stats", "notes", "notes", "read"]
+
+
 def test_ctrl_c_while_a_prompt_is_read(talk, monkeypatch):
     class Pressed(talks.Keys):
         def __enter__(self):
@@ -447,7 +475,10 @@ def test_thoughts_of_scripts_go_where_they_are_asked_for(talk):
 def test_a_server_answers(talk):
     backend = ScriptedBackend()
     with running(backend) as url:
-        code, out, err = talk(["Hi", "/context", "Again"], "--server", url, "--temp", "0.5", "--thinking", "off")
+        lines = ["Hi", "/context", "/set kv-bits 4", "/set", "Again"]
+        code, out, err = talk(lines, "--server", url, "--temp", "0.5", "--thinking", "off")
+    assert "error: kv-bits is for a model in this process, not for one behind a server" in err
+    assert "  top-k                 -\n" in err
     assert (code, out) == (0, "Hello, world\nHello, world\n")
     assert "Context: 2 of 4,096 tokens" in err
     assert "4 of 10 prompt tokens reused" in err

@@ -8,10 +8,12 @@ from typing import Any
 from ..engine.session import Session
 from ..errors import InputError
 from ..server.chat_session import ChatSession
+from ..server.remote_wire import OF_SERVERS
 from ..terminal.attached import Attached, check_taken, counts, named
 from ..terminal.chat import Chat
 from ..terminal.keeping import Keeping
 from ..terminal.opening import Opened
+from ..terminal.setting import SETTABLE
 from ..terminal.slash_stored import greet
 from ..terminal.statistics import legend
 from ..terminal.store import Store
@@ -170,7 +172,8 @@ class Start:
             self._file.follow(session)
         self._keep(opened.backend.model.id)
         look = Look(self._thinking.show_drafts, self._thinking.show_thinking or self._person)
-        talk = Talk(session, opened.backend, self.terminal, self._keeping, look)
+        settable = [name for name in SETTABLE if self._remote.server is None or name in OF_SERVERS]
+        talk = Talk(session, opened.backend, self.terminal, self._keeping, look, settable)
         if not self._person and self._remote.server is None and self._choice.model == EMBEDDED:
             self.terminal.note(WHO_ANSWERS)
         for each in self._attached:

@@ -39,7 +39,7 @@ class Chat:
     ):
         self._terminal, self._name, self._begin, self._notes = terminal, name, begin, notes
         self._talk: Talk | None = None
-        self._broken = False
+        self._broken = self._pressed = self._killed = False
         self._words: Completions | None = None
         self._prompt = Prompt(terminal, history=history, words=self._completions, toolbar=self._toolbar)
         self._opening = Opening(open_backend, self._prompt.leave)
@@ -50,14 +50,15 @@ class Chat:
         Raises:
             InputError: there is nobody who answers.
         """
-        try:
-            if not self._terminal.interactive:
-                self._opening.wait()
-            while not self._left():
-                pass
-            return 0
-        except KeyboardInterrupt:
-            return INTERRUPTED
+        while not self._killed:
+            try:
+                if not self._terminal.interactive:
+                    self._opening.wait()
+                if self._left():
+                    return 0
+            except KeyboardInterrupt:  # between an answer and the prompt: as if it were pressed at that
+                self._killed, self._pressed = self._killed or self._talk is None, True
+        return INTERRUPTED
 
     def once(self, text: str) -> int:
         """Have one message answered; the exit code.
@@ -96,9 +97,8 @@ class Chat:
                 raise
             self._terminal.note(f"error: {error}")
         except KeyboardInterrupt:
-            if self._talk is None or self._talk.stopped:
-                raise
-            self._talk.stopped = True
+            self._killed = self._talk is None or self._talk.stopped
+            raise
         return False
 
     def _done(self, text: str) -> bool:
@@ -123,7 +123,7 @@ class Chat:
 
     def _read(self) -> str | None:
         """The next message; None if the person leaves, by Ctrl-C too if it was pressed just before."""
-        pressed = self._talk is not None and self._talk.stopped
+        pressed, self._pressed = self._pressed or (self._talk is not None and self._talk.stopped), False
         lines = self._notes()
         while True:
             self._opening.check()

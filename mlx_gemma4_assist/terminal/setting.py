@@ -1,7 +1,7 @@
 """Options of generation in a conversation: by the names that the command line has for them, from text."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,21 @@ def names() -> Mapping[str, str]:
     return found
 
 
-def option_named(name: str) -> str:
+def option_named(name: str, settable: Sequence[str] = SETTABLE) -> str:
     """The option of a name, with dashes or underscores.
 
+    Args:
+        name: as it was typed.
+        settable: options that can be set.
+
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it cannot be set.
     """
     found = names().get(name.lstrip("-").replace("-", "_"))
     if found is None:
         raise InputError(f"there is no option {name!r}: /set lists them")
+    if found not in settable:
+        raise InputError(f"{name} is for a model in this process, not for one behind a server")
     return found
 
 
@@ -63,16 +69,16 @@ def value_of(name: str, text: str) -> Any:
         return text
 
 
-def listed(options: Mapping[str, Any], own: bool) -> str:
-    """All options, a line each.
+def listed(options: Mapping[str, Any], settable: Sequence[str]) -> str:
+    """Options, a line each. What is so without them is told where all can be set, of a model in this process.
 
     Args:
         options: those that were set.
-        own: whether what is so otherwise is known, as of a model in this process.
+        settable: options that can be.
     """
-    lines = []
-    for name in SETTABLE:
-        default = GenerationOptions.__dataclass_fields__[name].default if own and name not in UNLIMITED else None
+    lines, known = [], len(settable) == len(SETTABLE)
+    for name in settable:
+        default = GenerationOptions.__dataclass_fields__[name].default if known and name not in UNLIMITED else None
         mark, value = ("*", options[name]) if name in options else (" ", default)
         lines.append(f"{mark} {flags(name)[0].lstrip('-'):<22}{_shown(value)}")
     return "\n".join([*lines, "* was set, here or by the checkpoint; /set NAME default takes it back"])

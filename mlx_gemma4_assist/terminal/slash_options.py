@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..errors import InputError
 from ..options import flags
-from .setting import SETTABLE, listed, option_named, value_of
+from .setting import listed, option_named, value_of
 from .statistics import legend
 from .talk import NUMBER_OF_DRAFTS, Talk
 from .thinking import thinking_of, thinking_words
@@ -17,9 +17,9 @@ def set_option(talk: Talk, argument: str) -> None:
     """List options, or set one."""
     name, _, value = argument.partition(" ")
     if not name:
-        talk.say(listed(talk.session.options, own=talk.backend.model.max_tokens > 0))
+        talk.say(listed(talk.session.options, talk.settable))
         return
-    option = option_named(name)
+    option = option_named(name, talk.settable)
     if not value.strip():
         raise InputError(f"/set {name} needs a value; /set {name} default takes it back")
     found = value_of(option, value.strip())
@@ -30,7 +30,7 @@ def set_option(talk: Talk, argument: str) -> None:
 
 def names(talk: Talk) -> Sequence[str]:
     """Of all options, as the command line spells them."""
-    return [flags(name)[0].lstrip("-") for name in SETTABLE]
+    return [flags(name)[0].lstrip("-") for name in talk.settable]
 
 
 def thinking(talk: Talk, argument: str) -> None:

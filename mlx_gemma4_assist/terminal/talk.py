@@ -13,6 +13,7 @@ from .attached import Attached, check_taken, counts, of_file
 from .dropped import dropped
 from .keeping import Keeping
 from .keys import Keys
+from .setting import SETTABLE
 from .statistics import statistics
 from .style import Terminal
 
@@ -75,6 +76,7 @@ class Talk:
         terminal: where.
         keeping: where the conversation is kept.
         look: how answers are shown.
+        settable: options of generation that the backend heeds.
 
     Attributes:
         attached: what goes with the next message.
@@ -86,7 +88,16 @@ class Talk:
         stopped: whether Ctrl-C has ended the last answer.
     """
 
-    def __init__(self, session: ChatSession, backend: Backend, terminal: Terminal, keeping: Keeping, look: Look):
+    def __init__(
+        self,
+        session: ChatSession,
+        backend: Backend,
+        terminal: Terminal,
+        keeping: Keeping,
+        look: Look,
+        settable: Sequence[str] = SETTABLE,
+    ):
+        self.settable = tuple(settable)
         self.session, self.backend, self.terminal = session, backend, terminal
         self.keeping, self.look = keeping, look
         self.totals = Totals()
