@@ -456,4 +456,4 @@ def test_a_machine_that_is_too_small_is_one_line(serve, monkeypatch):
 def test_a_little_memory_is_enough_for_short_answers(serve, monkeypatch):
     """What is refused is what nobody could use: with some more an answer is made."""
     monkeypatch.setattr(serving, "run", lambda *_: None)
-    assert serve("--port", "0", "--memory-limit", "60MB").returncode == 0
+    assert serve("--port", "0", "--memory-limit", "16MB").returncode == 0
