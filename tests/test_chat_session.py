@@ -10,9 +10,12 @@ from support.scripted_backend import HOLD, ScriptedBackend, said
 
 import mlx_gemma4_assist
 from mlx_gemma4_assist import InputError
+from mlx_gemma4_assist.engine.pair import Checkpoint
 from mlx_gemma4_assist.server import chat_session, opening
-from mlx_gemma4_assist.server.chat_session import ChatSession, ReplyPiece
-from mlx_gemma4_assist.server.exchange import Failed, Progress, RequestError
+from mlx_gemma4_assist.server.chat_session import ChatSession, ReplyPiece, Span
+from mlx_gemma4_assist.server.exchange import Failed, Piece, Progress, RequestError, Started, TokenInfo
+from mlx_gemma4_assist.server.service import Service
+from mlx_gemma4_assist.text.deltas import AnswerDelta
 
 
 def read(reply):
@@ -215,6 +218,7 @@ def test_a_conversation_that_has_not_begun_is_saved(tmp_path):
         ("[", "not valid JSON"),
         ("{}", "no conversation"),
         ('{"format": "mlx_gemma4_assist conversation", "version": 2}', "version 2"),
+        ('{"format": "mlx_gemma4_assist conversation", "version": 3}', "version 3"),
         ('{"format": "mlx_gemma4_assist conversation", "version": 1}', "without a list"),
         ('{"format": "mlx_gemma4_assist conversation", "version": 1, "messages": [{"role": "x"}]}', "the role 'x'"),
     ],
@@ -293,3 +297,221 @@ def test_the_embedded_pair_talks(tmp_path):
         assert again.finish_reason in ("stop", "length")
         session.save(tmp_path / "talk.json")
         assert roles(session) == ["user", "assistant"] * 2
+
+
+# Branches, options, and what a reply tells
+
+
+def contents(session):
+    return [message["content"] for message in session.messages]
+
+
+def test_retry_keeps_the_answer_as_a_branch():
+    backend = ScriptedBackend(said("One."), said("Uno."))
+    session = ChatSession(backend)
+    session.send("1")
+    assert session.retry().answer == "Uno."
+    assert list(backend.requests[1].messages) == list(backend.requests[0].messages)
+    assert contents(session) == ["1", "Uno."]
+    session.session.switch(1)
+    assert contents(session) == ["1", "One."]
+    with pytest.raises(InputError, match="nothing was asked"):
+        ChatSession(backend).retry()
+
+
+def test_edit_keeps_what_followed_as_a_branch():
+    backend = ScriptedBackend(said("One."), said("Two."), said("A woman."), said("Zwei."))
+    session = ChatSession(backend, "Be brief.")
+    session.send("1")
+    session.send("2")
+    session.edit("Who?", 1, pictures=[b"x"])
+    assert [part["type"] for part in session.messages[1]["content"]] == ["image", "text"]
+    assert len(session.messages) == 3
+    session.session.switch(1)
+    session.edit("zwei")
+    assert contents(session) == ["Be brief.", "1", "One.", "zwei", "Zwei."]
+    with pytest.raises(InputError, match="no turn 3"):
+        session.edit("x", 3)
+
+    assert len(backend.requests) == 4
+
+
+@pytest.mark.parametrize("ends", ["refused", "failed", "cancelled"])
+@pytest.mark.parametrize("how", ["retry", "edit"])
+def test_what_fails_leaves_the_answer_that_there_was(how, ends):
+    error = RequestError(503, "no room")
+    script = {"refused": error, "failed": [Failed(error)], "cancelled": [HOLD]}[ends]
+    session = ChatSession(ScriptedBackend(said("One."), script, said("Two.")))
+    session.send("1")
+    before = session.session.saved()
+    try:
+        reply = session.retry() if how == "retry" else session.edit("x")
+        reply.cancel()
+    except InputError:
+        assert ends == "refused"
+    assert session.session.saved() == before
+    assert read(session.send("2")) == "Two."
+
+
+def test_a_cancelled_retry_stays_as_far_as_it_was_made():
+    session = ChatSession(ScriptedBackend(said("One."), [*said("Un", "o.")[:2], HOLD]))
+    session.send("1")
+    session.retry().cancel()
+    assert contents(session) == ["1", "Un"]
+    assert len(session.session.branches()) == 2
+
+
+def test_the_last_answer_is_compared_with_one_without_drafts():
+    backend = ScriptedBackend(said("One."), said("Two."), said("Two!"), said("Two?"))
+    session = ChatSession(backend, options={"temperature": 0.5}, thinking=True)
+    session.send("1")
+    session.send("2")
+    session.set_option("temperature", 0.9)
+    before = session.session.saved()
+    assert read(session.compare()) == "Two!"
+    asked, again = backend.requests[1:3]
+    assert list(again.messages) == list(asked.messages)
+    assert dict(again.options) == {"temperature": 0.5, "num_assistant_tokens": 0}
+    assert again.thinking is True
+    assert session.session.saved() == before
+    other = ChatSession(backend)  # of which nobody knows how it was answered
+    other.load_session(session.session)
+    read(other.compare())
+    assert list(backend.requests[3].messages) == list(asked.messages)
+    assert dict(backend.requests[3].options) == {"num_assistant_tokens": 0}
+    with pytest.raises(InputError, match="nothing was answered"):
+        ChatSession(backend, "Be brief.").compare()
+
+
+def test_seeds_are_the_same_for_both():
+    backend = ScriptedBackend(said("One."), said("One."), said("Two."), said("Three."))
+    session = ChatSession(backend, seeded=True)
+    session.send("1")
+    session.compare()
+    session.send("2")
+    session.set_option("seed", 3)
+    session.send("3")
+    seeds = [request.options["seed"] for request in backend.requests]
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert seeds[3] == 3
+    assert session.options == {"seed": 3}
+
+
+def test_what_is_set_counts_from_the_next_message_on():
+    backend = ScriptedBackend(said("One."), said("Two."))
+    session = ChatSession(backend, "Be brief.", options={"temperature": 0.5, "seed": 1})
+    session.send("1")
+    session.thinking, session.thinking_budget, session.system_prompt = True, 7, "Be long."
+    session.set_option("temperature", 0.7)
+    session.set_option("seed", None)
+    session.options["temperature"] = 3
+    session.send("2")
+    first, second = backend.requests
+    assert (first.thinking, first.thinking_budget, first.messages[0]["content"]) == (None, None, "Be brief.")
+    assert (second.thinking, second.thinking_budget, second.messages[0]["content"]) == (True, 7, "Be long.")
+    assert dict(second.options) == {"temperature": 0.7}
+    assert (session.thinking, session.thinking_budget, session.system_prompt) == (True, 7, "Be long.")
+
+
+def test_what_cannot_be_set():
+    session = ChatSession(ScriptedBackend())
+    for name, value, message in (("heat", 1, "no option"), ("heat", None, "no option"), ("temperature", -1, "is -1")):
+        with pytest.raises(InputError, match=message):
+            session.set_option(name, value)
+    with pytest.raises(InputError, match="thinking_budget"):
+        session.thinking_budget = -1
+    assert session.options == {}
+
+
+def test_a_reply_tells_how_far_it_has_come():
+    tokens = (TokenInfo(5, "On", 1), TokenInfo(6, "ce"))
+    script = [Progress(2, 9), HOLD, Started(9, 4), Piece(0, (AnswerDelta("Once"),), tokens), HOLD, *said()[1:]]
+    backend = ScriptedBackend(script)
+    reply = ChatSession(backend).send("Tell.")
+    assert (reply.progress, reply.prompt_tokens, reply.cached_tokens, reply.token_ids) == ((2, 9), 0, 0, ())
+    assert reply.next_piece(0.01) is None
+    backend.go_on()
+    assert (reply.prompt_tokens, reply.cached_tokens, reply.token_ids) == (9, 4, (5, 6))
+    piece = reply.next_piece(0)
+    assert (piece.text, piece.spans) == ("Once", (Span("On", 1), Span("ce", 0)))
+    assert (reply.next_piece(0), reply.finished) == (None, None)
+    backend.go_on()
+    with pytest.raises(StopIteration):
+        reply.next_piece(5)
+    assert reply.finished.usage == reply.usage
+    assert reply.usage.rounds == 3
+
+
+def test_context_used():
+    session = ChatSession(ScriptedBackend(said("One.")))
+    assert session.context_used() == 0
+    session.send("1")
+    assert session.context_used() == 1
+
+
+def test_nothing_is_answered_by_a_closed_session(tmp_path):
+    session = ChatSession(ScriptedBackend(said("One.")))
+    session.send("1")
+    session.close()
+    for call in (lambda: session.send("2"), session.retry, lambda: session.edit("2"), session.compare):
+        with pytest.raises(InputError, match="the session is closed"):
+            call()
+    session.save(tmp_path / "talk.json")
+    assert contents(session) == ["1", "One."]
+
+
+def test_branches_are_saved(tmp_path):
+    session = ChatSession(ScriptedBackend(said("One."), said("Uno.")))
+    session.send("1")
+    session.retry()
+    session.save(tmp_path / "talk.json")
+    other = ChatSession(ScriptedBackend())
+    other.load(tmp_path / "talk.json")
+    assert other.session.branches() == session.session.branches()
+    other.session.switch(1)
+    assert contents(other) == ["1", "One."]
+
+
+def test_an_interrupt_while_a_message_is_handed_over_leaves_nothing(monkeypatch):
+    backend = ScriptedBackend(said("One."))
+    session = ChatSession(backend)
+
+    def interrupted(request, listener):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.send("1")
+    assert session.messages == []
+    assert read(session.send("1")) == "One."
+
+
+def test_drafts_of_the_embedded_pair_are_told():
+    """As many tokens as were accepted are drafts, each piece in the order of its round."""
+    with ChatSession.open("tiny", options={"max_tokens": 60, "temperature": 0.0, "num_assistant_tokens": 3}) as session:
+        reply = session.send("It was a fine morning, and")
+        pieces = [piece for piece in reply if piece.text]
+    places = {span.draft for piece in pieces for span in piece.spans}
+    assert {0, 1} <= places <= {0, 1, 2, 3}
+    assert reply.finished.usage.accepted > 0
+    for piece in pieces:
+        drafts = [span.draft for span in piece.spans if span.draft]
+        assert drafts == sorted(drafts)
+        assert "".join(span.text for span in piece.spans) == piece.text
+    assert len(reply.token_ids) == reply.usage.completion_tokens
+    assert session.session.written == [(reply.answer, reply.token_ids)]
+
+
+def test_an_answer_that_is_drawn_is_the_same_without_drafts():
+    service = Service(Checkpoint.open("tiny"))
+    try:
+        session = ChatSession(service, seeded=True, options={"max_tokens": 40, "temperature": 1.0})
+        first = session.send("It was a fine morning, and")
+        answer, plain = read(first), session.compare()
+        assert read(plain) == answer
+        assert (first.usage.drafted > 0, plain.usage.drafted) == (True, 0)
+        assert session.context_used() > first.prompt_tokens
+        assert contents(session) == ["It was a fine morning, and", answer]
+    finally:
+        service.close()

@@ -354,3 +354,44 @@ def test_a_text_may_be_cut(pair, workers):
     assert len(heard.tokens) < 50
     onward = Request(MediaPrompt([*request.prompt.tokens, *tokens[:40], 8]), GenerationOptions(max_tokens=2))
     assert asked(worker, onward)[1].wait().cached == 99
+
+
+def test_a_cancelled_text_is_kept_as_far_as_it_was_told(pair, workers):
+    """Who has not heard the last rounds goes on where the own text ends; what follows otherwise is read ahead."""
+    worker = workers(lambda: Engine(pair))
+    first = request_of(60, max_tokens=3000, temperature=0, num_assistant_tokens=2)
+
+    def cancel(heard):
+        if len(heard.tokens) >= 42 and not made:
+            made.append(len(heard.tokens))
+            worker.cancel(task, made[0] - 2)
+
+    made: list[int] = []
+    task, heard = asked(worker, first, at_event=cancel)
+    assert settled(lambda: is_free(worker))
+    known = [*first.prompt.tokens, *heard.tokens[: made[0] - 2]]
+    again = asked(worker, Request(MediaPrompt([*known, 7, 8]), GenerationOptions(max_tokens=1)))[1].wait()
+    assert again.cached == len(known) - 1
+
+
+def test_what_follows_a_cancelled_text_is_read_ahead(pair, workers):
+    rested = threading.Event()
+
+    class Watched(Engine):
+        def idle(self):
+            done = super().idle()
+            if not done:
+                rested.set()
+            return done
+
+    worker = workers(lambda: Watched(pair))
+    first, other = request_of(60, max_tokens=3000), [*request_of(60).prompt.tokens[:40], *range(100, 190)]
+
+    def cancel(heard):
+        if len(heard.tokens) > 40:
+            worker.cancel(task, None, lambda: other)
+
+    task, _ = asked(worker, first, at_event=cancel)
+    assert rested.wait(PATIENCE)
+    again = asked(worker, Request(MediaPrompt([*other, 7, 8]), GenerationOptions(max_tokens=1)))[1].wait()
+    assert again.cached == len(other) - 1

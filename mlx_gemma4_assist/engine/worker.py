@@ -127,9 +127,15 @@ class Worker:
             for task in tasks:
                 self._inbox.put(partial(self._come, task))
 
-    def cancel(self, task: Task) -> None:
-        """No more is wanted of a task: after the chunk or round under way nothing more is done for it."""
-        self._inbox.put(partial(self._drop, task))
+    def cancel(self, task: Task, kept: int | None = None, following: Following | None = None) -> None:
+        """No more is wanted of a task: after the chunk or round under way nothing more is done for it.
+
+        Args:
+            task: that was handed in.
+            kept: how many tokens of its text belong to it; None is as many as there are.
+            following: as ``Listener.ended`` returns it.
+        """
+        self._inbox.put(partial(self._drop, task, kept, following))
 
     def hold(self, task: Task, constraint: Callable[[], Constraint]) -> None:
         """Let a task's text go on as a constraint says, made in the thread in the state that the text has reached."""
@@ -355,8 +361,13 @@ class Worker:
                 self._nobody.notify_all()
         return there
 
-    def _drop(self, task: Task) -> None:
+    def _drop(self, task: Task, kept: int | None, following: Following | None) -> None:
+        run = self._runs.get(task)
+        if run is not None and kept is not None:
+            run.kept = min(run.kept, kept)
         self._leave(task)
+        if run is not None and following is not None and self._engine is not None:
+            self._later.append(partial(self._read_ahead, self._engine, run, task.request.options, following))
 
     def _fail(self, task: Task, error: Exception) -> None:
         if not self._leave(task):

@@ -118,6 +118,11 @@ class Answering:
         """All so far."""
         return self._tokens
 
+    @property
+    def turn(self) -> Turn:
+        """What reads its tokens."""
+        return self._turn
+
     def ended(self) -> Following | None:
         if self._reason is FinishReason.STOP and self._turn.calls and self._turn.stop is None:
             self._reason = FinishReason.TOOL_CALLS

@@ -1,158 +1,29 @@
 """A conversation for Python apps: messages go in from any thread, answers come out as they are made."""
 
-import base64
 import json
-import mimetypes
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from secrets import randbits
+from typing import Any
 
+from ..engine.session import Mark, Session
 from ..errors import InputError, described
 from ..files import read_json, replacing, why_not_written
 from ..media.fetch import fetch
 from ..options import GenerationOptions
-from ..text.deltas import AnswerDelta, ThoughtDelta
-from ..text.messages import Media, Message, user_message
-from .endpoint import Backend, Ticket
-from .exchange import Answer, ChatRequest, Event, Failed, Finished, Piece, RequestError, Usage
-from .saved_chat import checked_messages, saved
+from ..text.messages import Message
+from .endpoint import Backend
+from .exchange import ChatRequest, RequestError
+from .reply import Reply, ReplyPiece
+from .sources import Source, user_says
+from .spans import Span
 
-Source = str | os.PathLike[str] | bytes
-"""A picture, sound or video: a path, a ``data:`` URL, one that is downloaded, or the bytes of a file."""
+__all__ = ["ChatSession", "Reply", "ReplyPiece", "Source", "Span"]
 
-
-@dataclass(frozen=True)
-class ReplyPiece:
-    """The next piece of a reply.
-
-    Attributes:
-        text: of the answer, or of what the model thinks.
-        channel: which of both it is.
-    """
-
-    text: str
-    channel: Literal["answer", "thought"] = "answer"
-
-
-class Reply(Iterator[ReplyPiece]):
-    """A reply while it is made; iterate over it for its pieces. It goes on being made if nobody does.
-
-    Attributes are there at any time, and complete once the iteration has ended.
-    """
-
-    def __init__(self, finish: Callable[["Reply"], None]):
-        self._finish = finish
-        self._queue: SimpleQueue[ReplyPiece | RequestError | None] = SimpleQueue()
-        self._lock = threading.Lock()
-        self._made = Answer()
-        self._ticket: Ticket | None = None
-        self._ended = self._cancelled = self._read = False
-        self._error: RequestError | None = None
-
-    def __next__(self) -> ReplyPiece:
-        """Raises:
-        InputError: the request has failed.
-        """
-        if self._read:
-            raise StopIteration
-        found = self._queue.get()
-        if isinstance(found, ReplyPiece):
-            return found
-        self._read = True
-        if found is not None:
-            raise InputError(found.message)
-        raise StopIteration
-
-    @property
-    def answer(self) -> str:
-        """The answer so far."""
-        return self._made.choices[0].answer if self._made.choices else ""
-
-    @property
-    def thought(self) -> str:
-        """What the model has thought so far."""
-        return self._made.choices[0].thought if self._made.choices else ""
-
-    @property
-    def finish_reason(self) -> str | None:
-        """``stop`` or ``length``; ``cancelled``; ``error``; None as long as it goes on."""
-        if self._cancelled:
-            return "cancelled"
-        if self._error is not None:
-            return "error"
-        finished = self._finished
-        return None if finished is None else finished.reason.value
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens and drafts, once it has ended by itself."""
-        finished = self._finished
-        return Usage() if finished is None else finished.usage
-
-    @property
-    def _finished(self) -> Finished | None:
-        return self._made.choices[0].finished if self._made.choices else None
-
-    def cancel(self) -> None:
-        """End it. What was made stays in the conversation; nothing more comes."""
-        with self._lock:
-            if self._ended:
-                return
-            self._ended = self._cancelled = True
-            ticket = self._ticket
-        if ticket is not None:
-            ticket.cancel()
-        self._end(None)
-
-    def end_thought(self) -> None:
-        """Let the model stop thinking, and answer now."""
-        if self._ticket is not None:
-            self._ticket.end_thought()
-
-    def _accept(self, ticket: Ticket) -> None:
-        """The backend has taken the request; whoever has cancelled it meanwhile is heard now."""
-        with self._lock:
-            self._ticket = ticket
-            cancelled = self._cancelled
-        if cancelled:
-            ticket.cancel()
-
-    def _take(self, event: Event) -> None:
-        """An event, in the backend's thread."""
-        with self._lock:
-            if self._ended:
-                return
-            if isinstance(event, Failed):
-                self._error = event.error
-            else:
-                self._made.take(event)
-            self._ended = isinstance(event, Failed | Finished)
-        if isinstance(event, Piece):
-            for piece in _pieces(event):
-                self._queue.put(piece)
-        elif isinstance(event, Failed | Finished):
-            self._end(self._error)
-
-    def _end(self, error: RequestError | None) -> None:
-        self._finish(self)
-        self._queue.put(error)
-
-
-def _pieces(event: Piece) -> Iterator[ReplyPiece]:
-    for delta in event.deltas:
-        match delta:
-            case AnswerDelta(text):
-                yield ReplyPiece(text)
-            case ThoughtDelta(text):
-                yield ReplyPiece(text, "thought")
-            case _:  # nobody has offered tools
-                pass
+CONTEXT_FULL = "context_length_exceeded"  # the code of a prompt that leaves no room for an answer
 
 
 class ChatSession:
@@ -164,6 +35,9 @@ class ChatSession:
         thinking: whether the model thinks first; None leaves that to the backend.
         options: keywords of ``GenerationOptions``, such as ``{"temperature": 0.7}``; what is not named is as the
             checkpoint says.
+        thinking_budget: the most tokens of thought; None sets no limit.
+        seeded: whether each message gets a seed of its own where the options name none, so that :meth:`compare` draws
+            what the answer drew.
 
     Raises:
         OptionError: an option of another kind or out of its range.
@@ -177,15 +51,19 @@ class ChatSession:
         *,
         thinking: bool | None = None,
         options: Mapping[str, Any] | None = None,
+        thinking_budget: int | None = None,
+        seeded: bool = False,
     ):
         self._options = _checked(options or {})
         self._backend = backend
-        self._thinking = thinking
-        self._system: list[Message] = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-        self._messages: list[Message] = []
-        self._lock = threading.Lock()
+        self._thinking, self._thinking_budget, self._seeded = thinking, _budget(thinking_budget), seeded
+        self._session = Session(system_prompt)
+        self._lock = threading.RLock()  # whoever cancels in a signal handler may interrupt who holds it
         self._reply: Reply | None = None
+        self._before: Mark | None = None  # how the session was before the message that is being answered
+        self._asked: ChatRequest | None = None  # what was answered last
         self._close: Callable[[], None] | None = None
+        self._closed = False
 
     @classmethod
     def open(
@@ -223,10 +101,61 @@ class ChatSession:
         self.close()
 
     @property
+    def session(self) -> Session:
+        """What was said, with its branches. It may be changed while no message is being answered."""
+        return self._session
+
+    @property
     def messages(self) -> list[Message]:
         """All that was said, the system prompt first, as chat messages; a copy."""
         with self._lock:
-            return deepcopy([*self._system, *self._messages])
+            return self._session.messages
+
+    @property
+    def system_prompt(self) -> str | None:
+        """What goes before the first message; set while a message is being answered, it counts from the next one on."""
+        return self._session.system_prompt
+
+    @system_prompt.setter
+    def system_prompt(self, text: str | None) -> None:
+        with self._lock:
+            self._session.system_prompt = text
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the model thinks before it answers the next message; None leaves that to the backend."""
+        return self._thinking
+
+    @thinking.setter
+    def thinking(self, thinking: bool | None) -> None:
+        self._thinking = thinking
+
+    @property
+    def thinking_budget(self) -> int | None:
+        """The most tokens of thought from the next message on; None sets no limit. InputError if it is no number."""
+        return self._thinking_budget
+
+    @thinking_budget.setter
+    def thinking_budget(self, tokens: int | None) -> None:
+        self._thinking_budget = _budget(tokens)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the next answers, as far as they were given; a copy."""
+        with self._lock:
+            return dict(self._options)
+
+    def set_option(self, name: str, value: Any) -> None:
+        """Set one of the options for the next answers; None leaves it to the checkpoint again.
+
+        Raises:
+            OptionError: it is of another kind or out of its range.
+            InputError: there is no such option.
+        """
+        _check_names([name])
+        with self._lock:
+            others = {key: each for key, each in self._options.items() if key != name}
+            self._options = others if value is None else _checked(others | {name: value})
 
     def send(
         self,
@@ -239,23 +168,55 @@ class ChatSession:
         """Say something. The reply is begun at once, and comes as one iterates over it.
 
         Raises:
-            InputError: the message is empty, a file cannot be read, the last message is still being answered, or the
-                backend refuses the request, such as one that is longer than the context.
+            InputError: the message is empty, a file cannot be read, the last message is still being answered, the
+                session is closed, or the backend refuses the request, such as one that is longer than the context.
         """
-        message = _message(text, Media(*(tuple(map(_url, each)) for each in (pictures, sounds, videos))))
-        reply = Reply(self._record)
+        message = user_says(text, (pictures, sounds, videos), fetch)
+        return self._ask(lambda: self._session.say(message))
+
+    def retry(self) -> Reply:
+        """Let the user's last message be answered once more; the answer that there was stays as a branch.
+
+        Raises:
+            InputError: nothing was asked; otherwise as for :meth:`send`.
+        """
+        return self._ask(lambda: self._session.retry())
+
+    def edit(
+        self,
+        text: str,
+        turn: int | None = None,
+        *,
+        pictures: Sequence[Source] = (),
+        sounds: Sequence[Source] = (),
+        videos: Sequence[Source] = (),
+    ) -> Reply:
+        """Say something in the place of an earlier message; that one and all behind it stay as a branch.
+
+        Args:
+            text: of the new message.
+            turn: which of the user's messages it replaces, from 1; None is the last one.
+            pictures, sounds, videos: as for :meth:`send`.
+
+        Raises:
+            InputError: there is no such turn; otherwise as for :meth:`send`.
+        """
+        message = user_says(text, (pictures, sounds, videos), fetch)
+        return self._ask(lambda: self._session.edit(message, turn))
+
+    def compare(self) -> Reply:
+        """Make the last answer again, without drafts: the same prompt, options and seed. It is recorded nowhere.
+
+        Raises:
+            InputError: nothing was answered; otherwise as for :meth:`send`.
+        """
+        reply = Reply(self._take_back)
         with self._lock:
-            if self._reply is not None:
-                raise InputError("the last message is still being answered: cancel() ends that")
+            self._check_free()
+            request = self._answered()
             self._reply = reply
-            self._messages.append(message)
-            request = self._request()
-        try:
-            reply._accept(self._backend.submit(request, reply._take))
-        except RequestError as error:
-            self._take_back(reply)
-            raise InputError(error.message) from None
-        return reply
+        plain = {**request.options, "num_assistant_tokens": 0}
+        return self._submit(reply, replace(request, options=plain))
 
     def cancel(self) -> None:
         """End the reply that is being made, if there is one. What was made of it stays."""
@@ -264,17 +225,14 @@ class ChatSession:
             reply.cancel()
 
     def undo(self) -> bool:
-        """Take back the last message and its answer; False if there is none.
+        """Take back the last message and its answer, which stay as a branch; False if there is none.
 
         Raises:
             InputError: it is still being answered.
         """
         with self._lock:
             self._check_idle()
-            last = next((i for i in reversed(range(len(self._messages))) if self._messages[i]["role"] == "user"), None)
-            if last is not None:
-                del self._messages[last:]
-            return last is not None
+            return self._session.undo() is not None
 
     def reset(self) -> None:
         """Forget all but the system prompt.
@@ -284,17 +242,17 @@ class ChatSession:
         """
         with self._lock:
             self._check_idle()
-            self._messages = []
+            self._session.reset()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the conversation to a file, pictures and sounds in it: JSON, which only its owner can read.
+        """Write the conversation to a file, pictures, sounds and branches in it: JSON, which only its owner can read.
 
         Raises:
             InputError: a message is still being answered, or the file cannot be written.
         """
         with self._lock:
             self._check_idle()
-            content = saved([*self._system, *self._messages], self._backend.model.id)
+            content = self._session.saved() | {"model": self._backend.model.id}
         try:
             with replacing(Path(path)) as file:
                 file.write(json.dumps(content, ensure_ascii=False, indent=1).encode())
@@ -307,27 +265,105 @@ class ChatSession:
         Raises:
             InputError: a message is still being answered; the file cannot be read, or is no conversation.
         """
-        messages = checked_messages(read_json(Path(path)), str(path))
+        self.load_session(Session.restored(read_json(Path(path)), str(path)))
+
+    def load_session(self, session: Session) -> None:
+        """Go on with another conversation, its system prompt included.
+
+        Raises:
+            InputError: a message is still being answered.
+        """
         with self._lock:
             self._check_idle()
-            self._system = [each for each in messages[:1] if each["role"] == "system"]
-            self._messages = messages[len(self._system) :]
+            self._session = session
+
+    def context_used(self) -> int:
+        """How many tokens the conversation takes, as the backend counts them; all of its context if it takes more.
+
+        Raises:
+            InputError: the backend refuses the conversation.
+        """
+        with self._lock:
+            if not self._session.messages:
+                return 0
+            request = self._request()
+        try:
+            return len(self._backend.tokens(request))
+        except RequestError as error:
+            if error.code == CONTEXT_FULL:
+                return self._backend.model.context
+            raise InputError(error.message) from None
 
     def close(self) -> None:
-        """End the reply that is being made, and the backend that :meth:`open` has made."""
+        """End the reply that is being made, and the backend that :meth:`open` has made. No more is answered."""
+        with self._lock:
+            self._closed = True
         self.cancel()
         close, self._close = self._close, None
         if close is not None:
             close()
 
+    # Replies
+
+    def _ask(self, change: Callable[[], None]) -> Reply:
+        """Answer the conversation as it is after a change; where that fails, the change is undone."""
+        reply = Reply(self._record)
+        with self._lock:
+            self._check_free()
+            before = self._session.mark()
+            change()
+            request = self._seed(self._request())
+            self._reply, self._before, self._asked = reply, before, request
+        return self._submit(reply, request)
+
+    def _submit(self, reply: Reply, request: ChatRequest) -> Reply:
+        taken = False
+        try:
+            reply._accept(self._backend.submit(request, reply._take))
+            taken = True
+        except RequestError as error:
+            raise InputError(error.message) from None
+        finally:
+            if not taken:  # Ctrl-C may have come while pictures were read
+                self._take_back(reply)
+        return reply
+
     def _request(self) -> ChatRequest:
         return ChatRequest(
             model=self._backend.model.id,
-            messages=[*self._system, *self._messages],
+            messages=self._session.messages,
+            written=self._session.written,
             options=self._options,
             thinking=self._thinking,
+            thinking_budget=self._thinking_budget,
             stream=True,
         )
+
+    def _seed(self, request: ChatRequest) -> ChatRequest:
+        """A request with a seed, if it is to have one."""
+        if not self._seeded or "seed" in request.options:
+            return request
+        return replace(request, options={**request.options, "seed": randbits(32)})
+
+    def _answered(self) -> ChatRequest:
+        """What the last answer of the branch has answered.
+
+        Raises:
+            InputError: there is none.
+        """
+        request = self._request()
+        *before, last = request.messages or [{"role": ""}]
+        if last["role"] != "assistant" or not before:
+            raise InputError("nothing was answered that could be compared")
+        if self._asked is not None and list(self._asked.messages) == before:
+            return self._asked
+        return replace(request, messages=before)
+
+    def _check_free(self) -> None:
+        if self._closed:
+            raise InputError("the session is closed")
+        if self._reply is not None:
+            raise InputError("the last message is still being answered: cancel() ends that")
 
     def _check_idle(self) -> None:
         if self._reply is not None:
@@ -343,46 +379,31 @@ class ChatSession:
         if reply.thought:
             message["reasoning_content"] = reply.thought
         with self._lock:
-            self._messages.append(message)
-            self._reply = None
+            if self._reply is reply:
+                self._session.answer(message, reply.answer_ids)
+                self._reply = self._before = None
 
     def _take_back(self, reply: Reply) -> None:
         with self._lock:
             if self._reply is reply:
-                self._messages.pop()
-                self._reply = None
+                if self._before is not None:
+                    self._session.go_back(self._before)
+                self._reply = self._before = None
 
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    known = GenerationOptions.__dataclass_fields__
-    if unknown := [name for name in options if name not in known]:
-        raise InputError(f"there is no option {unknown[0]!r}")
+    _check_names(options)
     GenerationOptions(**options)
     return dict(options)
 
 
-def _message(text: str, media: Media) -> Message:
-    if not isinstance(text, str):
-        raise InputError(f"the message is {described(text)}, expected text")
-    if not text.strip() and not media:
-        raise InputError("the message is empty")
-    return user_message(text, media)
+def _check_names(names: Iterable[str]) -> None:
+    known = GenerationOptions.__dataclass_fields__
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"there is no option {unknown[0]!r}")
 
 
-def _url(source: Source) -> str:
-    """What a message names: a backend opens and fetches nothing, so that it is read here."""
-    if isinstance(source, bytes):
-        return _data_url(source, None)
-    if isinstance(source, str) and source.startswith("data:"):
-        return source
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return _data_url(fetch(source), mimetypes.guess_type(urlsplit(source).path)[0])
-    path = Path(source).expanduser()
-    try:
-        return _data_url(path.read_bytes(), mimetypes.guess_type(path.name)[0])
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _data_url(content: bytes, kind: str | None) -> str:
-    return f"data:{kind or 'application/octet-stream'};base64,{base64.b64encode(content).decode()}"
+def _budget(tokens: int | None) -> int | None:
+    if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0):
+        raise InputError(f"thinking_budget is {described(tokens)}, expected a number of tokens")
+    return tokens

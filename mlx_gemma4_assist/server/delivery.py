@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..engine.tasks import Following, Task
 from ..engine.worker import Worker
@@ -55,6 +56,7 @@ class Delivery:
         self._held: list[Event] | None = []  # what comes behind Started; None when that has been told
         self._over = False
         self._cancel: Callable[[], None] = lambda: None
+        self._told: dict[int, list[Told]] = {}  # pieces of each answer
 
     def on_failure(self, cancel: Callable[[], None]) -> None:
         """What ends the other answers if one fails."""
@@ -100,9 +102,30 @@ class Delivery:
             self.stop()
             self._cancel()
 
+    def told(self, number: int) -> "Told":
+        """What the listener has of an answer. For any thread."""
+        pieces = list(self._told.get(number, ()))
+        return Told(sum(piece.tokens for piece in pieces), "".join(piece.text for piece in pieces))
+
     def _tell(self, event: Event) -> None:
-        if not self._over:
-            self._listener(event)
+        if self._over:
+            return
+        self._listener(event)
+        if isinstance(event, Piece):
+            text = "".join(delta.text for delta in event.deltas if isinstance(delta, AnswerDelta))
+            self._told.setdefault(event.choice, []).append(Told(len(event.tokens), text))
+
+
+class Told(NamedTuple):
+    """As much of an answer as its listener has.
+
+    Attributes:
+        tokens: how many.
+        text: without thoughts and calls.
+    """
+
+    tokens: int = 0
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,17 +137,21 @@ class Submitted:
         tasks: one for each answer.
         delivery: of their events.
         end_thoughts: lets all answers end their thoughts.
+        cut: (which answer, what of it was told) -> what finds how a later prompt begins that has so much of it.
     """
 
     worker: Worker
     tasks: Sequence[Task]
     delivery: Delivery
-    end_thoughts: Callable[[], None] = lambda: None
+    end_thoughts: Callable[[], None]
+    cut: Callable[[int, Told], Following | None]
 
     def cancel(self) -> None:
         """As ``endpoint.Ticket`` has it."""
         self.delivery.stop()
-        self.cancel_tasks()
+        for number, task in enumerate(self.tasks):
+            told = self.delivery.told(number)
+            self.worker.cancel(task, told.tokens, self.cut(number, told))
 
     def cancel_tasks(self) -> None:
         """Let the worker do nothing more for it."""

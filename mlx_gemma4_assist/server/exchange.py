@@ -43,6 +43,8 @@ class ChatRequest:
         thinking_budget: the most tokens of thought; None sets no limit.
         continue_last: whether the last message, an assistant's, is to be continued rather than answered.
         prediction: text that the answer is likely to repeat: its tokens are drafts.
+        written: texts of assistant's messages, and the token ids that the model made them of, without thoughts; a
+            backend that knows them need not read these messages anew.
         answers: how many are wanted of the one prompt.
         stream: whether they are wanted as they are made.
         priority: as ``engine.request.Request.priority``.
@@ -60,6 +62,7 @@ class ChatRequest:
     thinking_budget: int | None = None
     continue_last: bool = False
     prediction: str | None = None
+    written: Sequence[tuple[str, Sequence[int]]] = ()
     answers: int = 1
     stream: bool = False
     priority: int = 0

@@ -14,6 +14,7 @@ from ..engine.worker import Worker
 from ..media.prepared import PreparedPrompt
 from ..options import GenerationOptions
 from .answering import Answered, Answering, Turn
+from .delivery import Told
 from .exchange import ChatRequest, TextRequest, bad_request
 from .refusals import too_long
 from .turns import Asked, ChatFormat, raw_constraint, raw_prompt, raw_reader, stop_tokens
@@ -96,8 +97,29 @@ class Order:
         """An answer to a prompt has ended: what finds how the next one begins."""
         if not isinstance(self._asked, Asked):
             return None
-        self._form.remember(answered)
+        self._form.remember(self.prompts[place], answered)
         return partial(self._form.following, self._asked, self.prompts[place], answered)
+
+    def cut(self, number: int, told: Told) -> Following | None:
+        """Nobody wants more of an answer: what there is of it is kept, for when it comes back.
+
+        Args:
+            number: of the answer.
+            told: as much of it as its listener has.
+
+        Returns:
+            What finds how a later prompt begins that has so much of it.
+        """
+        if not isinstance(self._asked, Asked):
+            return None
+        (_, answering, _), prompt = self._later[number], self.prompts[number // self._request.answers]
+        tokens = tuple(answering.tokens)
+        self._form.remember_cut(prompt, tokens)  # over HTTP not all of it need have arrived
+        if answering.turn.calls or not told.text.strip():
+            return None
+        answered = Answered(tokens[: told.tokens], told.text, answering.turn)
+        self._form.remember(prompt, answered)
+        return partial(self._form.following, self._asked, prompt, answered)
 
     def end_thoughts(self, worker: Worker) -> None:
         """Let all answers end their thoughts."""

@@ -133,7 +133,7 @@ class Service:
                 streams=request.stream,
             )
             tasks = order.tasks(lambda number, turn: Answering(delivery, number, turn, self._spelled))
-            ticket = Submitted(self._worker, tasks, delivery, partial(order.end_thoughts, self._worker))
+            ticket = Submitted(self._worker, tasks, delivery, partial(order.end_thoughts, self._worker), order.cut)
             delivery.on_failure(ticket.cancel_tasks)
             self._worker.submit(tasks)
             return ticket

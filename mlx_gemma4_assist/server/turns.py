@@ -18,6 +18,7 @@ from ..text.renderer import Rendered, Renderer
 from ..text.thoughts import Limit
 from ..text.turn_constraint import TurnWishes, turn_constraint
 from ..text.turn_reader import TurnReader
+from ..text.written import WrittenAnswers
 from .answering import Answered
 from .exchange import ChatRequest, TextRequest
 
@@ -51,7 +52,8 @@ class ChatFormat:
         self._checkpoint, self._processor = checkpoint, checkpoint.processor
         self._takes_media, self._admit = takes_media, admit
         self._issued = IssuedCalls()
-        self._renderer = Renderer(checkpoint.processor, self._issued.find)
+        self._written = WrittenAnswers(checkpoint.processor)
+        self._renderer = Renderer(checkpoint.processor, self._issued.find, self._written.find)
 
     @property
     def thinks(self) -> bool:
@@ -112,32 +114,54 @@ class ChatFormat:
         ends, vocabulary = stop_tokens(self._checkpoint, options), self._checkpoint.config.vocab_size
         return turn_constraint(self._processor, options, prompt, ends, vocabulary, wishes)
 
-    def remember(self, answered: Answered) -> None:
-        """Keep what the model wrote, if it has called tools, for when their answers come."""
+    def remember(self, prompt: PreparedPrompt, answered: Answered) -> None:
+        """Keep what the model wrote, for when it comes back in a later request."""
         turn = answered.turn
         if isinstance(turn, TurnReader) and turn.issued is not None:
             self._issued.remember(turn.issued)
+        else:
+            self._written.remember(prompt.tokens, answered.tokens, answered.text)
+
+    def remember_cut(self, prompt: PreparedPrompt, tokens: Sequence[int]) -> None:
+        """Keep what the model wrote until nobody wanted more of it."""
+        self._written.remember_cut(prompt.tokens, tokens)
 
     def following(self, asked: Asked, prompt: PreparedPrompt, answered: Answered) -> Sequence[int]:
         """How the conversation's next prompt begins, if not with the prompt and the answer as they are."""
         whole, request = [*prompt.tokens, *answered.tokens], asked.request
         if answered.turn.calls:
             return whole if answered.turn.thought_tokens else ()
-        if prompt.media or request.continue_last or not answered.text.strip():
+        turns = self._processor.turn_begins(prompt.tokens)
+        shows = any(each.start > turns[-1] for each in prompt.media) if turns else bool(prompt.media)
+        if shows or request.continue_last or not answered.text.strip():
             history = self._processor.history(prompt.tokens, answered.tokens)
             return history if len(history) < len(whole) else ()
-        messages = [
-            *request.messages,
-            {"role": "assistant", "content": answered.text},
-            {"role": "user", "content": "?"},
-        ]
-        rendered = self._renderer.render(messages, tools=request.tools, thinking=asked.thinking)
-        tokens = self._processor.tokenize(rendered.text)
-        turns = self._processor.turn_begins(tokens)
-        tokens = tokens[: turns[-2] + 1] if len(turns) > 1 else []
+        tokens = self._next(asked, prompt, answered.text)
         return () if tokens[: len(whole) - 1] == whole[:-1] else tokens
 
+    def _next(self, asked: Asked, prompt: PreparedPrompt, answer: str) -> list[int]:
+        """The prompt that goes on with an answer, up to the token that begins the user's turn.
+
+        What the conversation shows is not opened again: up to the answer's turn it is the prompt that there was.
+        """
+        messages = [
+            *asked.request.messages,
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": "?"},
+        ]
+        rendered = self._renderer.render(messages, tools=asked.request.tools, thinking=asked.thinking)
+        tokens = self._processor.tokenize(rendered.text)
+        turns = self._processor.turn_begins(tokens)
+        if len(turns) < 2:
+            return []
+        if not prompt.media:
+            return tokens[: turns[-2] + 1]
+        before = self._processor.turn_begins(prompt.tokens)
+        return [*prompt.tokens[: before[-1]], *tokens[turns[len(before) - 1] : turns[-2] + 1]]
+
     def _rendered(self, asked: Asked) -> Rendered:
+        for text, tokens in asked.request.written:
+            self._written.recall(text, tokens)
         request = asked.request
         return self._renderer.render(
             request.messages, tools=request.tools, thinking=asked.thinking, continue_last=request.continue_last

@@ -20,6 +20,7 @@ from .messages import Media, Message, split_media
 from .syntax import ANSWER, Syntax
 from .template import render
 from .turns import SYSTEM, Content, Step, Turn, mended, read_turns
+from .written import nothing_written
 
 if TYPE_CHECKING:
     from .processor import Processor
@@ -51,10 +52,16 @@ class Renderer:
     Args:
         processor: of the checkpoint.
         issued: the message in which a call was issued, by the call's id; None if it is not known.
+        written: the tokens of an answer, by its text without white space behind it; None if they are not known.
     """
 
-    def __init__(self, processor: "Processor", issued: Callable[[str], Issued | None] = nothing_issued):
-        self._processor, self._issued = processor, issued
+    def __init__(
+        self,
+        processor: "Processor",
+        issued: Callable[[str], Issued | None] = nothing_issued,
+        written: Callable[[str], Sequence[int] | None] = nothing_written,
+    ):
+        self._processor, self._issued, self._written = processor, issued, written
         self._syntax = Syntax(processor.control.sealed)
 
     @cached_property
@@ -123,7 +130,12 @@ class Renderer:
         values = {"add_generation_prompt": not open_, "enable_thinking": thinking}
         if tools:
             values["tools"] = sealed(tools)
-        made = render(self._processor.tokenizer, sealed(messages), values)
+        plain = sealed(messages)
+        made = render(self._processor.tokenizer, plain, values)
+        own = self._in_own_words(messages[:-1] if open_ else messages, plain)
+        if own != plain:
+            again = render(self._processor.tokenizer, own, values)
+            made = again if self.shown(again) == self.shown(made) else made
         return made.partition(_END)[0]
 
     def _by_form(self, messages: list[Message], tools: Sequence[Tool], thinking: bool, open_: bool) -> str:
@@ -167,7 +179,7 @@ class Renderer:
         said = self._as_issued(step, keeps_thoughts)
         if said is None:
             thought = f"{OPENED}{self._sealed(step.thought)}\n{CLOSE}" if keeps_thoughts and step.thought else ""
-            text = "".join(self._content(content, own=True) for content in step.contents)
+            text = self._said(step.contents)
             said = thought + text + "".join(self._syntax.call(call.name, call.arguments) for call in step.calls)
         if step.calls and not step.answers:
             return said + ANSWER
@@ -200,6 +212,27 @@ class Renderer:
             written.append(self.form.begun[thinking])
         return [*written, text]
 
+    def _said(self, contents: Sequence[Content]) -> str:
+        """What the model said, in the tokens that it wrote if they are known."""
+        texts = [None if text is None else _own_text(text) for content in contents for text in _texts(content)]
+        tokens = None if None in texts else self._written("".join(map(str, texts)))
+        return spliced(tokens) if tokens else "".join(self._content(content, own=True) for content in contents)
+
+    def _in_own_words(self, messages: Sequence[Message], plain: Sequence[Message]) -> list[Message]:
+        """Sealed messages of which the model's are the tokens that it wrote, where they are known.
+
+        Args:
+            messages: those that may be, as they came.
+            plain: all of them, sealed.
+        """
+        found = list(plain)
+        for place, message in enumerate(messages):
+            texts = _texts(message["content"] or "") if message["role"] == "assistant" else []
+            tokens = self._written(texts[0].rstrip()) if len(texts) == 1 and texts[0] else None
+            if tokens:
+                found[place] = {**plain[place], "content": spliced(tokens)}
+        return found
+
     def _unfinished(self, contents: Sequence[Content]) -> str:
         """Text that is to be continued: as it is at its end."""
         *before, last = contents
@@ -207,7 +240,9 @@ class Renderer:
             *parts, end = last or [{"type": "text", "text": ""}]
             before, last = [*before, parts], end.get("text", "")
         text = without_channels(last).lstrip()
-        return "".join(self._content(content, own=True) for content in before) + self._sealed(text)
+        beginning = "".join(self._content(content, own=True) for content in before)
+        tokens = None if beginning else self._written(text)
+        return spliced(tokens) if tokens else beginning + self._sealed(text)
 
     def _content(self, content: Content, *, own: bool = False) -> str:
         """What a message says and shows.
@@ -218,7 +253,7 @@ class Renderer:
         """
         assert self.form is not None
         if isinstance(content, str):
-            return self._sealed((without_channels(content) if own else content).strip())
+            return self._sealed(_own_text(content) if own else content.strip())
         shown = self.form.placeholders
         return "".join(
             self._content(part["text"], own=own) if part["type"] == "text" else shown[part["type"]] for part in content
@@ -245,6 +280,11 @@ class Renderer:
 def _last_question(turns: Sequence[Turn]) -> int:
     """The place of the user's last message; thoughts from before it are left out."""
     return next((each.steps[0].place for each in reversed(turns) if each.role == "user"), -1)
+
+
+def _own_text(text: str) -> str:
+    """What the model said, as later turns have it."""
+    return without_channels(text).strip()
 
 
 def _texts(content: Content) -> list[str | None]:
