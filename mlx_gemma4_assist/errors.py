@@ -64,6 +64,11 @@ def described(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, of which one is no several."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def _shortened(sentence: str) -> str:
     if len(sentence) <= LONGEST:
         return sentence

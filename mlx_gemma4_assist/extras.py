@@ -23,7 +23,7 @@ def library(name: str, purpose: str, extra: str) -> ModuleType:
         missing = error.name or name
     except (ImportError, OSError) as error:  # a shared library that it stands on
         raise InputError(f"{purpose} needs {name}, which does not work here: {first_line(error)}") from None
-    raise InputError(f'{purpose} needs {missing}: pip install "mlx-gemma4-assist[{extra}]"')
+    raise InputError(f'{purpose} needs {missing}: pip install ".[{extra}]" in the folder of this package')
 
 
 def media_library(name: str, purpose: str) -> ModuleType:

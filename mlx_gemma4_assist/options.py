@@ -11,7 +11,7 @@ from math import inf
 from operator import index
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from .errors import OptionError
+from .errors import OptionError, counted
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -129,6 +129,30 @@ def _text(value: Any) -> str:
     return value
 
 
+@dataclass(frozen=True)
+class Range:
+    """Which numbers an option takes.
+
+    Attributes:
+        least, most: the smallest and the largest.
+        above: what a number must be larger than.
+    """
+
+    least: float = -inf
+    most: float = inf
+    above: float = -inf
+
+    def __call__(self, value: float) -> bool:
+        """Whether a number is in it; no infinite one is."""
+        return self.least <= value <= self.most and self.above < value < inf
+
+    @property
+    def words(self) -> dict[str, float]:
+        """The same in the words of a JSON schema."""
+        told = {"minimum": self.least, "maximum": self.most, "exclusiveMinimum": self.above}
+        return {word: limit for word, limit in told.items() if abs(limit) < inf}
+
+
 def option(
     default: Any,
     read: Callable[[Any], Any],
@@ -184,40 +208,38 @@ class GenerationOptions:
     """
 
     max_tokens: int = option(
-        256, integer, lambda x: x > 0, "a positive integer", "The most tokens to generate.", ("--max-tokens", "-m")
+        256, integer, Range(1), "a positive integer", "The most tokens to generate.", ("--max-tokens", "-m")
     )
     temperature: float = option(
-        0.0, _temperature, lambda x: 0 <= x < inf, "0 or more", "Sampling temperature; 0 is greedy.", ("--temp",)
+        0.0, _temperature, Range(0), "0 or more", "Sampling temperature; 0 is greedy.", ("--temp",)
     )
     top_p: float = option(
         1.0,
         number,
-        lambda x: 0 <= x <= 1,
+        Range(0, 1),
         "0 to 1",
         "Keep the likeliest tokens that together reach this; 1 keeps all.",
     )
     top_k: int = option(
         0,
         integer,
-        lambda x: x >= 0,
+        Range(0),
         "0 or a positive integer",
         "Keep this many of the likeliest tokens; 0 keeps all.",
     )
-    min_p: float = option(
-        0.0, number, lambda x: 0 <= x <= 1, "0 to 1", "Keep tokens this fraction as likely as the likeliest."
-    )
+    min_p: float = option(0.0, number, Range(0, 1), "0 to 1", "Keep tokens this fraction as likely as the likeliest.")
     repetition_penalty: float = option(
         1.0,
         number,
-        lambda x: 0 < x < inf,
+        Range(above=0),
         "above 0",
         "Divide the logits of ids in prompt and text by this, or multiply where negative; 1 changes nothing.",
     )
     presence_penalty: float = option(
-        0.0, number, lambda x: -inf < x < inf, "a number", "Subtract this from the logits of ids in the text."
+        0.0, number, Range(), "a number", "Subtract this from the logits of ids in the text."
     )
     frequency_penalty: float = option(
-        0.0, number, lambda x: -inf < x < inf, "a number", "Subtract this for each time that an id is in the text."
+        0.0, number, Range(), "a number", "Subtract this for each time that an id is in the text."
     )
     logit_bias: tuple[tuple[int, float], ...] = option(
         (),
@@ -229,24 +251,24 @@ class GenerationOptions:
     top_logprobs: int | None = option(
         None,
         integer,
-        lambda x: 0 <= x <= MAX_LOGPROBS,
+        Range(0, MAX_LOGPROBS),
         f"0 to {MAX_LOGPROBS}",
         "Tell log-probabilities of the tokens and of so many of the likeliest.",
     )
     draft_temperature: float | None = option(
         None,
         _temperature,
-        lambda x: 0 <= x < inf,
+        Range(0),
         "0 or more",
         "How drafts are drawn when sampling; 0 takes the likeliest. Default: 0 with a seed, else 1.",
     )
     seed: int | None = option(
-        None, integer, lambda x: 0 <= x < 2**64, "an integer from 0 to 2 ** 64 - 1", "Makes sampling repeatable."
+        None, integer, Range(0, 2**64 - 1), "an integer from 0 to 2 ** 64 - 1", "Makes sampling repeatable."
     )
     num_assistant_tokens: int | None = option(
         None,
         integer,
-        lambda x: 0 <= x <= MAX_DRAFTS,
+        Range(0, MAX_DRAFTS),
         f"0 to {MAX_DRAFTS}",
         "Drafts per round; 0 decodes plainly. Learned unless told.",
     )
@@ -290,7 +312,7 @@ class GenerationOptions:
         ("--compile/--no-compile",),
     )
     prefill_step_size: int = option(
-        2048, integer, lambda x: x > 0, "a positive integer", "Tokens of the prompt computed at once."
+        2048, integer, Range(1), "a positive integer", "Tokens of the prompt computed at once."
     )
     kv_bits: int | None = option(
         None,
@@ -307,7 +329,7 @@ class GenerationOptions:
         "How many of their numbers share a scale.",
     )
     quantized_kv_start: int = option(
-        5000, integer, lambda x: 0 <= x <= MAX_KV_START, "0 to 2 ** 30", "Quantize them from this position on."
+        5000, integer, Range(0, MAX_KV_START), "0 to 2 ** 30", "Quantize them from this position on."
     )
 
     def __post_init__(self) -> None:
@@ -415,7 +437,7 @@ def options_for_each(options: Mapping[str, Any], count: int) -> list[GenerationO
         if name in _OF_SEVERAL:
             one_each = one_each and bool(value) and all(isinstance(item, list | tuple) for item in value)
         if one_each and len(value) != count:
-            raise OptionError(f"{{{name}}} has {len(value)} values for {count} prompts")
+            raise OptionError(f"{{{name}}} has {counted(len(value), 'value')} for {counted(count, 'prompt')}")
         spread[name] = value if one_each else [value] * count
     return [GenerationOptions(**{name: values[i] for name, values in spread.items()}) for i in range(count)]
 

@@ -287,7 +287,7 @@ HOSTED = {"type": "web_search_20250305", "name": "web_search"}
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"max_tokens": None}, "max_tokens is None, expected an integer"),
+        ({"max_tokens": None}, "max_tokens is null, expected an integer"),
         ({"messages": []}, "messages is a list of 0, expected a list of at least 1"),
         ({"messages": [{"role": "system", "content": BUDGET}]}, "messages has nothing that could be answered"),
         ({"messages": [user({"type": "sound"})]}, "messages[0].content[0].type is 'sound'"),
@@ -297,7 +297,7 @@ HOSTED = {"type": "web_search_20250305", "name": "web_search"}
         ),
         (
             {"messages": [user({"type": "document", "source": {"type": "base64", "data": "x"}})]},
-            "messages[0].content[0].source.type is 'base64', expected 'text' or 'content'",
+            "is a document whose source is of the type 'base64': PDF and other files are not read here",
         ),
         (
             {
@@ -313,12 +313,24 @@ HOSTED = {"type": "web_search_20250305", "name": "web_search"}
         ({"tools": [HOSTED], "tool_choice": {"type": "any"}}, "there are no tools"),
         ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "x"}}, "names the tool 'x'"),
         ({"tools": [TOOL, TOOL]}, "two of the name 'get_weather'"),
-        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type is 'bash_20250124'"),
+        (
+            {"tools": [{"type": "bash_20250124", "name": "bash"}]},
+            "tools[0].type is 'bash_20250124', whose schema only Anthropic's models know: give the tool without a",
+        ),
+        (
+            {"tools": [{"type": "robot", "name": "arm"}]},
+            "tools[0].type is 'robot', which is not known here: give the tool without a",
+        ),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema is missing"),
         ({"tools": [{"name": "a b", "input_schema": {}}]}, "tools[0].name is 'a b'"),
         ({"mcp_servers": [{"type": "url"}]}, "mcp_servers is not supported"),
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens is missing"),
         ({"temperature": -1}, "temperature is -1"),
+        ({"service_tier": "fast"}, "service_tier is 'fast', expected 'auto' or 'standard_only'"),
+        (
+            {"messages": [user({"type": "document", "source": {"type": "file", "file_id": "x"}})]},
+            "messages[0].content[0] is a document whose source is of the type 'file'",
+        ),
     ],
 )
 def test_refusals(fields, says):

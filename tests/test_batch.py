@@ -334,7 +334,7 @@ def test_a_misspelt_option_is_named(pair):
     [
         ({"temperature": [0, 1]}, "temperature has 2 values for 3 prompts"),
         ({"temperature": [0, 1, -1]}, "temperature is -1"),
-        ({"stop": [["a"]]}, "stop has 1 values for 3 prompts"),
+        ({"stop": [["a"]]}, "stop has 1 value for 3 prompts"),
     ],
 )
 def test_options_that_fit_no_batch_are_refused(pair, options, message):

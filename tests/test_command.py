@@ -78,9 +78,15 @@ def test_what_is_learned_is_kept_unless_told(tmp_path, monkeypatch, flags, files
 def test_an_assistant_that_drafts_nothing_is_spoken_of(command):
     one = command("--prompt", PROMPT, "--max-tokens", "1")  # the first token never has drafts
     assert "Drafts: none; the text is too short" in one.stderr
+    assert "Generation: 1 token, " in one.stderr
     many = command("--prompt", PROMPT, "--max-tokens", "8", "--num-assistant-tokens", "0")
     assert "Drafts: none; --num-assistant-tokens 0 asks for none" in many.stderr
     assert "Drafts" not in command("--prompt", PROMPT, "--max-tokens", "1", "--assistant-model", "none").stderr
+
+
+def test_one_place_is_no_range(command):
+    for drafts, where in (("1", " at place 1), "), ("2", " at places 1 to 2), ")):
+        assert where in command("--prompt", PROMPT, "--max-tokens", "6", "--num-assistant-tokens", drafts).stderr
 
 
 def test_json_and_the_assistant_change_nothing(command):

@@ -1,6 +1,7 @@
 """The connect command: what each app is told, and how it is written where that belongs."""
 
 import json
+import socket
 import threading
 import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -208,17 +209,41 @@ def test_without_a_server_that_is_said(connect):
     assert '"default"' in done.stdout
 
 
+def unknown(*_, **__):
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+def test_a_machine_that_is_not_there_now_may_be_named(connect, monkeypatch):
+    """Where nothing has to be asked of it."""
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    for url in ("http://mac.invalid", "mac:8080", "mac.invalid"):
+        assert connect("zed", "--url", url, *TYPED[2:]).returncode == 0
+
+
+def test_lines_for_a_shell_are_not_said_to_be_in_a_file(connect, tmp_path):
+    done = connect("claude", *TYPED)
+    assert done.stdout.startswith("export ANTHROPIC_BASE_URL=")
+    heading, *_ = done.stderr.splitlines()
+    assert heading.startswith("For a shell, ")
+    assert heading.endswith(f"--write sets them for all sessions, in {tmp_path / FILES['claude']}:")
+    assert "which --write puts it into" not in done.stderr
+    assert f"In {tmp_path / FILES['zed']}, which --write puts it into:" in connect("zed", *TYPED).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("emacs",), "no app 'emacs'"),
         (("zed", "--url", "ftp://a"), "--url is 'ftp://a'"),
         (("zed", "--url", "http://a:b"), "--url is 'http://a:b'"),
+        (("zed", "--url", "nonsense"), "--url is 'nonsense', expected an address"),
+        (("zed", "--url", "http://nonsense.invalid"), "no machine of that name is known here"),
         (("zed", "--context", "0"), "--context is 0"),
         ((), "app"),
     ],
 )
-def test_bad_input_gets_one_line(connect, arguments, message):
+def test_bad_input_gets_one_line(connect, monkeypatch, arguments, message):
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     done = connect(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()

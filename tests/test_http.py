@@ -5,6 +5,7 @@ import logging
 import re
 
 import pytest
+from support.paths import ROOT
 from support.serving import (
     KEY,
     LOOPBACK,
@@ -16,11 +17,14 @@ from support.serving import (
     echo,
 )
 
+from mlx_gemma4_assist.server import anthropic_answers, ollama_answers
 from mlx_gemma4_assist.server.app import create_app
 from mlx_gemma4_assist.server.exchange import RequestError
+from mlx_gemma4_assist.server.faults import openai_error
 from mlx_gemma4_assist.server.log import JsonLines
 from mlx_gemma4_assist.server.names import check_name, is_known
-from mlx_gemma4_assist.server.page_files import page_files
+from mlx_gemma4_assist.server.page_files import POLICY, page_files
+from mlx_gemma4_assist.server.routes import ENDPOINTS, LOOKUPS
 from mlx_gemma4_assist.server.settings import ServerSettings
 
 # Names
@@ -121,6 +125,29 @@ def test_unknown_routes(path):
     error = reply.json["error"]
     assert error["type"] == "not_found_error"
     assert error.keys() == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/api/pull", ollama_answers.error),
+        ("/api", ollama_answers.error),
+        ("/api/blobs/sha256:1", ollama_answers.error),
+        ("/api/v0/embeddings", openai_error),
+        ("/v1/messages/batches", anthropic_answers.error),
+        ("/messages/batches", anthropic_answers.error),
+        ("/v1/embeddings", openai_error),
+        ("/v1/chat", openai_error),
+        ("/nothing", openai_error),
+        ("/page/nothing", openai_error),
+    ],
+)
+def test_unknown_routes_below_a_protocols_own(path, form):
+    """Are told of as that protocol tells of errors."""
+    client = Client(create_app(ScriptedBackend(), LOOPBACK, ENDPOINTS, LOOKUPS))
+    reply = ask(client, "POST", path, {})
+    missing = RequestError(404, f"There is nothing at {path!r}.", "not_found_error", code="not_found")
+    assert (reply.status, reply.json) == (404, form(missing))
 
 
 def test_the_first_of_two_operations_on_a_path_counts():
@@ -424,3 +451,8 @@ def test_the_page(page):
 )
 def test_nothing_else_is_opened(page, path):
     assert ask(page, "GET", path).status == 404
+
+
+def test_its_documentation_has_its_policy():
+    page = (ROOT / "docs" / "page.md").read_text()
+    assert f"`{POLICY}`" in " ".join(page.split())

@@ -156,6 +156,37 @@ def test_a_reader_that_stops_is_dropped():
     assert not served(backend, ServerSettings(port=0, stall=0.2), work).endswith(b"0\r\n\r\n")
 
 
+def test_headers_that_do_not_end():
+    """Their connection is closed in time, whatever trickles in; others are not."""
+
+    def work(port):
+        slow, silent = (socket.create_connection(("127.0.0.1", port), 5) for _ in range(2))
+        used = connect(port)
+        used.request("GET", "/health")
+        assert used.getresponse().read()
+        begun = time.monotonic()
+        slow.sendall(b"GET /health HTTP/1.1\r\n")
+        try:
+            for number in range(200):
+                slow.sendall(b"X-%d: 1\r\n" % number)
+                time.sleep(0.02)
+        except OSError:
+            pass
+        assert 0.2 < time.monotonic() - begun < 3
+        assert silent.recv(100) == b""
+        used.request("GET", "/health")  # which was idle for as long
+        assert used.getresponse().read()
+        used.sock.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+        time.sleep(0.1)
+        used.sock.sendall(b"\r\n")
+        assert used.sock.recv(100).startswith(b"HTTP/1.1 200 ")
+        used.sock.sendall(b"GET /health HTTP/1.1\r\n")
+        return b"".join(iter(lambda: used.sock.recv(1000), b""))
+
+    settings = ServerSettings(port=0, header_time=0.4)
+    assert b"HTTP/1.1 408 " in served(ScriptedBackend(), settings, work)
+
+
 def test_told_to_stop_it_lets_answers_end():
     """And admits no more meanwhile."""
 
@@ -217,5 +248,7 @@ def test_libraries_that_are_missing(monkeypatch):
             raise ModuleNotFoundError(name=name)
 
     monkeypatch.setattr(extras, "import_module", missing)
-    with pytest.raises(InputError, match=r'the server needs uvicorn: pip install "mlx-gemma4-assist\[server\]"'):
+    with pytest.raises(
+        InputError, match=r'the server needs uvicorn: pip install "\.\[server\]" in the folder of this package'
+    ):
         check_installed()

@@ -38,13 +38,13 @@ def test_nothing_is_written_unless_a_memory_is_handed_in(tmp_path, monkeypatch):
     """Not to the user's folder either; what was learned lives as long as the target."""
     for name in ("HOME", "XDG_CACHE_HOME", "MLX_GEMMA4_ASSIST_CACHE"):
         monkeypatch.setenv(name, str(tmp_path))
-    pair = random_pair(1)
-    before = Learning(*pair, compiled=False).draft_length.learned()
+    pair, other = random_pair(1), random_pair(1)
+    before = Learning(pair[0], draft_key(*pair, compiled=False)).draft_length.learned()
     sampled(pair, pair[1], num_assistant_tokens=None)
     assert list(tmp_path.rglob("*")) == []
     assert sum(before.timed) == 0
-    assert sum(Learning(*pair, compiled=False).draft_length.learned().timed) > 0
-    assert sum(Learning(*random_pair(1), compiled=False).draft_length.learned().timed) == 0
+    assert sum(Learning(pair[0], draft_key(*pair, compiled=False)).draft_length.learned().timed) > 0
+    assert sum(Learning(other[0], draft_key(*other, compiled=False)).draft_length.learned().timed) == 0
 
 
 def test_keys_tell_networks_and_compilation_apart():

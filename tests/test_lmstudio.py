@@ -17,6 +17,7 @@ from mlx_gemma4_assist.server.exchange import (
     RequestError,
     Started,
     Usage,
+    collected,
 )
 from mlx_gemma4_assist.server.lmstudio import ENDPOINTS, LOOKUPS
 
@@ -122,3 +123,28 @@ def test_where_it_answers():
     assert [endpoint.paths for endpoint in ENDPOINTS] == [("/api/v0/chat/completions",), ("/api/v0/completions",)]
     assert [lookup.paths for lookup in LOOKUPS] == [("/api/v0/models",), ("/api/v0/models/{model:path}",)]
     assert {each.prefixes for each in (*ENDPOINTS, *LOOKUPS)} == {("",)}
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"dtype": "float32"}, "f32"),
+        ({"dtype": "bfloat16"}, "bf16"),
+        ({"dtype": "bfloat16", "quantization": "4bit"}, "4bit"),
+        ({"dtype": ""}, ""),
+    ],
+)
+def test_the_format_of_the_weights(facts, told):
+    assert look(1, Loaded(**facts), model=MODEL.id)["quantization"] == told
+    made = CHAT.whole(exchange(CHAT, HI, replace(MODEL, **facts)), collected(script(*TALK)))
+    assert made["model_info"]["quant"] == told
+
+
+def test_what_came_at_once_has_no_speed():
+    """Of one round no time can be told."""
+    ended = Finished(0, FinishReason.LENGTH, None, Usage(3, rounds=1), generation=1e-6)
+    made = whole(CHAT, HI, [Started(1, 0), ended])
+    assert made["stats"]["tokens_per_second"] == made["timings"]["predicted_per_second"] == 0.0
+    ended = replace(ended, usage=Usage(3, rounds=2), generation=0.5)
+    made = whole(CHAT, HI, [Started(1, 0), ended])
+    assert made["stats"]["tokens_per_second"] == made["timings"]["predicted_per_second"] == 6.0

@@ -27,7 +27,7 @@ def test_without_the_extra(monkeypatch, tmp_path):
 
     monkeypatch.setattr(extras, "import_module", missing)
     mono = helpers.save_wave(tmp_path / "mono.wav", helpers.tone(0.1, 8_000), 8_000)
-    hint = 'needs {}: pip install "mlx-gemma4-assist\\[media\\]"'
+    hint = 'needs {}: pip install "\\.\\[media\\]" in the folder of this package'
     with pytest.raises(InputError, match="reading sound " + hint.format("soundfile")):
         read_sound(mono, 16_000)
     with pytest.raises(InputError, match="resampling sound " + hint.format("soxr")):

@@ -196,7 +196,7 @@ def test_raw_text():
 @pytest.mark.parametrize(
     ("endpoint", "fields", "says"),
     [
-        (CHAT, {"model": None}, "model is None"),
+        (CHAT, {"model": None}, "model is null"),
         (CHAT, {"options": {"temperature": "hot"}}, "options.temperature is 'hot'"),
         (CHAT, {"options": {"repeat_penalty": 0}}, "penalty is 0"),
         (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "no call asked for"),
@@ -208,11 +208,29 @@ def test_raw_text():
         (GENERATE, {"template": "{{ .Prompt }}"}, "template is not supported"),
         (GENERATE, {"context": [1, 2]}, "context is not supported"),
         (GENERATE, {"suffix": "x"}, "suffix is not supported"),
+        (GENERATE, {"messages": [HI]}, "messages is not supported: send messages to /api/chat"),
+        (GENERATE, {"raw": True, "system": "x"}, "a system text has no place in a raw prompt"),
+        (GENERATE, {"raw": True, "think": True}, "thinking has no place in a raw prompt"),
+        (CHAT, {"template": "{{ .Prompt }}"}, "template is not supported: the model has its own template"),
+        (CHAT, {"raw": True}, "raw is not supported: send raw text to /api/generate"),
+        (CHAT, {"context": [1]}, "context is not supported"),
+        (CHAT, {"suffix": "x"}, "suffix is not supported"),
+        (CHAT, {"system": "x"}, "system is not supported: say it in a message of the role system"),
+        (
+            CHAT,
+            {"options": {"num_assistant_tokens": -1}},
+            "options.num_assistant_tokens is -1, expected an integer of 0 to 32",
+        ),
+        (
+            CHAT,
+            {"format": {"type": "object"}, "options": {"json_schema": {}}},
+            "format and json_schema exclude each other",
+        ),
     ],
 )
 def test_refusals(endpoint, fields, says):
     with pytest.raises(RequestError) as raised:
-        endpoint.read({**SHORT, **PROMPT, **fields}, MODEL)
+        endpoint.read({**(SHORT if endpoint is CHAT else PROMPT), **fields}, MODEL)
     assert raised.value.status == 400
     assert says in raised.value.message
 

@@ -22,6 +22,8 @@ from support.exchanges import (
     whole,
 )
 
+from mlx_gemma4_assist.errors import OptionError
+from mlx_gemma4_assist.options import GenerationOptions
 from mlx_gemma4_assist.server.exchange import (
     ChatRequest,
     Failed,
@@ -36,9 +38,11 @@ from mlx_gemma4_assist.server.exchange import (
 )
 from mlx_gemma4_assist.server.fields import FLAG, INTEGER, NULL, TEXT, check, either, listed, one_of, record
 from mlx_gemma4_assist.server.lookups import LOOKUPS
+from mlx_gemma4_assist.server.ollama_schema import OPTIONS
 from mlx_gemma4_assist.server.openai import ENDPOINTS
 from mlx_gemma4_assist.server.openai_chat import CHAT
 from mlx_gemma4_assist.server.openai_completions import COMPLETIONS
+from mlx_gemma4_assist.server.openai_options import RANGES, UNSAID
 from mlx_gemma4_assist.text.deltas import AnswerDelta, ThoughtDelta
 
 EXTENSIONS = frozenset({"timings", "reasoning_content", "drafts", "prompt_progress"})
@@ -222,6 +226,43 @@ def test_thinking(fields, thinking):
     assert (request.thinking, request.thinking_budget) == thinking
 
 
+RANGED = [(CHAT.body_schema, name) for name in RANGES] + [(COMPLETIONS.body_schema, name) for name in RANGES]
+RANGED += [(OPTIONS, name) for name in RANGES]
+
+
+@pytest.mark.parametrize(
+    ("schema", "name"), [(schema, name) for schema, name in RANGED if name in schema["properties"]]
+)
+def test_the_document_says_which_numbers_are_taken(schema, name):
+    """At the ends of their ranges, and next to them; -1 stands for what is not said."""
+    said = Draft202012Validator(schema["properties"][name])
+    ends = RANGES[name].values()
+    for value in {end + step for end in ends for step in (-1, 0, 1)} - {UNSAID}:
+        try:
+            GenerationOptions(**{"temperature": 1.0, name: value})
+            taken = True
+        except OptionError:
+            taken = False
+        assert said.is_valid(value) == taken or name == "seed", (name, value)
+
+
+@pytest.mark.parametrize(
+    ("tier", "priority"), [("auto", 0), ("default", 0), ("scale", 0), ("flex", -1), ("priority", 1)]
+)
+def test_service_tiers(tier, priority):
+    assert read(service_tier=tier).priority == priority
+
+
+def test_a_form_keeps_its_name():
+    """By which what is wrong with it is told of, wherever that is found out."""
+    form = {"type": "json_object"}
+    assert read(response_format=form).fields == {"json_schema": "response_format"}
+    assert read(json_schema={}).fields == read(response_format={"type": "text"}).fields == {}
+    assert COMPLETIONS.read({"prompt": "Hi", "response_format": form}, MODEL).fields == {
+        "json_schema": "response_format"
+    }
+
+
 def test_a_model_that_does_not_think_is_not_asked_to():
     request = CHAT.read({**HI, "reasoning_effort": "high"}, Model(id="a"))
     assert (request.thinking, request.thinking_budget) == (None, None)
@@ -265,6 +306,11 @@ def test_a_model_that_does_not_think_is_not_asked_to():
         ({"tool_choice": "required"}, "tool_choice"),
         ({"continue_final_message": True}, "continue_final_message"),
         ({"model": 5}, "model"),
+        ({"service_tier": "fast"}, "service_tier"),
+        ({"verbosity": "loud"}, "verbosity"),
+        ({"reasoning": {"summary": "long"}}, "reasoning.summary"),
+        ({"reasoning_effort": "hard"}, "reasoning_effort"),
+        ({"response_format": {"type": "json_object"}, "json_schema": {}}, "response_format"),
         ({"prediction": {"type": "content", "content": [{"type": "image"}]}}, "prediction.content"),
     ],
 )
@@ -273,8 +319,18 @@ def test_what_is_wrong_is_named(fields, param):
 
 
 def test_a_wrong_type_is_told_in_words():
-    assert str(refused(temperature="hot")) == "temperature is 'hot', expected a number or null"
+    assert str(refused(temperature="hot")) == "temperature is 'hot', expected a number of at least 0 or null"
     assert str(refused(stop=5)) == "stop is 5, expected a string that is not empty or a list of 0 to 16 or null"
+    assert str(refused(num_assistant_tokens=-1)) == "num_assistant_tokens is -1, expected an integer of 0 to 32"
+    assert str(refused(max_tokens=0)) == "max_tokens is 0, expected an integer of at least 1"
+    assert str(refused(repetition_penalty=0)) == "repetition_penalty is 0, expected a number above 0"
+    assert str(refused(stream="yes", messages=[])).startswith("messages is a list of 0")
+    assert (
+        str(refused(seed=True))
+        == "seed is true, expected an integer of -9223372036854775808 to 18446744073709551615 or null"
+    )
+    assert str(refused(messages=None)) == "messages is null, expected a list of at least 1"
+    assert str(refused(stop={})).startswith("stop is an object, expected a string")
 
 
 @pytest.mark.parametrize("url", ["/etc/passwd", "file:///etc/passwd", "~/a.png", "", "ftp://a/b", "../data:x"])

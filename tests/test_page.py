@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.browser import CONTROL, SHIFT, Browser, Page, chromium
+from support.chat_page import ask, figures, opened
 from support.page_server import PAGE, POLICY, Body, PageServer, answer, chunk, in_rounds
 from support.paths import PHOTO
 
@@ -65,38 +66,9 @@ def modules(browser) -> Iterator[Page]:
 
 @pytest.fixture
 def page(browser, server) -> Iterator[Page]:
-    """The page, opened. Whatever a test does with it, it keeps to its origin and to its policy, and nothing fails."""
-    page = browser.page()
-    page.send("Page.addScriptToEvaluateOnNewDocument", source=WATCH)
-    page.open(server.origin)
-    page.wait("document.querySelector('#model').value")
-    yield page
-    assert page.evaluate("violations") == []
-    assert page.events("Runtime.exceptionThrown") == []
-    entries = [event["entry"] for event in page.events("Log.entryAdded")]
-    assert [entry["text"] for entry in entries if entry["source"] != "network"] == []
-    addresses = [event["request"]["url"] for event in page.events("Network.requestWillBeSent")]
-    assert len(addresses) > 10
-    assert [
-        url for url in addresses if not url.startswith((f"{server.origin}/", "data:", f"blob:{server.origin}/"))
-    ] == []
-    page.close()
-
-
-WATCH = """const violations = [];
-document.addEventListener("securitypolicyviolation", event => violations.push(event.violatedDirective));"""
-
-
-def ask(page: Page, text: str, answered: bool = True) -> None:
-    """Type it, send it by Enter, and wait for the answer."""
-    before = page.evaluate("document.querySelectorAll('.side').length")
-    page.evaluate("document.querySelector('#text').focus()")
-    page.type(text)
-    page.press("Enter")
-    page.wait(f"document.querySelectorAll('.side').length > {before}")
-    if answered:
-        page.wait("!document.querySelector('.side.running')")
-        page.wait("!document.querySelector('#send').hidden")
+    """The page, opened."""
+    with opened(browser, server.origin) as page:
+        yield page
 
 
 def test_an_answer_streams_with_its_thoughts_and_figures(page, server):
@@ -114,18 +86,15 @@ def test_an_answer_streams_with_its_thoughts_and_figures(page, server):
     page.click(".thought summary")
     page.wait("document.querySelector('.thought .markdown').innerText")
     assert page.text(".thought .markdown") == THOUGHT
-    figures = dict(zip(*(page.evaluate(FIGURES.format(tag)) for tag in ("dt", "dd")), strict=True))
+    (told,) = figures(page)
     rounds = [*in_rounds(THOUGHT), *in_rounds(TEXT)]
     tokens = sum(map(len, rounds))
     accepted = tokens - len(rounds)
-    assert figures["tokens per round"] == f"{tokens / len(rounds):.2f}"
-    assert figures["drafts accepted"] == f"{accepted / (accepted + accepted // 3):.0%}".replace("%", " %")
-    assert figures["speed"] == f"{tokens / len(rounds) / 0.021:.0f} tok/s"
-    assert figures["cached"] == "24 of 61"
-    assert figures["first token"].endswith((" ms", " s"))
-
-
-FIGURES = "[...document.querySelectorAll('.figures {}')].map(e => e.innerText)"
+    assert told["tokens per round"] == f"{tokens / len(rounds):.2f}"
+    assert told["drafts accepted"] == f"{accepted / (accepted + accepted // 3):.0%}".replace("%", " %")
+    assert told["speed"] == f"{tokens / len(rounds) / 0.021:.0f} tok/s"
+    assert told["cached"] == "24 of 61"
+    assert told["first token"].endswith((" ms", " s"))
 
 
 def test_text_appears_while_it_streams(page, server):

@@ -264,6 +264,17 @@ def test_command_identical(tell):
     assert "greedy: 2 of 2 texts identical, 16 tokens compared" in out
 
 
+def test_command_says_who_answers(tell, monkeypatch):
+    """The embedded pair, where no other was named."""
+    said = []
+    monkeypatch.setattr(command, "note", said.append)
+    assert tell()[0] == 0
+    assert said[0].startswith("The embedded tiny pair answers; --model ")
+    said.clear()
+    assert tell(model="other")[0] == 0
+    assert not any("tiny" in each for each in said)
+
+
 def test_command_different(tell, monkeypatch):
     monkeypatch.setattr(acceptance, "accept_matching", accept_always)
     code, out = tell()

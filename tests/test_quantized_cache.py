@@ -270,7 +270,10 @@ def test_a_file_holds_it(pair, tmp_path, start):
         ({"kv_bits": 4, "quantized_kv_start": -1}, "quantized_kv_start is -1, expected 0 to 2"),
         ({"kv_group_size": 32}, "kv_group_size is for quantized keys and values, and there is no kv_bits"),
         ({"quantized_kv_start": 0}, "quantized_kv_start is for quantized keys and values, and there is no kv_bits"),
-        ({"kv_bits": 4}, "kv_group_size is 64, which does not divide the head dimension 32 of this model's layers"),
+        (
+            {"kv_bits": 4},
+            "kv_bits quantizes in groups of 64 numbers, and 64 does not divide the head dimension 32 of this",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(pair, options, expected):

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import mlx.core as mx
@@ -66,6 +67,10 @@ def assert_one_line(done, message):
         (("--prefix-cache-folder", "cache", "--prefix-cache-bytes", "0"), "--prefix-cache-bytes is 0"),
         (("--prefix-cache-bytes", "much"), "--prefix-cache-bytes is 'much', expected a size"),
         (("--memory-limit", "0"), "--memory-limit is 0"),
+        (("--memory-limit", "1KB"), "--memory-limit is 1KB, but the weights take "),
+        (("--memory-limit", "1KB", "--install-agent"), "--memory-limit is 1KB, but the weights take "),
+        (("--install-agent", "--model", "nowhere"), "no folder 'nowhere'"),
+        (("--install-agent", "--kv-bits", "4"), "--kv-bits quantizes in groups of 64 numbers, and 64 does not divide"),
         (("--max-stall", "-1"), "--max-stall is -1"),
         (("--max-waiting", "-1"), "--max-waiting is -1"),
         (("--ttl", "0"), "--ttl is 0"),
@@ -208,19 +213,33 @@ def test_an_agent_is_shown_elsewhere(serve, monkeypatch, tmp_path):
     """What a Mac would be told, and nothing done; the key is in no command line."""
     monkeypatch.setattr(launchd, "on_a_mac", lambda: False)
     monkeypatch.setenv("HF_HOME", "/models")
-    arguments = ("--model", "google/gemma-4-E2B-it", "--api-key", "secret", "--port", "8081", "--install-agent")
-    done = serve(*arguments)
+    done = serve("--api-key", "secret", "--port", "8081", "--install-agent")
     assert done.returncode == 0, done.stderr
     assert "no Mac" in done.stderr
     plist = plistlib.loads(done.stdout.encode())
-    words = [sys.executable, "-m", "mlx_gemma4_assist.serve", "--model", "google/gemma-4-E2B-it", "--port", "8081"]
-    assert plist["ProgramArguments"] == words
+    assert plist["ProgramArguments"] == [sys.executable, "-m", "mlx_gemma4_assist.serve", "--port", "8081"]
+    assert plist["WorkingDirectory"] == str(tmp_path)
     assert plist["EnvironmentVariables"][KEY] == "secret"
     assert plist["EnvironmentVariables"]["HF_HOME"] == "/models"
     assert plist["RunAtLoad"] is True
     assert plist["KeepAlive"] == {"SuccessfulExit": False}
     assert list(tmp_path.iterdir()) == []
     assert "no Mac" in serve("--remove-agent").stderr
+
+
+def test_an_agent_finds_what_it_was_told_of(serve, monkeypatch, tmp_path):
+    """It works elsewhere than where it was installed: folders are named by their whole paths, and nothing else is."""
+    monkeypatch.setattr(launchd, "on_a_mac", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(TINY, tmp_path / "mine")
+    for name in ("none", "tiny"):
+        (tmp_path / name).mkdir()
+    told = ("--assistant-model", "none", "--prefix-cache-folder=kept", "--alias", "mine", "--install-agent")
+    words = plistlib.loads(serve("--model", "mine", *told).stdout.encode())["ProgramArguments"][3:]
+    whole = ["--model", str(tmp_path / "mine"), "--assistant-model", "none", f"--prefix-cache-folder={tmp_path}/kept"]
+    assert words == [*whole, "--alias", "mine"]
+    words = plistlib.loads(serve("--model=tiny", "--install-agent").stdout.encode())["ProgramArguments"][3:]
+    assert words == ["--model=tiny"]
 
 
 def test_an_agent_on_a_mac(serve, monkeypatch, tmp_path):
@@ -243,7 +262,7 @@ def test_an_agent_on_a_mac(serve, monkeypatch, tmp_path):
 
 
 def test_an_agent_that_launchd_refuses(tmp_path):
-    agent = launchd.Agent(tmp_path, ["a"], {}, tmp_path)
+    agent = launchd.Agent(tmp_path, ["a"], {})
     slept = []
     with pytest.raises(InputError, match="with status 5"):
         launchd.install(agent, lambda words: 5, slept.append)
@@ -252,7 +271,7 @@ def test_an_agent_that_launchd_refuses(tmp_path):
 
 def test_an_agent_that_takes_time_to_end(tmp_path):
     """The new one is begun as soon as launchd lets it."""
-    agent = launchd.Agent(tmp_path, ["a"], {}, tmp_path)
+    agent = launchd.Agent(tmp_path, ["a"], {})
     statuses = iter([0, 37, 0])
     launchd.install(agent, lambda words: next(statuses), lambda seconds: None)
     assert next(statuses, None) is None
@@ -427,9 +446,14 @@ def test_how_a_server_does_is_read():
     assert health(url) is None
 
 
-def test_weights_that_do_not_fit_are_spoken_of(serve, monkeypatch):
-    """Before they are read, as the other commands do."""
+def test_a_machine_that_is_too_small_is_one_line(serve, monkeypatch):
+    """It would refuse every request."""
+    small = replace(serving.this_machine(), usable=10**6)
+    monkeypatch.setattr(serving, "this_machine", lambda: small)
+    assert_one_line(serve("--port", "0"), "and the shortest answer 0.")
+
+
+def test_a_little_memory_is_enough_for_short_answers(serve, monkeypatch):
+    """What is refused is what nobody could use: with some more an answer is made."""
     monkeypatch.setattr(serving, "run", lambda *_: None)
-    done = serve("--port", "0", "--memory-limit", "1MB")
-    assert done.returncode == 0
-    assert "more than the 1.0 MB that MLX may use" in done.stderr
+    assert serve("--port", "0", "--memory-limit", "16MB").returncode == 0

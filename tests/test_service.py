@@ -257,6 +257,10 @@ def test_what_is_wrong_with_a_request(shared):
     assert (too_long.status, too_long.code, too_long.param) == (400, "context_length_exceeded", "prompt")
     assert "maximum context length" in too_long.message
     assert refusal(shared, raw("a", options={"temperature": -1})).param == "temperature"
+    called = {"fields": {"json_schema": "response_format"}}
+    form = refusal(shared, chat(options={"json_schema": {"type": "string", "format": "no-such"}}, **called))
+    assert (form.status, form.param) == (400, "response_format")
+    assert form.message.startswith("response_format is not supported: ")
     for request in (
         raw("a", options={"heat": 1}),
         raw([5000]),

@@ -223,7 +223,7 @@ def test_it_loads_as_with_the_tokenizer_json_that_is_made_of_it(only_sentencepie
 def test_what_a_tokenizer_model_takes(only_sentencepiece, monkeypatch, library):
     """Both are in the extra that the error names."""
     monkeypatch.setitem(sys.modules, library, None)
-    message = rf'and reading its tokenizer.model needs {library}: pip install "mlx-gemma4-assist\[sentencepiece\]"'
+    message = rf'and reading its tokenizer.model needs {library}: pip install "\.\[sentencepiece\]" in the folder'
     with pytest.raises(InputError, match=message):
         Processor.from_pretrained(only_sentencepiece)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

@@ -165,11 +165,13 @@ def test_calls_follow_their_schema(processor, kind):
 REFUSED = [
     ({"not": {"type": "string"}}, "cannot be held to its parameters: not is not supported"),
     ({"type": "array", "uniqueItems": True}, "uniqueItems is not supported"),
-    ({"type": "string", "pattern": "a(?=b)"}, "cannot be held to the tools' parameters: "),
+    ({"type": "string", "pattern": "a(?=b)"}, "cannot be held to the parameters of tools: "),
     ({"type": "string", "pattern": "^a|b$"}, "a pattern with anchors in alternatives"),
     ({"type": "string", "pattern": "a^b"}, "a pattern with anchors inside"),
     ({"type": "array", "minItems": "3"}, "minItems is no count"),
     ({"type": "nothing"}, "the type 'nothing'"),
+    ({"type": None}, "f, one of the tools, cannot be held to its parameters: the type null"),
+    ({"type": ["string", [True]]}, r"the type \[true\]"),
     ({"$ref": "#/nowhere"}, "the reference '#/nowhere'"),
     ({"$ref": "https://example.com/x"}, "the reference"),
     ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "two of type that both hold"),
@@ -182,6 +184,7 @@ REFUSED = [
 def test_what_cannot_be_held_is_refused_with_the_reason(processor, schema, message):
     with pytest.raises(InputError, match=message) as error:
         constraint(processor, tools=[tool("f", {"properties": {"p": schema}})], tool_choice="required")
+    assert error.value.option == "tools"
     assert "\n" not in str(error.value)
     assert constraint(processor, tools=[tool("f", {"properties": {"p": schema}})]) is None
 

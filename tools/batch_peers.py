@@ -80,12 +80,13 @@ class Timetable:
 
 
 class OurBatches(Ours):
-    """An engine for each way of drafting, which goes on learning from question to question."""
+    """An engine for each way of drafting, which goes on learning from question to question. No way begins with what
+    another has read."""
 
     def __init__(self, settings: Settings, chain: Sequence[int]):
         super().__init__(settings)
         self._assistant_of_all = self._chained(chain) if chain else self._real
-        self._engines: dict[bool, Any] = {}
+        self._engines: dict[int | str, Any] = {}
 
     def _chained(self, chain: Sequence[int]) -> Any:
         from oracle import ChainOracle, followers
@@ -106,17 +107,17 @@ class OurBatches(Ours):
         )
         mx.reset_peak_memory()
         with wired_limit():
-            times = self._run(self._engine(question.drafts != 0), question, options)
+            times = self._run(self._engine(question.drafts), question, options)
         mx.synchronize()
         return times.result(mx.get_peak_memory())
 
-    def _engine(self, drafted: bool) -> Any:
+    def _engine(self, drafts: int | str) -> Any:
         from mlx_gemma4_assist import Pair
         from mlx_gemma4_assist.engine.engine import Engine
 
-        if drafted not in self._engines:
-            self._engines[drafted] = Engine(Pair(self._target, self._assistant_of_all if drafted else None))
-        return self._engines[drafted]
+        if drafts not in self._engines:
+            self._engines[drafts] = Engine(Pair(self._target, self._assistant_of_all if drafts else None))
+        return self._engines[drafts]
 
     def _run(self, engine: Any, question: Question, options: Any) -> Timetable:
         from mlx_gemma4_assist import MediaPrompt

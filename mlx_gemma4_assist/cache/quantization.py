@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..errors import OptionError
 from ..models.config import FULL, Gemma4TextConfig
-from ..options import GenerationOptions
+from ..options import KV_GROUP_SIZES, GenerationOptions
 
 OVERLAP = 64  # positions; a round, of at most 33 tokens, that crosses ``start`` is written whole on both sides of it
 
@@ -54,9 +54,11 @@ class KVQuantization:
             raise OptionError("{kv_bits} is for layers with full attention, and this model has none")
         width = config.head_dim_of(FULL)
         if width % self.group_size:
+            fitting = [str(size) for size in KV_GROUP_SIZES if width % size == 0]
+            instead = f"{{kv_group_size}} {' or '.join(fitting)} does" if fitting else "no {kv_group_size} does"
             raise OptionError(
-                "{kv_group_size} is {value}, which does not divide the head dimension {width} of this model's layers "
-                "with full attention",
+                "{kv_bits} quantizes in groups of {value} numbers, and {value} does not divide the head dimension "
+                f"{{width}} of this model's layers with full attention: {instead}",
                 value=self.group_size,
                 width=width,
             )

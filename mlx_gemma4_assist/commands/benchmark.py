@@ -14,7 +14,7 @@ from ..errors import InputError, OptionError, first_line
 from ..extras import library
 from ..options import GenerationOptions
 from .interrupts import ending_at_once
-from .loading import check_choice, draft_memory, load_pair, open_checkpoint
+from .loading import EMBEDDED_ANSWERS, check_choice, draft_memory, load_pair, open_checkpoint
 from .options import DRAWN, EMBEDDED, QUANTIZED, Learned, ModelChoice, Only, grouped
 from .streams import note
 
@@ -76,6 +76,8 @@ def benchmark(
     if measured != choice:
         note(f"Measuring in {GAINS_ON_CPU}: on a CPU drafts gain nothing in this pair's float32 (--dtype float32).")
     pair = load_pair(checkpoint, options, max(map(len, encoded.values())) + options.max_tokens)
+    if choice.model == EMBEDDED:
+        note(EMBEDDED_ANSWERS)
     with _Progress(len(encoded) * len(settings) * (comparison.repeats + 1)) as progress:
         runs = measure(
             pair,

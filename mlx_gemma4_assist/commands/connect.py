@@ -1,6 +1,7 @@
 """``connect``: what an app has to be told of the server, shown or written where it belongs."""
 
 import os
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -65,13 +66,14 @@ def connect(
 
 
 def _address(url: str) -> str:
-    """Without a path, which each app appends by itself."""
+    """Without a path, which each app appends by itself. A bare word is none; with a port or a scheme it may be."""
     parts = urlsplit(url if "//" in url else f"http://{url}")
     try:
         right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        named = "//" in url or parts.port is not None or "." in parts.netloc or parts.hostname == "localhost"
     except ValueError:
-        right = False
-    if not right:
+        right = named = False
+    if not (right and named):
         raise OptionError("{url} is {value!r}, expected an address such as http://127.0.0.1:8080", value=url)
     return f"{parts.scheme}://{parts.netloc}"
 
@@ -80,8 +82,9 @@ def _served(url: str, key: str | None, model: str | None, context: int | None) -
     """What the server says of its model; what was typed goes before that."""
     from ..integrations.apps import Served
 
-    found = _asked(url, key)
-    if found is None and (model is None or context is None):
+    guessed = model is None or context is None
+    found = _asked(url, key, known=guessed)
+    if found is None and guessed:
         note(f"No server answers at {url}: a name and a context that were not given are guessed.")
     about = found or {}
     tokens = context or _number(about, "context_length", "max_model_len", "context_window") or DEFAULT_CONTEXT
@@ -99,11 +102,15 @@ def _served(url: str, key: str | None, model: str | None, context: int | None) -
     )
 
 
-def _asked(url: str, key: str | None) -> dict[str, Any] | None:
+def _asked(url: str, key: str | None, *, known: bool) -> dict[str, Any] | None:
     """The first of the models that a server lists; None where no server answers so.
 
+    Args:
+        url, key: of the server.
+        known: whether there must be a machine of its name.
+
     Raises:
-        OptionError: it wants a key, or another one.
+        OptionError: it wants a key, or another one; there is no machine of that name.
     """
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     try:
@@ -116,6 +123,10 @@ def _asked(url: str, key: str | None) -> dict[str, Any] | None:
             which = "a key" if key is None else "another key"
             sentence = "the server at {address} asks for {which}: {api_key}, or {variable}"
             raise OptionError(sentence, address=url, which=which, variable=KEY_VARIABLE) from None
+        return None
+    except urllib.error.URLError as error:
+        if known and isinstance(error.reason, socket.gaierror):
+            raise OptionError("{url} is {value!r}, but no machine of that name is known here", value=url) from None
         return None
     except (OSError, InputError):
         return None
@@ -136,7 +147,7 @@ def _number(about: dict[str, Any], *names: str) -> int | None:
 def _show(connection: "Connection") -> None:
     for sentence in connection.before:
         note(sentence)
-    if connection.place is not None:
+    if connection.place is not None and connection.in_file:
         note(f"In {connection.place.file}, which --write puts it into:")
     print(connection.lines.rstrip())
     for sentence in connection.after:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import InputError, counted
 from ..files import parse_json
 from ..options import GenerationOptions
 from ..text.messages import Media, user_message
 from .grammar import GrammarChoice, check_with
 from .interrupts import ending_at_once
-from .loading import check_choice, cut_off, draft_memory, introduce, load_pair, open_checkpoint
+from .loading import EMBEDDED_ANSWERS, check_choice, cut_off, draft_memory, introduce, load_pair, open_checkpoint
 from .media import Content, MediaChoice, encoded, find_media, prepare
 from .options import (
     ADJUSTED,
@@ -85,7 +85,7 @@ def generate(
     check_with(checkpoint, prompt, options)
     pair = load_pair(checkpoint, options, len(prompt.tokens) + options.max_tokens)
     if choice.model == EMBEDDED:
-        note("The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one.")
+        note(EMBEDDED_ANSWERS)
     introduce(pair, choice, options)
     with ending_at_once():
         from ..api import stream
@@ -189,13 +189,15 @@ def statistics(last: "GenerationResponse", assisted: bool, asked: int | None) ->
     """
     stats = last.stats
     lines = [
-        f"Prompt: {last.prompt_tokens} tokens, {last.prompt_tps:.1f} tokens per second",
-        f"Generation: {last.generation_tokens} tokens, {last.generation_tps:.1f} tokens per second",
+        f"Prompt: {counted(last.prompt_tokens, 'token')}, {last.prompt_tps:.1f} tokens per second",
+        f"Generation: {counted(last.generation_tokens, 'token')}, {last.generation_tps:.1f} tokens per second",
     ]
     if stats.drafted:
         places = ", ".join(f"{a / d:.0%}" for a, d in zip(stats.accepted_at, stats.drafted_at, strict=True))
+        last_place = len(stats.drafted_at)
+        where = "at place 1" if last_place == 1 else f"at places 1 to {last_place}"
         lines.append(
-            f"Drafts: {stats.accepted} of {stats.drafted} accepted ({places} at place 1 to {len(stats.drafted_at)}), "
+            f"Drafts: {stats.accepted} of {stats.drafted} accepted ({places} {where}), "
             f"{last.generation_tokens / stats.rounds:.2f} tokens per round"
         )
     elif assisted:

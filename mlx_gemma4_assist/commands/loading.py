@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..engine.pair import Checkpoint, Pair
     from ..engine.responses import GenerationResponse
 
+EMBEDDED_ANSWERS = "The embedded tiny pair answers; --model google/gemma-4-E2B-it is a real one."
 PATIENCE = 2.0  # seconds before a person is told that loading goes on
 PATIENCE_OF_LOGS = 15.0  # and whoever reads standard error elsewhere
 

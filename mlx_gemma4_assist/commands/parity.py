@@ -14,7 +14,7 @@ import typer
 from ..errors import InputError, OptionError
 from ..options import MAX_DRAFTS, GenerationOptions
 from .interrupts import ending_at_once
-from .loading import check_choice, load_pair, open_checkpoint
+from .loading import EMBEDDED_ANSWERS, check_choice, load_pair, open_checkpoint
 from .options import EMBEDDED, ModelChoice, Only, grouped
 from .streams import moves_cursor, note, read_input
 
@@ -79,6 +79,8 @@ def parity(
     checkpoint = open_checkpoint(choice, options, compares=True)
     prompts = [checkpoint.prepare(text, chat=chat).tokens for text in texts[: trial.num_prompts]]
     pair = load_pair(checkpoint, options, max(map(len, prompts)) + options.max_tokens)
+    if choice.model == EMBEDDED:
+        note(EMBEDDED_ANSWERS)
     compared = _compare(pair, prompts, options)
     frequencies = _frequencies(pair, prompts, trial.num_samples, options)
     problems = _problems(pair, prompts)

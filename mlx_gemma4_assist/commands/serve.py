@@ -4,7 +4,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from .serve_options import KEY_VARIABLE, Address, Keeping, Limits, Telling
 from .streams import note
 
 if TYPE_CHECKING:
+    from ..engine.pair import Checkpoint
     from ..integrations.launchd import Agent
     from ..server.settings import ServerSettings
 
@@ -24,6 +25,11 @@ OF_CHECKPOINT = "Where a request does not say; without it as in the checkpoint's
 UNSAID = {"max_tokens": "Where a request does not say; without it 4,096."} | dict.fromkeys(FILTERS, OF_CHECKPOINT)
 DRAWN_UNSEEDED = tuple(name for name in DRAWN if name != "seed")
 WHO_ANSWERS = "The embedded tiny pair answers, from Jane Austen's novels; --model google/gemma-4-E2B-it is a real one."
+CACHE_FOLDER = "--prefix-cache-folder"
+FOLDERS = ("--model", "--assistant-model", CACHE_FOLDER)
+"""Options that may name a folder."""
+NAMES = (EMBEDDED, f"{EMBEDDED}-assistant", "none", "matching")
+"""What these take that is no folder, whatever lies about."""
 Thinking = Annotated[
     bool,
     typer.Option("--thinking", help="Let the model think first where a request does not say."),
@@ -51,19 +57,19 @@ def serve(
     check_choice(choice, said.over({"temperature": 1.0}))  # what no checkpoint can mend
     limits.check_folder()
     with ending_at_once():
-        from ..server.run import bind
-        from .serving import card_of, http_settings, run, service_of
+        from ..server.run import bind, check_installed
+        from .serving import card_of, http_settings, room_for, run, service_of
 
     settings = http_settings(address, telling)
     if keeping.install_agent:
+        check_installed()
+        _, options, checkpoint = _opened(choice, said)
+        room_for(checkpoint, options, limits)
         return _install_agent(address)
     if keeping.restart:
         return _keep_up(address, settings)
     with bind(settings) as listening:
-        values = {**checkpoint_sampling(choice.model), **said.values}
-        options = GenerationOptions(**values)
-        check_choice(choice, said.over({"temperature": options.temperature}))
-        checkpoint = open_checkpoint(choice, options)
+        values, options, checkpoint = _opened(choice, said)
         card = card_of(checkpoint, options, limits, settings, listening)
         service = service_of(
             checkpoint,
@@ -78,6 +84,18 @@ def serve(
             note(WHO_ANSWERS)
         run(service, settings, listening, card)
     return 0
+
+
+def _opened(choice: ModelChoice, said: Said) -> tuple[dict[str, Any], GenerationOptions, "Checkpoint"]:
+    """How requests are answered that do not say, as keywords and as options, and the pair before its weights are read.
+
+    Raises:
+        InputError: what was typed does not fit the model, or there is none.
+    """
+    values = {**checkpoint_sampling(choice.model), **said.values}
+    options = GenerationOptions(**values)
+    check_choice(choice, said.over({"temperature": options.temperature}))
+    return values, options, open_checkpoint(choice, options)
 
 
 def _words(*without: str) -> list[str]:
@@ -95,17 +113,36 @@ def _words(*without: str) -> list[str]:
     return [sys.executable, "-m", "mlx_gemma4_assist.serve", *words]
 
 
+def _absolute(words: list[str]) -> list[str]:
+    """The same command wherever it is run: folders that it names are named by their whole paths."""
+    found: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        option, equals, value = word.partition("=")
+        if equals and option in FOLDERS:
+            found.append(f"{option}={_whole(option, value)}")
+        else:
+            found.append(_whole(before, word) if before in FOLDERS else word)
+    return found
+
+
+def _whole(option: str, name: str) -> str:
+    """A folder by its whole path; what names no folder stays."""
+    folder = Path(name).expanduser()
+    is_one = option == CACHE_FOLDER or (name not in NAMES and folder.is_dir())
+    return str(folder.absolute()) if is_one else name
+
+
 def _agent(words: list[str], key: str | None) -> "Agent":
     from ..integrations.launchd import Agent, handed_on
 
     variables = handed_on(os.environ) | ({} if key is None else {KEY_VARIABLE: key})
-    return Agent(Path.home(), words, variables, Path.cwd())
+    return Agent(Path.home(), words, variables)
 
 
 def _install_agent(address: Address) -> int:
     from ..integrations.launchd import install, on_a_mac
 
-    agent = _agent(_words("--install-agent"), address.key)
+    agent = _agent(_absolute(_words("--install-agent")), address.key)
     if not on_a_mac():
         print(agent.plist.decode(), end="")
         note(f"This is no Mac, so that nothing was done. There it would be {agent.file}.")

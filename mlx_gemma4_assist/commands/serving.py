@@ -9,11 +9,11 @@ from ..backend import readable
 from ..cache.quantization import kv_quantization
 from ..engine.engine import Engine
 from ..engine.pair import Checkpoint
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..files import read_json
 from ..integrations.apps import APPS
 from ..machine.doctor import this_machine, weight_words
-from ..machine.room import needs_of
+from ..machine.room import Needs, needs_of
 from ..media.fetch import Bounds, fetch
 from ..options import GenerationOptions
 from ..server.run import serve, url
@@ -21,7 +21,6 @@ from ..server.service import Service, Settings, only_data
 from ..server.settings import ServerSettings
 from .serve_options import Address, Limits, Telling
 from .start_card import Card, show
-from .streams import note
 from .supervisor import end_with_parent
 
 if TYPE_CHECKING:
@@ -117,15 +116,10 @@ def card_of(
     """What is shown of a server. Weights are not read for it.
 
     Raises:
-        InputError: files that are missing or damaged.
+        InputError: files that are missing or damaged; weights that leave no room for an answer.
     """
-    assistant = checkpoint.assistant
-    folder = None if assistant is None else assistant.folder
-    quantization = kv_quantization(options, checkpoint.config)
-    needs = needs_of(checkpoint.folder, folder, checkpoint.source.dtype, quantization)
-    memory = limits.sizes["memory_limit"] or this_machine().usable
-    if needs.weights > memory:
-        note(f"Warning: the weights take {readable(needs.weights)}, more than the {readable(memory)} that MLX may use.")
+    assistant, quantization = checkpoint.assistant, kv_quantization(options, checkpoint.config)
+    needs, memory = room_for(checkpoint, options, limits)
     return Card(
         model=str(checkpoint.source.path_or_repo),
         weights=weight_words(read_json(checkpoint.folder / "config.json")),
@@ -137,6 +131,24 @@ def card_of(
         asks_for_key=settings.api_key is not None,
         local=not settings.public,
     )
+
+
+def room_for(checkpoint: Checkpoint, options: GenerationOptions, limits: Limits) -> tuple[Needs, int]:
+    """What a pair takes, and how much there is for it, in bytes.
+
+    Raises:
+        InputError: files that are missing or damaged; there is too little for any answer.
+    """
+    folder = None if checkpoint.assistant is None else checkpoint.assistant.folder
+    quantization = kv_quantization(options, checkpoint.config)
+    needs = needs_of(checkpoint.folder, folder, checkpoint.source.dtype, quantization)
+    memory = limits.sizes["memory_limit"] or this_machine().usable
+    if needs.weights + needs.least <= memory:
+        return needs, memory
+    takes = f"the weights take {readable(needs.weights)}, and the shortest answer {readable(needs.least)} more"
+    if limits.memory_limit is None:
+        raise InputError(f"{takes}, but MLX may use {readable(memory)} on this machine")
+    raise OptionError(f"{{memory_limit}} is {{value}}, but {takes}", value=limits.memory_limit)
 
 
 def _fetched(source: object) -> object:

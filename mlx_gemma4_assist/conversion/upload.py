@@ -16,7 +16,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, tho
 from ..checkpoints.hub import REPO_ID
 from ..checkpoints.hub_errors import failure, refusal
 from ..environment import endpoint_complaint
-from ..errors import InputError, first_line
+from ..errors import InputError, counted, first_line
 
 HIDDEN = (".*", "*/.*")
 """Files and folders that stay here: what editors, systems and the Hub's own library leave behind."""
@@ -52,7 +52,9 @@ class Upload:
         width = max(len(f"{self.bytes:,}"), 1)
         lines = [f"{file.bytes:>{width},}  {file.path}" for file in self.files]
         what = "would be uploaded" if self.url is None else "uploaded"
-        return "\n".join([*lines, f"{self.bytes:,} bytes in {len(self.files)} files {what} to {self.repo_id}"])
+        return "\n".join(
+            [*lines, f"{self.bytes:,} bytes in {counted(len(self.files), 'file')} {what} to {self.repo_id}"]
+        )
 
 
 def check_repo_id(repo_id: str) -> None:

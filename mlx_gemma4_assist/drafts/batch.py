@@ -55,6 +55,7 @@ class AutoBatchDraftLength:
         self._costs = Costs(unknown_costs(longest, FORGET_EVERY, slots))
         self._probes: dict[int, Probes] = {}
         self._rows: dict[Hashable, _Row] = {}
+        self._believed: tuple[int, list[_Row], Belief] | None = None  # until something has been learned
         self._stood, self._reached = [0.0] * longest, [0.0] * longest  # lately, by any request
         self._rounds = 0
         if learned is not None:
@@ -63,7 +64,7 @@ class AutoBatchDraftLength:
     def choose(self, rows: Sequence[Hashable], caps: Sequence[int]) -> BatchChoice:
         for row, cap in zip(rows, caps, strict=True):
             if row is not None:
-                self._joined(row).cap = min(cap, self.longest)
+                self._cap(self._joined(row), min(cap, self.longest))
         plain, present = self._plain(rows), self._present(rows)
         belief = self._belief(plain, present)
         probes = self._probes.setdefault(plain, Probes(OPENING))
@@ -89,10 +90,10 @@ class AutoBatchDraftLength:
         for row, limit, count in zip(rows, limits, accepted, strict=True):
             if row in self._rows:
                 self._learn_acceptance(self._rows[row], min(limit, drafted), count)
-        if within:
-            self._costs.observe(plain + drafted, seconds)
-        else:
+        if not within:
             self._costs.interrupt()
+        elif self._costs.observe(plain + drafted, seconds):
+            self._believed = None
 
     def left(self, row: Hashable) -> None:
         self._rows.pop(row, None)
@@ -132,7 +133,17 @@ class AutoBatchDraftLength:
                 return place * (self.longest + 1)
         raise InputError(f"a batch has {len(rows)} rows, expected at most {self._slots[-1]}")
 
+    def _cap(self, row: _Row, cap: int) -> None:
+        if row.cap != cap:
+            row.cap, self._believed = cap, None
+
     def _belief(self, plain: int, rows: list[_Row]) -> Belief:
+        """What rounds in so many slots cost and give these rows."""
+        if self._believed is None or self._believed[:2] != (plain, rows):
+            self._believed = plain, rows, self._weighed(plain, rows)
+        return self._believed[2]
+
+    def _weighed(self, plain: int, rows: list[_Row]) -> Belief:
         tokens = [sum(each) for each in zip(*(row.capped(row.tokens) for row in rows), strict=True)]
         return Belief(self._costs.in_plain_steps(plain, self.longest), tokens or [1.0] * (self.longest + 1))
 
@@ -163,4 +174,4 @@ class AutoBatchDraftLength:
             self._stood[at] += stood
             row.acceptance.observe(at, float(stood), 1)
         if drafted:
-            row.tokens = row.acceptance.tokens()
+            row.tokens, self._believed = row.acceptance.tokens(), None

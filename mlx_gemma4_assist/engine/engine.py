@@ -14,8 +14,10 @@ from ..cache.rows import KVCache
 from ..cache.soft_tokens import MediaPrompt
 from ..drafts.fixed import DEFAULT_DRAFTS, FixedDraftLength
 from ..drafts.learned import AUTO_LONGEST, Learned
+from ..drafts.memory import DraftKey
 from ..drafts.protocol import DraftLength
 from ..errors import InputError, OptionError, described
+from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..options import GenerationOptions
 from ..rounds.accept import accept
 from ..rounds.compiled import CompiledSteps, compiles
@@ -25,7 +27,7 @@ from ..rounds.steps import EAGER, Steps
 from .admission import Admission
 from .ahead import ReadAhead
 from .batch import Batch
-from .learning import BatchLengths, Learning, Memory
+from .learning import BatchLengths, Learning, Memory, draft_key
 from .pair import Pair
 from .prefill import Progress, no_progress
 from .prefix_options import FOLDER_BYTES, prefix_cache
@@ -88,6 +90,7 @@ class Engine:
         self.scheduler = Scheduler(batch, self.admission, lengths, _seconds("max_stall", max_stall))
         self._ahead = ReadAhead(pair.target, self.prefix, lambda quantization: self.new_cache(None, quantization))
         self._memory = memory
+        self._keys: dict[bool, DraftKey] = {}
 
     def new_cache(self, num_assistant_tokens: int | None = None, quantization: KVQuantization | None = None) -> KVCache:
         """An empty cache for requests with so many drafts per round; None leaves room for as many as are learned."""
@@ -199,7 +202,13 @@ class Engine:
             return None
         if options.seed is not None and options.draft_temperature:
             return None  # drafts that are drawn change the text, so their number must not be learned from times
-        return Learning(self.pair.target, assistant, compiles(options.compile), self._memory)
+        return Learning(self.pair.target, self._key_of_figures(assistant, compiles(options.compile)), self._memory)
+
+    def _key_of_figures(self, assistant: Gemma4AssistantForCausalLM, compiled: bool) -> DraftKey:
+        """Made once: it takes a walk through all layers."""
+        if compiled not in self._keys:
+            self._keys[compiled] = draft_key(self.pair.target, assistant, compiled)
+        return self._keys[compiled]
 
 
 def _seconds(name: str, value: float) -> float:

@@ -50,8 +50,8 @@ class Learning:
     """The learned draft length of one run.
 
     Args:
-        target, assistant: the pair that is learned about.
-        compiled: whether its rounds are.
+        target: of the pair that is learned about.
+        key: of its figures.
         memory: what earlier runs learned; None is the target's own, which lives as long as it.
 
     Attributes:
@@ -62,12 +62,11 @@ class Learning:
     def __init__(
         self,
         target: Gemma4ForCausalLM,
-        assistant: Gemma4AssistantForCausalLM,
-        compiled: bool,
+        key: DraftKey,
         memory: Memory | None = None,
     ):
         self._memory: Memory = target.kept.get("draft lengths", ProcessMemory) if memory is None else memory
-        self._key = draft_key(target, assistant, compiled)
+        self._key = key
         learned, note = self._memory.load(self._key)
         if note is not None:
             _log.warning(note)

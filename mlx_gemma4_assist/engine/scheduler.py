@@ -134,8 +134,12 @@ class Scheduler:
             self._borrowed = self._lengths.borrow()
         return self._borrowed
 
-    def _give_back(self) -> None:
-        if self._borrowed is not None and not self._running:
+    def _rest(self) -> None:
+        """Nothing is left of the last rows when nobody runs."""
+        if self._running:
+            return
+        self._drafts = False
+        if self._borrowed is not None:
             self._lengths.give_back(self._borrowed)
             self._borrowed = None
 
@@ -230,7 +234,9 @@ class Scheduler:
 
     def _drafts_at_once(self, job: Job) -> bool:
         """Whether a job's first round is to have drafts: those that it asks for, or as many as others have lately."""
-        return bool(self._running) and (self._drafts or not job.learns)
+        if not self._running:
+            return False
+        return self._drafts if job.learns else job.draft_length.choose() > 0
 
     def _has_memory(self, job: Job) -> bool:
         """Whether the next job may begin. It waits for others, and is refused where there are none."""
@@ -284,7 +290,7 @@ class Scheduler:
         if self._running.pop(member, None) is not None and len(self._batch.slots) > 1:
             self._together.left(member)
         self._batch.leave(member)
-        self._give_back()
+        self._rest()
 
     def _ahead(self) -> int:
         """How many rounds to submit beyond the one that is read. None where the host decides what stands, where a row
@@ -355,7 +361,7 @@ class Scheduler:
             for member in self._running:
                 self._together.left(member)
         self._running.clear()
-        self._give_back()
+        self._rest()
         self._batch.clear()
         for job in jobs:
             job.failed = job.ended = True

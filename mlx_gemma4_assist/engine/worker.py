@@ -120,7 +120,7 @@ class Worker:
             if len(tasks) > self._most:
                 raise InputError(f"{len(tasks)} answers are asked for at once, but only {self._most} may run or wait")
             if len(self._live) + len(tasks) > self._most:
-                raise QueueFull(f"too many requests: {len(self._live)} are being answered or wait")
+                raise QueueFull(f"too many requests: {len(self._live)} of {self._most} places are taken")
             if not self._live:
                 self._looked = monotonic()
             self._live.update(tasks)

@@ -75,12 +75,14 @@ class Connection:
         lines: to paste.
         place: where they belong; None where the app keeps its settings itself.
         before, after: what a person should know or do, a sentence each.
+        in_file: whether the lines stand in that file as they are.
     """
 
     lines: str
     place: Place | None = None
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    in_file: bool = True
 
     def followed_by(self, *sentences: str) -> "Connection":
         """With more of what comes after."""
@@ -195,11 +197,13 @@ def claude(served: Served, home: Path) -> Connection:
             text = with_value(text, ("env", name), value)
         return text
 
+    file = home / ".claude" / "settings.json"
     return Connection(
         "".join(f"export {name}={json.dumps(value)}\n" for name, value in variables.items()) + "claude\n",
-        Place(home / ".claude" / "settings.json", edit),
-        before=("In a shell, for the sessions that are started there; --write sets them for all sessions instead.",),
-        after=("In the settings these lines are members of env; remove them there to go back.",),
+        Place(file, edit),
+        before=(f"For a shell, and the sessions that are begun there; --write sets them for all sessions, in {file}:",),
+        after=(f"What --write has written are members of env in {file}; remove them there to go back.",),
+        in_file=False,
     )
 
 

@@ -14,7 +14,7 @@ from ..errors import InputError, first_line
 from ..files import replacing, why_not_written
 
 LABEL = "mlx-gemma4-assist.serve"
-HANDED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "MLX_GEMMA4_ASSIST_CACHE", "PATH")
+HANDED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "MLX_GEMMA4_ASSIST_CACHE", "PATH", "PYTHONPATH")
 """Variables of the environment that the agent gets as they are when it is installed."""
 PAUSE = 10  # seconds between two beginnings, launchd's own default
 PATIENCE = (0.0, 1.0, 3.0)  # seconds before each try, since one that was told to end may not have ended yet
@@ -30,13 +30,11 @@ class Agent:
         home: the user's folder.
         command: words of the command line.
         environment: variables that it gets, a key among them rather than in the command line, which everybody may read.
-        folder: it works in.
     """
 
     home: Path
     command: Sequence[str]
     environment: Mapping[str, str]
-    folder: Path
 
     @property
     def file(self) -> Path:
@@ -55,7 +53,7 @@ class Agent:
             "Label": LABEL,
             "ProgramArguments": list(self.command),
             "EnvironmentVariables": dict(self.environment),
-            "WorkingDirectory": str(self.folder),
+            "WorkingDirectory": str(self.home),
             "RunAtLoad": True,
             "KeepAlive": {"SuccessfulExit": False},
             "ThrottleInterval": PAUSE,

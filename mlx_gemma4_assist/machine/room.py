@@ -8,8 +8,11 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ..backend import readable
+from ..cache.layout import CacheLayout
 from ..cache.quantization import KVQuantization
 from ..checkpoints.loading import held
+from ..engine import admission
+from ..engine.engine import SLACK_STEP
 from ..files import read_json
 from ..models.config import read_assistant_config, read_target_config
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
@@ -23,11 +26,13 @@ class Needs(NamedTuple):
 
     Attributes:
         weights: bytes.
+        least: bytes that the shortest conversation takes besides, while it is computed.
         longest: tokens of the model's context.
         keys_values: bytes, by the tokens of a conversation.
     """
 
     weights: int
+    least: int
     longest: int
     keys_values: Callable[[int], int]
 
@@ -50,7 +55,10 @@ def needs_of(
     def keys_values(tokens: int) -> int:
         return context_bytes(config, tokens, quantization, network.dtype).keys_values
 
-    return Needs(weights, config.max_position_embeddings, keys_values)
+    shortest = admission.Needs(
+        CacheLayout(config, SLACK_STEP, network.dtype, quantization), prompt=1, budget=1, chunk=1
+    )
+    return Needs(weights, admission.joined_bytes([shortest]), config.max_position_embeddings, keys_values)
 
 
 def memory_warning(

@@ -5,18 +5,16 @@ from typing import Any
 
 from .anthropic_answers import MessageWriter, error, whole
 from .anthropic_messages import conversation
+from .anthropic_refusals import refuse
 from .anthropic_schema import COUNT_ANSWER, COUNT_BODY, MESSAGE_ANSWER, MESSAGE_BODY, OPTIONS
 from .endpoint import Backend, Body, Endpoint, Lookup
 from .exchange import ChatRequest, Model, Tool, ToolChoice, bad_request
 from .fields import check
-from .openai_options import EFFORTS, generation_options
+from .openai_options import EFFORTS, generation_options, renamed
 from .openai_tools import ToolUse, chosen
 from .parts import continued
 
-_ELSEWHERE = {
-    "mcp_servers": "servers of tools are not connected to from here, so give their tools in tools",
-    "container": "there are no containers here",
-}
+FORMAT = "output_config.format"
 _CHOICES = {
     "auto": ToolChoice.AUTO,
     "any": ToolChoice.REQUIRED,
@@ -31,6 +29,7 @@ def read(body: Body, model: Model) -> ChatRequest:
     Raises:
         RequestError: a field is wrong or not supported.
     """
+    refuse(body)
     check(body, MESSAGE_BODY)
     return _request(body, model)
 
@@ -41,14 +40,12 @@ def count_tokens(backend: Backend, parameters: Mapping[str, str], body: Body) ->
     Raises:
         RequestError: a field is wrong or not supported.
     """
+    refuse(body)
     check(body, COUNT_BODY)
     return {"input_tokens": len(backend.tokens(_request(body, backend.model)))}
 
 
 def _request(body: Body, model: Model) -> ChatRequest:
-    for field, reason in _ELSEWHERE.items():
-        if body.get(field):
-            raise bad_request(f"{field} is not supported: {reason}", field)
     messages, continues = continued(conversation(body, model))
     use = _tool_use(body, model)
     thinking, budget = _thinking(body, model)
@@ -64,6 +61,7 @@ def _request(body: Body, model: Model) -> ChatRequest:
         thinking_budget=budget,
         continue_last=continues,
         stream=bool(body.get("stream")),
+        fields=renamed(_form(body), FORMAT),
     )
 
 
@@ -74,10 +72,13 @@ def _options(body: Body) -> dict[str, Any]:
         RequestError: a value out of its range.
     """
     given = {"stop": body.get("stop_sequences"), **{name: body.get(name) for name in OPTIONS}}
+    return generation_options(given, _form(body), FORMAT)
+
+
+def _form(body: Body) -> Body | None:
+    """What the answer must be, as OpenAI has it."""
     form = (body.get("output_config") or {}).get("format") or body.get("output_format")
-    if not form:
-        return generation_options(given, None)
-    return generation_options(given, {**form, "json_schema": form}, "output_config.format")
+    return {**form, "json_schema": form} if form else None
 
 
 def _thinking(body: Body, model: Model) -> tuple[bool | None, int | None]:

@@ -19,6 +19,9 @@ from .openai_options import SAMPLING
 HOSTED = ("web_search", "web_fetch", "code_execution", "tool_search_tool", "mcp_toolset", "advisor")
 """How types of tools begin that Anthropic's servers run themselves. The model here is not told of them."""
 
+DOCUMENTS = ("text", "content")
+"""Types of sources of documents that are read."""
+
 SOME_TEXT: Schema = {"type": "string", "minLength": 1}
 POSITIVE: Schema = {"type": "integer", "minimum": 1}
 COUNT: Schema = {"type": "integer", "minimum": 0}
@@ -46,8 +49,8 @@ _SOURCES = (
 )
 _IMAGE = _block("image", {"source": either(*_SOURCES)}, "source")
 _DOCUMENT_SOURCES = (
-    record({"type": one_of("text"), "media_type": maybe(TEXT), "data": TEXT}, "type", "data"),
-    record({"type": one_of("content"), "content": either(TEXT, listed(either(_TEXT, _IMAGE)))}, "type", "content"),
+    record({"type": one_of(DOCUMENTS[0]), "media_type": maybe(TEXT), "data": TEXT}, "type", "data"),
+    record({"type": one_of(DOCUMENTS[1]), "content": either(TEXT, listed(either(_TEXT, _IMAGE)))}, "type", "content"),
 )
 _DOCUMENT = _block(
     "document",
@@ -161,9 +164,9 @@ _GENERATION: dict[str, Schema] = {
             "stream": FLAG,
             "stop_sequences": listed(SOME_TEXT),
             "metadata": ANYTHING,
-            "service_tier": ANYTHING,
+            "service_tier": one_of("auto", "standard_only"),
             "inference_geo": ANYTHING,
-            "speed": ANYTHING,
+            "speed": one_of("standard", "fast"),
             "diagnostics": ANYTHING,
         }
     ),

@@ -1,6 +1,8 @@
 """The server as an application of ASGI: which path is answered by what."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from itertools import takewhile
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -8,10 +10,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .endpoint import Backend, Endpoint, Lookup
+from .faults import openai_error
 from .openapi import document
 from .operations import endpoint_operation, lookup_operation, own_operations, page_operation
 from .page_files import PageFile, page_files
-from .resource import Operation, Resource
+from .resource import ErrorBody, Operation, Resource
 from .settings import ServerSettings
 from .site import Site
 
@@ -45,8 +48,20 @@ def app_of(
     routes = [Route(path, Resource(site, table[path])) for path in sorted(table, key=lambda path: "{" in path)]
     app = Starlette(routes=routes, middleware=[Middleware(Tidy)])
     app.router.redirect_slashes = False
-    app.router.default = Resource(site, {})
+    app.router.default = Resource(site, {}, partial(_error_near, table))
     return app
+
+
+def _error_near(table: Table, path: str) -> ErrorBody:
+    """How an error is told of at a path where there is nothing: as where the paths are that begin like it."""
+    near = max(table, key=lambda known: (_shared(known, path), -known.count("/")))
+    return next(iter(table[near].values())).error if _shared(near, path) else openai_error
+
+
+def _shared(known: str, path: str) -> int:
+    """How many parts of two paths are the same from the first on."""
+    pairs = zip(known.split("/")[1:], path.split("/")[1:], strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1] != "", pairs))
 
 
 def _add(table: Table, operations: Iterable[tuple[Sequence[str], Sequence[str], str, Operation]]) -> None:

@@ -48,6 +48,7 @@ class ChatRequest:
         answers: how many are wanted of the one prompt.
         stream: whether they are wanted as they are made.
         priority: as ``engine.request.Request.priority``.
+        fields: what the request calls options that it gave under another name, such as ``json_schema``.
     """
 
     model: str
@@ -65,6 +66,7 @@ class ChatRequest:
     answers: int = 1
     stream: bool = False
     priority: int = 0
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class TextRequest:
     """Raw text, or token ids, to be continued, without a chat template.
 
     Attributes:
-        model, options, prediction, answers, stream, priority: as of :class:`ChatRequest`.
+        model, options, prediction, answers, stream, priority, fields: as of :class:`ChatRequest`.
         prompts: one or several; ids are used as they are, text has BOS put before it.
         echo: whether the prompt is wanted before its continuation.
     """
@@ -85,6 +87,7 @@ class TextRequest:
     answers: int = 1
     stream: bool = False
     priority: int = 0
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 class RequestError(Exception):
@@ -243,6 +246,12 @@ class Finished:
     prompt: float = 0.0
     generation: float = 0.0
 
+    @property
+    def speed(self) -> float:
+        """Tokens per second; 0 where all came with the first round, of which no time can be told."""
+        measured = self.usage.rounds > 1 and self.generation > 0
+        return self.usage.completion_tokens / self.generation if measured else 0.0
+
 
 @dataclass(frozen=True)
 class Failed:
@@ -365,6 +374,7 @@ class Model:
         family: such as ``gemma4``.
         parameters: such as ``2B``; empty if not known.
         quantization: such as ``4bit``; empty for none.
+        dtype: of weights that are not quantized, such as ``bfloat16``; empty if not known.
         size: bytes of the weights.
         assistant: the drafter's name, None without one.
     """
@@ -382,6 +392,7 @@ class Model:
     family: str = "gemma4"
     parameters: str = ""
     quantization: str = ""
+    dtype: str = ""
     size: int = 0
     assistant: str | None = None
 

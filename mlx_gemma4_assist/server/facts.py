@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..checkpoints.loading import config_dtype
 from ..checkpoints.pairing import SIZES
 from ..engine.pair import Checkpoint, PathOrRepo
 from ..errors import InputError
@@ -39,6 +40,7 @@ def model_of(checkpoint: Checkpoint, name: str | None, aliases: Sequence[str], c
         tools=renderer.takes_tools,
         parameters=_size(checkpoint.config.hidden_size, checkpoint.config.num_hidden_layers),
         quantization="" if bits is None else f"{bits}bit",
+        dtype=str(checkpoint.source.dtype or config_dtype(config) or "").removeprefix("mlx.core."),
         size=sum(file.stat().st_size for file in folder.glob("*.safetensors")),
         assistant=None if assistant is None else _name(assistant.path_or_repo),
     )

@@ -1,10 +1,12 @@
 """A request's body, held to its JSON schema: what a schema does not allow is refused, with the field's name.
 
 The schemas are those that the OpenAPI document shows, so that what is written there is what is done. They use
-``type``, ``enum``, ``anyOf``, ``minimum``, ``maximum``, ``minLength``, ``pattern``, ``items``, ``minItems``,
-``maxItems``, ``properties``, ``required`` and ``additionalProperties``, and no other words that restrict.
+``type``, ``enum``, ``anyOf``, ``minimum``, ``maximum``, ``exclusiveMinimum``, ``minLength``, ``pattern``, ``items``,
+``minItems``, ``maxItems``, ``properties``, ``required`` and ``additionalProperties``, and no other words that restrict.
 """
 
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -162,7 +164,8 @@ def _in_range(value: Any, schema: Schema) -> bool:
         case bool() | None:
             return True
         case int() | float():
-            return bool(schema.get("minimum", value) <= value <= schema.get("maximum", value))
+            within = schema.get("minimum", value) <= value <= schema.get("maximum", value)
+            return bool(within and value > schema.get("exclusiveMinimum", -math.inf))
         case str():
             matches = "pattern" not in schema or re.search(schema["pattern"], value) is not None
             return matches and len(value) >= schema.get("minLength", 0)
@@ -176,8 +179,19 @@ def _field(place: str, name: str) -> str:
 
 
 def _wrong(value: Any, schema: Schema, place: str) -> RequestError:
-    what = f"a list of {len(value)}" if isinstance(value, list) else described(value)
-    return bad_request(f"{place or 'the body'} is {what}, expected {_expected(schema)}", place or None)
+    return bad_request(f"{place or 'the body'} is {_shown(value)}, expected {_expected(schema)}", place or None)
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON has it, in few words."""
+    match value:
+        case None | bool():
+            return json.dumps(value)
+        case list():
+            return f"a list of {len(value)}"
+        case dict():
+            return "an object"
+    return described(value)
 
 
 _NOUNS = {
@@ -202,10 +216,12 @@ def _expected(schema: Schema) -> str:
 
 def _bounds(schema: Schema) -> str:
     least, most = schema.get("minimum", schema.get("minItems")), schema.get("maximum", schema.get("maxItems"))
+    if "exclusiveMinimum" in schema:
+        return f" above {schema['exclusiveMinimum']}"
     if schema.get("minLength"):
         return " that is not empty"
     if "pattern" in schema:
         return f" that matches {schema['pattern']}"
     if most is not None:
         return f" of {least} to {most}"
-    return f" of at least {least}" if least else ""
+    return "" if least is None or (least == 0 and schema["type"] == "array") else f" of at least {least}"

@@ -13,6 +13,7 @@ from .openai_answers import error
 from .openai_chat import CHAT
 from .openai_completions import COMPLETIONS
 
+_DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 _REASONS = {FinishReason.LENGTH: "maxPredictedTokensReached", FinishReason.TOOL_CALLS: "toolCalls"}
 
 
@@ -40,7 +41,7 @@ def _facts(backend: Backend) -> dict[str, Any]:
         "publisher": known.id.rpartition("/")[0],
         "arch": known.family,
         "compatibility_type": "mlx",
-        "quantization": known.quantization or "bf16",
+        "quantization": _format(known),
         "state": "loaded" if backend.health().status in ("ok", "stuck") else "not-loaded",
         "max_context_length": known.context,
         "capabilities": ["tool_use"] if known.tools else [],
@@ -48,20 +49,23 @@ def _facts(backend: Backend) -> dict[str, Any]:
     return facts | ({"loaded_context_length": known.context} if facts["state"] == "loaded" else {})
 
 
+def _format(known: Model) -> str:
+    return known.quantization or _DTYPES.get(known.dtype, known.dtype)
+
+
 def _figures(finished: Finished, known: Model) -> dict[str, Any]:
     """What LM Studio tells of an answer, besides what OpenAI does."""
     stopped = "eosFound" if finished.stop is None else "stopStringFound"
-    tokens, seconds = finished.usage.completion_tokens, finished.generation
     return {
         "stats": {
-            "tokens_per_second": tokens / seconds if seconds > 0 else 0.0,
+            "tokens_per_second": finished.speed,
             "time_to_first_token": finished.queued + finished.prompt,
-            "generation_time": seconds,
+            "generation_time": finished.generation,
             "stop_reason": _REASONS.get(finished.reason, stopped),
         },
         "model_info": {
             "arch": known.family,
-            "quant": known.quantization or "bf16",
+            "quant": _format(known),
             "format": "mlx",
             "context_length": known.context,
         },

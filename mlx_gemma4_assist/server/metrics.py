@@ -73,8 +73,8 @@ class Metrics:
         self._queued.observe(finished.queued)
         if usage.rounds:
             self._per_round.observe(usage.completion_tokens / usage.rounds)
-        if finished.generation > 0:
-            self._speed.observe(usage.completion_tokens / finished.generation)
+        if finished.speed > 0:
+            self._speed.observe(finished.speed)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, namespace=NAMESPACE, registry=self._registry)

@@ -1,6 +1,6 @@
 """Ollama's API, which Home Assistant, Raycast and others speak: requests to the server's own, and who answers them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..text.messages import Message
@@ -12,15 +12,24 @@ from .ollama_answers import CHAT, GENERATE, error
 from .ollama_messages import conversation, user_message
 from .ollama_models import LOOKUPS as OF_MODELS
 from .ollama_schema import CHAT_ANSWER, CHAT_BODY, GENERATE_ANSWER, GENERATE_BODY, OPTIONS
-from .openai_options import EFFORTS, generation_options
+from .openai_options import EFFORTS, generation_options, renamed
 from .openai_tools import ToolUse, chosen
 from .parts import check_pictures, continued
 
 _UNSUPPORTED = {
     "suffix": "the model does not fill in what lies between two texts",
     "template": "the model has its own template",
-    "context": "send what was said before as messages to /api/chat",
+    "context": "send what was said before as messages of /api/chat",
 }
+_OF_CHAT = {**_UNSUPPORTED, "messages": "send messages to /api/chat", "tools": "send tools to /api/chat"}
+_OF_GENERATE = {
+    **_UNSUPPORTED,
+    "raw": "send raw text to /api/generate",
+    "prompt": "say it in messages",
+    "system": "say it in a message of the role system",
+    "images": "show them in a message",
+}
+_NOT_RAW = {"images": "images have", "system": "a system text has", "think": "thinking has"}
 
 
 def read_chat(body: Body, model: Model) -> ChatRequest:
@@ -30,6 +39,7 @@ def read_chat(body: Body, model: Model) -> ChatRequest:
         RequestError: a field is wrong or not supported.
     """
     check(body, CHAT_BODY)
+    _refuse(body, _OF_GENERATE)
     if CHAT.loads(body):
         return _load(body)
     tools: list[Tool] = [{"type": "function", "function": _function(tool)} for tool in body.get("tools") or ()]
@@ -44,9 +54,7 @@ def read_generate(body: Body, model: Model) -> ChatRequest | TextRequest:
         RequestError: a field is wrong or not supported.
     """
     check(body, GENERATE_BODY)
-    for field, reason in _UNSUPPORTED.items():
-        if body.get(field):
-            raise bad_request(f"{field} is not supported: {reason}", field)
+    _refuse(body, _OF_CHAT)
     if GENERATE.loads(body):
         return _load(body)
     if body.get("raw"):
@@ -57,6 +65,12 @@ def read_generate(body: Body, model: Model) -> ChatRequest | TextRequest:
     return _chat(body, model, [*system, asked])
 
 
+def _refuse(body: Body, fields: Mapping[str, str]) -> None:
+    for field, reason in fields.items():
+        if body.get(field):
+            raise bad_request(f"{field} is not supported: {reason}", field)
+
+
 def _load(body: Body) -> ChatRequest:
     """The shortest request, whose answer nobody sees: when it comes, the model is loaded."""
     messages = [{"role": "user", "content": "Hi"}]
@@ -64,9 +78,16 @@ def _load(body: Body) -> ChatRequest:
 
 
 def _text(body: Body) -> TextRequest:
-    if body.get("images"):
-        raise bad_request("images have no place in a raw prompt", "images")
-    return TextRequest(model=_name(body), prompts=[body["prompt"]], options=_options(body), stream=_streams(body))
+    for field, has in _NOT_RAW.items():
+        if body.get(field):
+            raise bad_request(f"{has} no place in a raw prompt", field)
+    return TextRequest(
+        model=_name(body),
+        prompts=[body["prompt"]],
+        options=_options(body),
+        stream=_streams(body),
+        fields=_renamed(body),
+    )
 
 
 def _chat(body: Body, model: Model, messages: list[Message], tools: Sequence[Tool] = ()) -> ChatRequest:
@@ -81,6 +102,7 @@ def _chat(body: Body, model: Model, messages: list[Message], tools: Sequence[Too
         thinking_budget=budget,
         continue_last=continues,
         stream=_streams(body),
+        fields=_renamed(body),
     )
 
 
@@ -115,15 +137,24 @@ def _options(body: Body) -> dict[str, Any]:
         RequestError: a value out of its range, or two that exclude each other.
     """
     given = {name: value for name, value in (body.get("options") or {}).items() if name in OPTIONS["properties"]}
-    length, stops, form = given.get("num_predict"), given.get("stop") or [], body.get("format")
+    length, stops = given.get("num_predict"), given.get("stop") or []
     given["stop"] = [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop] or None
     given["max_tokens"] = length if length is not None and length > 0 else None
-    if form is not None and form != "":
-        schema = {"type": "object"} if form == "json" else form
-        options = generation_options(given, {"type": "json_schema", "json_schema": {"schema": schema}}, "format")
-    else:
-        options = generation_options(given, None)
+    options = generation_options(given, _form(body), "format")
     return options | ({"top_logprobs": int(body.get("top_logprobs") or 0)} if body.get("logprobs") else {})
+
+
+def _form(body: Body) -> Body | None:
+    """What the answer must be, as OpenAI has it."""
+    form = body.get("format")
+    if form is None or form == "":
+        return None
+    schema = {"type": "object"} if form == "json" else form
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
+def _renamed(body: Body) -> dict[str, str]:
+    return renamed(_form(body), "format")
 
 
 ENDPOINTS: Sequence[Endpoint] = (

@@ -16,7 +16,7 @@ from .fields import (
     optional,
     record,
 )
-from .openai_options import SAME, SAMPLING
+from .openai_options import LOGPROBS, SAME, SAMPLING
 from .openai_tools import NAME
 
 LEVELS = ("low", "medium", "high", "max")
@@ -100,13 +100,21 @@ _COMMON: dict[str, Schema] = {
             "think": either(FLAG, one_of(*LEVELS)),
             "keep_alive": described_by(either(TEXT, NUMBER), "without meaning here"),
             "logprobs": FLAG,
-            "top_logprobs": {**INTEGER, "minimum": 0, "maximum": 20},
+            "top_logprobs": LOGPROBS["top_logprobs"],
             "truncate": ANYTHING,
             "shift": ANYTHING,
         }
     ),
 }
-CHAT_BODY = record({**_COMMON, **optional({"messages": listed(_MESSAGE), "tools": listed(_TOOL)})}, "model")
+_REFUSED = described_by(ANYTHING, "not supported")
+CHAT_BODY = record(
+    {
+        **_COMMON,
+        **optional({"messages": listed(_MESSAGE), "tools": listed(_TOOL)}),
+        **dict.fromkeys(("prompt", "system", "images", "raw", "suffix", "template", "context"), _REFUSED),
+    },
+    "model",
+)
 GENERATE_BODY = record(
     {
         **_COMMON,
@@ -116,11 +124,9 @@ GENERATE_BODY = record(
                 "system": TEXT,
                 "images": listed(SOME_TEXT),
                 "raw": FLAG,
-                "suffix": described_by(ANYTHING, "not supported"),
-                "template": described_by(ANYTHING, "not supported"),
-                "context": described_by(ANYTHING, "not supported"),
             }
         ),
+        **dict.fromkeys(("suffix", "template", "context", "messages", "tools"), _REFUSED),
     },
     "model",
 )

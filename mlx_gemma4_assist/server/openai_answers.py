@@ -83,23 +83,25 @@ def timings(answer: Answer) -> dict[str, Any]:
     queued = max((each.queued for each in ended), default=0.0)
     prompt = max((each.prompt for each in ended), default=0.0)
     generation = max((each.generation for each in ended), default=0.0)
+    measured = any(each.speed > 0 for each in ended)
     return {
         "queued_ms": 1000 * queued,
         "cache_n": answer.cached_tokens,
         **_pace("prompt", computed, prompt),
-        **_pace("predicted", used.completion_tokens, generation),
+        **_pace("predicted", used.completion_tokens, generation, measured),
         "draft_n": used.drafted,
         "draft_n_accepted": used.accepted,
         **_rounds(used),
     }
 
 
-def _pace(name: str, tokens: int, seconds: float) -> dict[str, Any]:
+def _pace(name: str, tokens: int, seconds: float, measured: bool = True) -> dict[str, Any]:
+    """Tokens and their time; no speed where all came at once, of which there is no time."""
     return {
         f"{name}_n": tokens,
         f"{name}_ms": 1000 * seconds,
         f"{name}_per_token_ms": 1000 * seconds / tokens if tokens else 0.0,
-        f"{name}_per_second": tokens / seconds if seconds > 0 else 0.0,
+        f"{name}_per_second": tokens / seconds if measured and seconds > 0 else 0.0,
     }
 
 

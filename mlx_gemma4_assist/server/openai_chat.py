@@ -40,7 +40,7 @@ BODY: Schema = record(
                 "modalities": listed(one_of("text")),
                 "metadata": OBJECT,
                 "store": FLAG,
-                "verbosity": TEXT,
+                "verbosity": options.VERBOSITY,
                 "prompt_cache_key": TEXT,
                 "safety_identifier": TEXT,
             }
@@ -76,6 +76,7 @@ def read(body: Body, model: Model) -> ChatRequest:
         answers=int(body.get("n") or 1),
         stream=bool(body.get("stream")),
         priority=options.priority(body),
+        fields=options.renamed(body.get("response_format")),
     )
 
 

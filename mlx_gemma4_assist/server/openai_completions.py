@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..options import MAX_LOGPROBS
+from ..errors import counted
 from ..text.deltas import AnswerDelta, ThoughtDelta
 from . import openai_answers as answers
 from . import openai_options as options
@@ -40,7 +40,7 @@ BODY: Schema = record(
                 "n": {**INTEGER, "minimum": 1, "maximum": options.MOST_ANSWERS},
                 "best_of": INTEGER,
                 "echo": FLAG,
-                "logprobs": {**INTEGER, "minimum": 0, "maximum": MAX_LOGPROBS},
+                "logprobs": options.LOGPROBS["top_logprobs"],
                 "response_format": options.FORM,
             }
         ),
@@ -69,6 +69,7 @@ def read(body: Body, model: Model) -> TextRequest:
         answers=count,
         stream=bool(body.get("stream")),
         priority=options.priority(body),
+        fields=options.renamed(body.get("response_format")),
     )
 
 
@@ -94,7 +95,8 @@ def _check_together(body: Body, count: int, texts: int) -> None:
     if body.get("echo") and body.get("logprobs") is not None:
         raise bad_request("log-probabilities of the prompt are not supported: echo excludes logprobs", "echo")
     if count * texts > options.MOST_ANSWERS:
-        raise bad_request(f"{texts} prompts with {count} answers each are over {options.MOST_ANSWERS} answers", "n")
+        asked = f"{counted(texts, 'prompt')} with {counted(count, 'answer')} each"
+        raise bad_request(f"{asked} are more than {options.MOST_ANSWERS} answers", "n")
 
 
 def _log_probabilities(body: Body) -> dict[str, int]:

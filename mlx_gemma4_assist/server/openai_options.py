@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..errors import OptionError
-from ..options import MAX_LOGPROBS, GenerationOptions
+from ..options import GenerationOptions, Range
 from .endpoint import Body
 from .exchange import Model, bad_request
 from .fields import (
@@ -26,9 +26,18 @@ from .fields import (
 
 MOST_STOPS = 16
 MOST_ANSWERS = 128
+FORMAT = "response_format"
+UNSAID = -1
+"""What leaves a number to the server."""
 
 NUMBERS = {each.name: each.metadata["help"] for each in fields(GenerationOptions) if isinstance(each.default, float)}
 """Options that are numbers, which requests spell alike, and what they do."""
+RANGES: Mapping[str, Schema] = {
+    each.name: each.metadata["accepts"].words
+    for each in fields(GenerationOptions)
+    if isinstance(each.metadata["accepts"], Range)
+}
+"""Which numbers options take, in the words of a schema."""
 SAME = {
     **{name: name for name in NUMBERS},
     "repeat_penalty": "repetition_penalty",
@@ -43,6 +52,10 @@ SAME = {
 LENGTHS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 """Fields that limit an answer; the first that is given counts."""
 
+VERBOSITY = one_of("low", "medium", "high")
+"""How long an answer is to be, of which the model is not told."""
+SUMMARY = one_of("auto", "concise", "detailed")
+
 EFFORTS: Mapping[str, int | None] = {
     "none": 0,
     "minimal": 0,
@@ -53,25 +66,36 @@ EFFORTS: Mapping[str, int | None] = {
     "max": None,
 }
 """The most tokens of a thought, by OpenAI's words; 0 is none, None sets no limit."""
-TIERS = {"flex": -1, "priority": 1}
-"""Priorities by OpenAI's service tiers; others are 0."""
+TIERS = {"auto": 0, "default": 0, "flex": -1, "scale": 0, "priority": 1}
+"""Priorities by OpenAI's service tiers."""
+
+LENGTH = either(
+    described_by({**INTEGER, "enum": [UNSAID]}, "leaves it to the server"), {**INTEGER, **RANGES["max_tokens"]}
+)
+REPETITION: Schema = {**NUMBER, **RANGES["repetition_penalty"]}
 
 SAMPLING: Mapping[str, Schema] = optional(
     {
-        **{name: described_by(NUMBER, words) for name, words in NUMBERS.items()},
-        "top_k": described_by({**INTEGER, "minimum": -1}, "0 or -1 keeps all"),
-        "repeat_penalty": described_by({**NUMBER, "minimum": 0}, "another name of repetition_penalty"),
+        **{name: described_by({**NUMBER, **RANGES[name]}, words) for name, words in NUMBERS.items()},
+        "top_k": either(
+            {**INTEGER, "enum": [UNSAID]}, described_by({**INTEGER, **RANGES["top_k"]}, "0 or -1 keeps all")
+        ),
+        "repeat_penalty": described_by(REPETITION, "another name of repetition_penalty"),
         "logit_bias": {**OBJECT, "additionalProperties": NUMBER},
         "seed": described_by({**INTEGER, "minimum": -(2**63), "maximum": 2**64 - 1}, "-1 draws one"),
         "stop": either({**TEXT, "minLength": 1}, listed({**TEXT, "minLength": 1}, most=MOST_STOPS)),
-        "max_tokens": described_by({**INTEGER, "minimum": -1}, "-1 leaves it to the server"),
-        "max_completion_tokens": {**INTEGER, "minimum": -1},
-        "draft_temperature": described_by({**NUMBER, "minimum": 0}, "how the assistant's drafts are drawn"),
-        "num_assistant_tokens": described_by({**INTEGER, "minimum": 0}, "drafts of a round; 0 decodes plainly"),
+        "max_tokens": LENGTH,
+        "max_completion_tokens": LENGTH,
+        "draft_temperature": described_by(
+            {**NUMBER, **RANGES["draft_temperature"]}, "how the assistant's drafts are drawn"
+        ),
+        "num_assistant_tokens": described_by(
+            {**INTEGER, **RANGES["num_assistant_tokens"]}, "drafts of a round; 0 decodes plainly"
+        ),
         "json_schema": described_by(OBJECT, "what the answer must be: JSON of a schema"),
         "regex": described_by(TEXT, "what the answer must be: what a regular expression matches"),
         "lark": described_by(TEXT, "what the answer must be: what a Lark grammar gives"),
-        "service_tier": described_by(TEXT, "priority begins before others, flex after them"),
+        "service_tier": described_by(one_of(*TIERS), "priority begins before others, flex after them"),
         "stream": FLAG,
         "stream_options": record(optional({"include_usage": FLAG})),
         "prediction": record({"type": one_of("content"), "content": either(TEXT, listed(OBJECT))}, "content"),
@@ -90,8 +114,8 @@ THINKING: Mapping[str, Schema] = optional(
                     "effort": one_of(*EFFORTS),
                     "max_tokens": {**INTEGER, "minimum": -1},
                     "enabled": FLAG,
-                    "summary": TEXT,
-                    "generate_summary": TEXT,
+                    "summary": SUMMARY,
+                    "generate_summary": SUMMARY,
                 }
             )
         ),
@@ -154,7 +178,7 @@ def refuse(body: Body, fields: Mapping[str, tuple[Any, ...]]) -> None:
             raise bad_request(f"{name} is not supported", name, "unsupported_parameter")
 
 
-def generation_options(body: Body, form: Any, field: str = "response_format") -> dict[str, Any]:
+def generation_options(body: Body, form: Any, field: str = FORMAT) -> dict[str, Any]:
     """Keywords of ``GenerationOptions``, as far as the body says.
 
     Args:
@@ -166,16 +190,18 @@ def generation_options(body: Body, form: Any, field: str = "response_format") ->
         RequestError: a value out of its range, or two that exclude each other.
     """
     options = {option: body[field] for field, option in SAME.items() if body.get(field) is not None}
-    if (length := _first(body, LENGTHS)) is not None and length != -1:
+    if (length := _first(body, LENGTHS)) is not None and length != UNSAID:
         options["max_tokens"] = int(length)
     if (top_k := body.get("top_k")) is not None:
         options["top_k"] = max(int(top_k), 0)
-    if (seed := body.get("seed")) is not None and seed != -1:
+    if (seed := body.get("seed")) is not None and seed != UNSAID:
         options["seed"] = int(seed) % 2**64
     if biases := body.get("logit_bias"):
         options["logit_bias"] = _biases(biases)
+    if _form(form) and "json_schema" in options:
+        raise bad_request(f"{field} and json_schema exclude each other", field)
     options |= _form(form)
-    _check_ranges(options, field if form else None)
+    _check_ranges(options, renamed(form, field))
     return options
 
 
@@ -213,29 +239,22 @@ def _form(form: Any) -> dict[str, Any]:
     return {"json_schema": described.get("schema") or {"type": "object"}}
 
 
-class _Asked(dict[str, str]):
-    """Names of options as the API has them; it notes the first that it is asked for."""
-
-    first: str | None = None
-
-    def __getitem__(self, option: str) -> str:
-        name = self.get(option, option)
-        self.first = self.first or name
-        return name
+def renamed(form: Any, field: str = FORMAT) -> dict[str, str]:
+    """Fields of a request that options are called by, where they have another name; arguments as above."""
+    return dict.fromkeys(_form(form), field)
 
 
-def _check_ranges(options: Mapping[str, Any], form: str | None) -> None:
+def _check_ranges(options: Mapping[str, Any], called: Mapping[str, str]) -> None:
     """Hold options to their ranges. What is not given may be as the server likes it, so that it is not held to it.
 
     Raises:
         RequestError: a value out of its range, or two that exclude each other.
     """
-    names = _Asked({} if form is None else {"json_schema": form})
     try:
         GenerationOptions(**{"temperature": 1.0, **options})
     except OptionError as error:
-        message = error.spelled(names)
-        raise bad_request(message, names.first) from None
+        name = error.option
+        raise bad_request(error.spelled(called), called.get(name, name) if name else None) from None
 
 
 def thinking(body: Body, model: Model) -> tuple[bool | None, int | None]:
@@ -271,7 +290,7 @@ def prediction(body: Body) -> str | None:
 
 def priority(body: Body) -> int:
     """Who begins first, by the service tier."""
-    return TIERS.get(body.get("service_tier") or "", 0)
+    return TIERS[body.get("service_tier") or "default"]
 
 
 def log_probabilities(body: Body) -> dict[str, int]:
@@ -293,6 +312,4 @@ def asked_model(body: Body) -> str:
     return str(body.get("model") or "default")
 
 
-LOGPROBS: Mapping[str, Schema] = optional(
-    {"logprobs": FLAG, "top_logprobs": {**INTEGER, "minimum": 0, "maximum": MAX_LOGPROBS}}
-)
+LOGPROBS: Mapping[str, Schema] = optional({"logprobs": FLAG, "top_logprobs": {**INTEGER, **RANGES["top_logprobs"]}})

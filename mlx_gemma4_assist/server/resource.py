@@ -13,6 +13,7 @@ from .site import Site
 from .wire import Receive, Scope, Send, Wire
 
 Run = Callable[[Site, Wire, Record], Awaitable[None]]
+ErrorBody = Callable[[RequestError], Body]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Operation:
 
     name: str
     run: Run
-    error: Callable[[RequestError], Body] = openai_error
+    error: ErrorBody = openai_error
     open: bool = False
 
 
@@ -38,11 +39,15 @@ class Resource:
     Args:
         site: that it belongs to.
         operations: by their methods; none where there is nothing.
+        error: the body that tells of an error at a path, where no operation does.
     """
 
-    def __init__(self, site: Site, operations: Mapping[str, Operation]):
+    def __init__(
+        self, site: Site, operations: Mapping[str, Operation], error: Callable[[str], ErrorBody] | None = None
+    ):
         self._site, self._operations = site, operations
-        self._error = next((each.error for each in operations.values()), openai_error)
+        first = next((each.error for each in operations.values()), openai_error)
+        self._error = error or (lambda path: first)
         self._methods = sorted({*operations, "OPTIONS", *(["HEAD"] if "GET" in operations else [])})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,5 +109,6 @@ class Resource:
             headers["www-authenticate"] = "Bearer"
         if error.status in (408, 413):
             headers["connection"] = "close"  # the rest of the body is not waited for
-        body = self._operations[wire.method].error if wire.method in self._operations else self._error
+        known = wire.method in self._operations
+        body = self._operations[wire.method].error if known else self._error(wire.path)
         await wire.respond(error.status, json_bytes(body(error)), headers=headers)

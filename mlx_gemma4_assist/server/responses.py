@@ -61,6 +61,7 @@ def read(body: Body, model: Model) -> ChatRequest:
         prediction=options.prediction(body),
         stream=bool(body.get("stream")),
         priority=options.priority(body),
+        fields=options.renamed(form, "text.format"),
     )
 
 

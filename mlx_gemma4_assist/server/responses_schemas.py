@@ -38,8 +38,8 @@ BODY: Schema = record(
         **optional(
             {
                 "instructions": TEXT,
-                "max_output_tokens": {**INTEGER, "minimum": 1},
-                "text": record(optional({"format": FORM, "verbosity": TEXT})),
+                "max_output_tokens": {**INTEGER, **options.RANGES["max_tokens"]},
+                "text": record(optional({"format": FORM, "verbosity": options.VERBOSITY})),
                 "include": listed(TEXT),
                 "top_logprobs": options.LOGPROBS["top_logprobs"],
                 "metadata": OBJECT,

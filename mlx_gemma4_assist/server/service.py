@@ -121,14 +121,14 @@ class Service:
         Raises:
             RequestError: it is refused.
         """
-        with as_request_errors(self._retry_after):
+        with as_request_errors(self._retry_after, request.fields):
             order = Order(self._checkpoint, self._format, self._asked(request), self._options(request))
             order.prepare(self._model.context)
             delivery = Delivery(
                 listener,
                 [prompt.tokens for prompt in order.prompts],
                 request.answers,
-                Desk(self._error, self._took, order.following),
+                Desk(partial(self._error, request.fields), self._took, order.following),
                 echo=order.echo(),
                 streams=request.stream,
             )
@@ -144,7 +144,7 @@ class Service:
         Raises:
             RequestError: it is refused.
         """
-        with as_request_errors(self._retry_after):
+        with as_request_errors(self._retry_after, request.fields):
             order = Order(self._checkpoint, self._format, self._asked(request), self._options(request))
             order.prepare(self._model.context)
             return [token for prompt in order.prompts for token in prompt.tokens]
@@ -177,7 +177,7 @@ class Service:
         Raises:
             RequestError: it is refused.
         """
-        with as_request_errors(self._retry_after):
+        with as_request_errors(self._retry_after, request.fields):
             asked = self._asked(request)
             assert isinstance(asked, Asked)
             return self._format.render(asked)
@@ -221,8 +221,8 @@ class Service:
             self._texts[token] = self._processor.decode([token], skip_special_tokens=False)
         return self._texts[token]
 
-    def _error(self, error: Exception) -> RequestError:
-        return request_error(error, self._retry_after)
+    def _error(self, fields: Mapping[str, str], error: Exception) -> RequestError:
+        return request_error(error, self._retry_after, fields)
 
     def _took(self, seconds: float) -> None:
         self._seconds += (seconds - self._seconds) / 8

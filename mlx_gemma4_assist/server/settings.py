@@ -36,6 +36,7 @@ class ServerSettings:
         grace: seconds that running answers have to finish when the server is told to stop.
         life: seconds after which a stream without news gets a sign of life, as long as the engine makes progress.
         stall: seconds that a reader may take nothing before it is cut off.
+        header_time: seconds that a request's headers may take to arrive, from when the connection is there.
         body_time: seconds that a body may take to arrive.
         max_pending: events of one answer that may wait for its reader.
 
@@ -55,6 +56,7 @@ class ServerSettings:
     grace: float = 10.0
     life: float = 10.0
     stall: float = 30.0
+    header_time: float = 60.0
     body_time: float = 60.0
     max_pending: int = 4096
 
@@ -66,7 +68,7 @@ class ServerSettings:
         _each("alias", self.aliases, _is_name, "a name without blanks")
         if self.log_level not in LOG_LEVELS:
             raise InputError(f"the log level is {described(self.log_level)}, expected one of {', '.join(LOG_LEVELS)}")
-        for name in ("max_body", "grace", "life", "stall", "body_time", "max_pending"):
+        for name in ("max_body", "grace", "life", "stall", "header_time", "body_time", "max_pending"):
             if not vars(self)[name] > 0:
                 raise InputError(f"{name} is {vars(self)[name]!r}, expected more than 0")
 

@@ -8,10 +8,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import ClassVar
 
+import h11
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..errors import counted
 from .app import app_of
 from .endpoint import Backend, Endpoint, Lookup
 from .log import end_log, write_log
@@ -22,6 +25,7 @@ from .wire import ABORT
 
 KEPT_OPEN = 75
 """Seconds that a connection may be idle: longer than clients keep theirs, so that none writes into a closed one."""
+TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 LAST_WORDS = 2
 """Seconds for answers that were cut to be written."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -40,7 +44,7 @@ def run_server(
     site = Site(backend, settings)
     config = Config(
         app_of(site, *served, page_files()),
-        http=DroppableProtocol,
+        http=protocol_of(settings),
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -58,13 +62,56 @@ def run_server(
         end_log(handler)
 
 
-class DroppableProtocol(H11Protocol):
-    """HTTP whose requests know how to drop their connection with all that was not read: see ``Wire.abort``."""
+class GuardedProtocol(H11Protocol):
+    """HTTP whose requests know how to drop their connection with all that was not read, see ``Wire.abort``, and that
+    closes a connection whose next request does not have all of its headers in time.
+
+    Between two requests uvicorn's own limit holds, for as long as nothing comes.
+    """
+
+    header_time: ClassVar[float]
+    """Seconds."""
+    _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """A client has connected."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, ABORT: transport.abort}
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Something has come: the end of the headers, or less."""
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed."""
+        self._wait(over=True)
+        super().connection_lost(exc)
+
+    def _wait(self, over: bool = False) -> None:
+        """Wait for headers from when they begin, whatever comes of them in between, until they are there."""
+        waits = self.conn.their_state is h11.IDLE and not over
+        if waits and self._late is None:
+            self._late = self.loop.call_later(self.header_time, self._close)
+        elif not waits and self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            if self.conn.trailing_data[0]:  # who has sent nothing waits for nothing
+                self.transport.write(TIMED_OUT)
+            self.transport.close()
+
+
+def protocol_of(settings: ServerSettings) -> type[GuardedProtocol]:
+    """The protocol of a server's connections."""
+
+    class Protocol(GuardedProtocol):
+        header_time = settings.header_time
+
+    return Protocol
 
 
 class GracefulServer(Server):
@@ -92,7 +139,8 @@ class GracefulServer(Server):
         for server in self.servers:
             server.close()
         if len(running):
-            _log.info("stopping: %d answers have %g seconds to end", len(running), self._site.settings.grace)
+            left = counted(len(running), "answer")
+            _log.info("stopping: %g seconds for %s to end", self._site.settings.grace, left)
             await self._ended(self._site.settings.grace)
         running.cut()
         await running.finished(LAST_WORDS)

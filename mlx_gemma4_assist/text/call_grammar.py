@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..errors import InputError
+from ..errors import OptionError
 from .schemas import Schema, lookup, resolve
 from .syntax import in_order, is_bare
 
@@ -45,7 +45,7 @@ def call_grammar(functions: Sequence[Mapping[str, Any]], free: Iterable[str], qu
         end: the id that ends a call.
 
     Raises:
-        InputError: a schema has something that is not supported.
+        OptionError: a schema has something that is not supported; its option is ``tools``.
     """
     free, rules, calls = set(free), _Rules(quote), []
     for function in functions:
@@ -53,9 +53,11 @@ def call_grammar(functions: Sequence[Mapping[str, Any]], free: Iterable[str], qu
         try:
             arguments = "any_object" if name in free else rules.arguments(parameters)
         except _Unsupported as error:
-            raise InputError(f"calls of {name} cannot be held to its parameters: {error}") from None
+            sentence = "calls of {named}, one of the {tools}, cannot be held to its parameters: {reason}"
+            raise OptionError(sentence, named=name, reason=error) from None
         except RecursionError:
-            raise InputError(f"the parameters of {name} are nested too deeply, or within themselves") from None
+            sentence = "the parameters of {named}, one of the {tools}, are nested too deeply, or within themselves"
+            raise OptionError(sentence, named=name) from None
         calls.append(f"{json.dumps(name, ensure_ascii=False)} {arguments}")
     rules.lines["start"] = f'"call:" ({" | ".join(calls)}) <[{end}]>'
     return "\n".join(f"{name}: {body}" for name, body in rules.lines.items())
@@ -231,7 +233,7 @@ def _kinds(schema: Schema) -> list[str]:
     """The types that a schema names, or speaks of."""
     if "type" in schema:
         kind = schema["type"]
-        return [str(each) for each in kind] if isinstance(kind, list) else [str(kind)]
+        return [_named(each) for each in kind] if isinstance(kind, list) else [_named(kind)]
     speaks = {
         "object": ("properties", "required", "additionalProperties"),
         "array": ("items", "minItems", "maxItems"),
@@ -239,6 +241,12 @@ def _kinds(schema: Schema) -> list[str]:
         "number": _BOUNDS,
     }
     return next(([kind] for kind, names in speaks.items() if any(name in schema for name in names)), ["any"])
+
+
+def _named(kind: Any) -> str:
+    if not isinstance(kind, str):
+        raise _Unsupported(f"the type {json.dumps(kind, default=str)}")
+    return kind
 
 
 def _is_of(value: Any, schema: Schema) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..options import GenerationOptions
 from .call_grammar import call_grammar
 from .grammar import Grammar
@@ -119,5 +119,5 @@ def _calls(processor: "Processor", stops: Collection[int], vocabulary: int, wish
     definition = call_grammar(functions, free, markers.quote, markers.end_of_call)
     made = Grammar.of_lark(definition, processor.grammar_tokens, stops, vocabulary)
     if made.refusal:
-        raise InputError(f"calls cannot be held to the tools' parameters: {made.refusal}")
+        raise OptionError("calls cannot be held to the parameters of {tools}: {reason}", reason=made.refusal)
     return made

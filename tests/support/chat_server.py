@@ -1,6 +1,7 @@
 """A real server, as a process, of a model that can do all that Gemma 4 can, badly: its weights are random.
 
-``python -m support.chat_server FOLDER`` serves what ``write_model`` has written, and says where.
+``python -m support.chat_server FOLDER`` serves what ``write_model`` has written, and says where; ``tiny`` for a folder
+serves the embedded pair, whose drafts are accepted, as one that ends no answer by itself.
 """
 
 import json
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from mlx_gemma4_assist.engine.pair import Checkpoint
+from mlx_gemma4_assist.options import GenerationOptions
 from mlx_gemma4_assist.server.delivery import Submitted
 from mlx_gemma4_assist.server.endpoint import Request
 from mlx_gemma4_assist.server.exchange import ChatRequest, Event, ToolChoice
 from mlx_gemma4_assist.server.run import bind, serve
 from mlx_gemma4_assist.server.service import Service, Settings
 from mlx_gemma4_assist.server.settings import ServerSettings
+from mlx_gemma4_assist.server.turns import stop_tokens
 from mlx_gemma4_assist.text.processor import Processor
 from support import media
 from support.byte_tokenizer import OF_TEXT, byte_tokenizer
@@ -31,6 +34,7 @@ from support.paths import ROOT, TESTS
 NAME = "someone/gemma-4-random"
 CONTEXT = 2048
 MAX_TOKENS = 40
+EMBEDDED, DRAFTS = "tiny", 3
 SPECIAL = (*media.SPECIAL, *(each for each in CONTROL if each not in media.SPECIAL))
 PLEASE = "Call the tool!"
 LIKELY = {"<channel|>": 4.0, '<|"|>': 4.0, '"': 3.0, "}": 5.0, "<turn|>": 1.0}
@@ -69,7 +73,7 @@ class Obliging(Service):
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[int]:
+def serving(folder: Path | str) -> Iterator[int]:
     """The port of a server, which has ended well behind it."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"}
     command = [sys.executable, "-m", __name__, str(folder)]
@@ -83,10 +87,21 @@ def serving(folder: Path) -> Iterator[int]:
     assert process.returncode == 0
 
 
-def main() -> None:
-    checkpoint = Checkpoint.open(sys.argv[1], f"{sys.argv[1]}-assistant")
+def service_of(folder: str) -> Service:
+    """What answers, its model not loaded yet."""
+    if folder == EMBEDDED:
+        checkpoint = Checkpoint.open(folder)
+        never = dict.fromkeys(stop_tokens(checkpoint, GenerationOptions()), -99.0)
+        return Service(
+            checkpoint, Settings(options={"num_assistant_tokens": DRAFTS, "logit_bias": never}, max_tokens=MAX_TOKENS)
+        )
+    checkpoint = Checkpoint.open(folder, f"{folder}-assistant")
     answering = options(checkpoint.processor)
-    service = Obliging(checkpoint, Settings(name=NAME, options=answering, max_tokens=MAX_TOKENS, context=CONTEXT))
+    return Obliging(checkpoint, Settings(name=NAME, options=answering, max_tokens=MAX_TOKENS, context=CONTEXT))
+
+
+def main() -> None:
+    service = service_of(sys.argv[1])
     settings = ServerSettings(port=0, log_level="warning")
     listening = bind(settings)
     try:

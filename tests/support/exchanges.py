@@ -35,6 +35,7 @@ MODEL = Model(
     video=True,
     thinking=True,
     tools=True,
+    dtype="bfloat16",
 )
 USAGE = Usage(12, 3, drafted=10, accepted=7, rounds=5, accepted_at=(4, 3), drafted_at=(5, 5))
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -10,13 +10,11 @@ from itertools import cycle, islice
 from pathlib import PurePath
 from typing import Any
 
+from mlx_gemma4_assist.server.page_files import POLICY
+
 from .paths import PACKAGE
 
 PAGE = PACKAGE / "server" / "page"
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
 ROUNDS = (0, 3, 2, 0, 1, 3, 3, 2, 4, 1)  # drafts that stood
 

@@ -11,7 +11,7 @@ const HIGHEST = 9; // tokens of a round that are drawn
 export function speed({ stats }) {
   const seen = stats.first === null ? 0 : stats.elapsed - stats.first;
   const time = stats.generation ?? (seen > LEAST_TIME ? seen : 0);
-  return time > 0 && stats.tokens > 1 ? (stats.tokens / time) * 1000 : null;
+  return time > 0 && (stats.rounds ?? stats.tokens) > 1 ? (stats.tokens / time) * 1000 : null;
 }
 
 /** Tokens per round, null as long as that is not known. */
