@@ -16,7 +16,7 @@ from mlx_gemma4_assist.server.routes import ENDPOINTS, LOOKUPS
 from mlx_gemma4_assist.server.run import bind
 from mlx_gemma4_assist.server.settings import ServerSettings
 from mlx_gemma4_assist.server.site import Site
-from mlx_gemma4_assist.server.uvicorn_server import DroppableProtocol, GracefulServer
+from mlx_gemma4_assist.server.uvicorn_server import GracefulServer, protocol_of
 
 PATIENCE = 20
 ANY_PORT = ServerSettings(port=0)
@@ -28,7 +28,7 @@ def running(backend: Backend, settings: ServerSettings = ANY_PORT) -> Iterator[s
     listening, there = bind(settings), threading.Event()
     site = Site(backend, settings)
     config = Config(
-        app_of(site, ENDPOINTS, LOOKUPS, {}), http=DroppableProtocol, ws="none", lifespan="off", log_config=None
+        app_of(site, ENDPOINTS, LOOKUPS, {}), http=protocol_of(settings), ws="none", lifespan="off", log_config=None
     )
     server = GracefulServer(config, site, there.set)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True)
