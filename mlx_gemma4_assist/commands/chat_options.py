@@ -10,7 +10,7 @@ import typer
 from ..errors import OptionError
 from ..server.remote_wire import OF_SERVERS
 from ..terminal.thinking import thinking_of
-from .options import EMBEDDED, EnableThinking, Learned, ModelChoice, Said, ShowThinking
+from .options import EMBEDDED, EnableThinking, Learned, ModelChoice, Said
 from .prompt_cache import PromptCacheFile
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -48,7 +48,12 @@ class Thinking:
         str | None, typer.Option("--thinking", help="off, on, or the most tokens of a thought: think before answering.")
     ] = None
     enable_thinking: EnableThinking = False
-    show_thinking: ShowThinking = False
+    show_thinking: Annotated[
+        bool,
+        typer.Option(
+            "--show-thinking", help="Write thoughts to standard error, without a terminal and with --prompt too."
+        ),
+    ] = False
     show_drafts: Annotated[
         bool, typer.Option("--show-drafts", help="Colour each token by which draft of a round it was.")
     ] = False
