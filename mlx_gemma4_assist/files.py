@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -148,3 +149,46 @@ def remove_unfinished(folder: Path, prefix: str) -> None:
 def why_not_written(error: OSError) -> str:
     """The reason, for a sentence that says what cannot be written."""
     return "the disk is full" if error.errno in _NO_SPACE else error.strerror or first_line(error)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, as ``replacing`` has the files' content; where a file system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def held(path: Path, patience: float = 10) -> Iterator[None]:
+    """Hold a file locked, which is made if it is not there: blocks that hold the same one run one by one.
+
+    A file system without locks lets them run side by side.
+
+    Args:
+        path: of the file, which stays.
+        patience: seconds.
+
+    Raises:
+        InputError: another process has held it for all that time.
+        OSError: it cannot be made.
+    """
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "rb") as file:
+        _lock(file, path, time.monotonic() + patience)
+        yield
+
+
+def _lock(file: BinaryIO, path: Path, end: float) -> None:
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise InputError(f"another process holds {path}") from None
+            time.sleep(0.01)
+        except OSError:
+            return
+        else:
+            return

@@ -8,6 +8,8 @@ import pytest
 
 # What runs learn about draft lengths is not left in the user's folder, nor read from it; commands inherit this.
 os.environ["MLX_GEMMA4_ASSIST_CACHE"] = tempfile.mkdtemp(prefix="mlx-gemma4-assist-tests-")
+# Nor are chats.
+os.environ["MLX_GEMMA4_ASSIST_DATA"] = tempfile.mkdtemp(prefix="mlx-gemma4-assist-chats-")
 # MLX's CPU backend writes kernels to the temporary folder and loads what it finds there: two processes that build the
 # same one would read each other's halves.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
@@ -40,4 +42,5 @@ def small_shelves(monkeypatch):
 
 
 def pytest_unconfigure():
-    shutil.rmtree(os.environ["MLX_GEMMA4_ASSIST_CACHE"], ignore_errors=True)
+    for name in ("MLX_GEMMA4_ASSIST_CACHE", "MLX_GEMMA4_ASSIST_DATA"):
+        shutil.rmtree(os.environ[name], ignore_errors=True)

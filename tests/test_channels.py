@@ -1,10 +1,8 @@
 """Answers, thoughts and calls of tools: told apart by ids, in a stream and in history."""
 
-import io
 import json
 import random
 import shutil
-import sys
 
 import mlx.core as mx
 import pytest
@@ -12,7 +10,6 @@ from support import checkpoints as helpers
 from support.paths import ASSETS
 
 from mlx_gemma4_assist import (
-    GenerationOptions,
     InputError,
     Pair,
     Processor,
@@ -21,11 +18,9 @@ from mlx_gemma4_assist import (
     load_assistant,
     stream_generate,
 )
-from mlx_gemma4_assist.commands import chat, repl
 from mlx_gemma4_assist.commands import generate as generate_module
 from mlx_gemma4_assist.commands.generate import generate as command
 from mlx_gemma4_assist.commands.screen import Screen
-from mlx_gemma4_assist.engine.session import Conversation
 from mlx_gemma4_assist.text.stops import StopStrings
 
 MARKERS = ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", '<|"|>', "<|think|>")
@@ -214,16 +209,16 @@ def test_without_channel_tokens_all_is_answer(tiny):
 @pytest.mark.parametrize("thinks", [False, True])
 def test_thoughts_do_not_stay(processor, thinks):
     """Neither the model's nor the empty one of the template; a chat goes on from what the template would render."""
-    talk = Conversation(processor, "be brief", enable_thinking=thinks)
     messages = [{"role": "system", "content": "be brief"}]
     for message, written in (("hello", f"{THOUGHT}it is"), ("who", "no"), ("and", "<|channel>thought\nhm"), ("so", "")):
         messages.append({"role": "user", "content": message})
-        prompt = talk.prompt(message)
-        assert prompt == processor.encode(messages, enable_thinking=thinks)
-        talk.record(prompt, processor.tokenize(f"{written}<turn|>"))
+        prompt = processor.encode(messages, enable_thinking=thinks)
+        history = processor.history(prompt, processor.tokenize(f"{written}<turn|>"))
         messages.append({"role": "assistant", "content": written})
-    assert talk.undo()
-    assert talk.prompt("so") == prompt
+        following = processor.encode([*messages, {"role": "user", "content": "next"}], enable_thinking=thinks)
+        assert following[: len(history)] == history
+        rest = processor.decode(following[len(history) :], skip_special_tokens=False)
+        assert rest.removeprefix("<turn|>").startswith("\n<|turn>user\nnext")
 
 
 @pytest.mark.parametrize("in_parts", [False, True])
@@ -274,33 +269,11 @@ def test_what_the_command_prints(scripted, capsys, everything, printed):
 
 
 @pytest.mark.parametrize(("shown", "printed"), [(False, "It is 4.\n"), (True, f"hm, 2 + 2\n\nIt is 4.\n{CALL}\n")])
-def test_what_a_chat_prints(scripted, tiny, processor, monkeypatch, capsys, shown, printed):
-    """Thoughts only where they are asked for; they never stay."""
-    made = list(scripted(WHOLE))
-    monkeypatch.setattr(repl, "stream_on", lambda *_, **__: (each for each in made))
-    talk = repl.Chat(
-        Pair(tiny[0], None, processor),
-        GenerationOptions(),
-        Conversation(processor, enable_thinking=True),
-        show_thinking=shown,
-    )
-    talk.answer("hello")
-    assert capsys.readouterr().out == printed
-    assert "hm" not in processor.decode(talk.conversation.tokens)
-
-
-@pytest.mark.parametrize(("shown", "printed"), [(False, "It is 4.\n"), (True, f"hm, 2 + 2\n\nIt is 4.\n{CALL}\n")])
-def test_show_thinking_of_the_commands(scripted, tiny, processor, monkeypatch, capsys, shown, printed):
+def test_show_thinking_of_the_command(scripted, tiny, processor, monkeypatch, capsys, shown, printed):
     made, pair = list(scripted(WHOLE)), Pair(tiny[0], None, processor)
-    for place in ("mlx_gemma4_assist.api.stream", "mlx_gemma4_assist.commands.repl.stream_on"):
-        monkeypatch.setattr(place, lambda *_, **__: (each for each in made))
-    for module in (generate_module, chat):
-        monkeypatch.setattr(module, "load_pair", lambda *_: pair)
-    options = {"assistant_model": "none", "show_thinking": shown, "learned": False}
-    assert command(prompt="hello", **options) == 0
-    assert capsys.readouterr().out == printed
-    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
-    assert chat.chat(**options) == 0
+    monkeypatch.setattr("mlx_gemma4_assist.api.stream", lambda *_, **__: (each for each in made))
+    monkeypatch.setattr(generate_module, "load_pair", lambda *_: pair)
+    assert command(prompt="hello", assistant_model="none", show_thinking=shown, learned=False) == 0
     assert capsys.readouterr().out == printed
 
 

@@ -8,11 +8,12 @@ from support.paths import ASSETS, GOLDENS, PHOTO
 
 from mlx_gemma4_assist import InputError, Pair, backend
 from mlx_gemma4_assist.checkpoints import loading as checkpoints
-from mlx_gemma4_assist.commands import benchmark, chat, generate, loading, parity
+from mlx_gemma4_assist.commands import benchmark, chat, chat_opening, generate, loading, parity
 from mlx_gemma4_assist.commands.run import run_one
 from mlx_gemma4_assist.engine import pair as pairs
 
-LOADING = {"generate": generate, "chat": chat, "parity": parity, "benchmark": benchmark}
+COMMANDS = {"generate": generate, "chat": chat, "parity": parity, "benchmark": benchmark}
+LOADING = COMMANDS | {"chat": chat_opening}  # whose function opens checkpoints
 ALL = [
     (["--dtype", "float8"], "--dtype is 'float8', expected float32, bfloat16, float16"),
     (["--dtype", ""], "--dtype is '', expected float32"),
@@ -35,7 +36,14 @@ WRONG = {
         (["--stop", ""], "--stop is"),
         (["--compile"], "--compile needs the C++ compiler g++"),
     ],
-    "chat": [*ALL, *GENERATING],
+    "chat": [
+        *ALL,
+        *GENERATING,
+        (["--prompt", " "], "the prompt is empty"),
+        (["--image", "no/such.png"], "there is no file no/such.png"),
+        (["--stop", ""], "--stop is"),
+        (["--compile"], "--compile needs the C++ compiler g++"),
+    ],
     "parity": [
         *ALL,
         (["--assistant-model", "none"], "--assistant-model is none"),
@@ -69,7 +77,7 @@ def test_nothing_is_loaded(name, arguments, message, monkeypatch, capsys):
     prompt = ["--prompt", "a"] if name == "generate" and "--prompt" not in arguments else []
     monkeypatch.setattr(sys, "argv", [name, *prompt, *arguments])
     with pytest.raises(SystemExit) as ended:
-        run_one(vars(LOADING[name])[name])
+        run_one(vars(COMMANDS[name])[name])
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert message in said
@@ -126,6 +134,7 @@ TEXT_ONLY = "tiny is a text model: it takes no pictures, sound or video"
         ("generate --prompt LONG --ignore-chat-template", TOO_LONG),
         ("generate --prompt a --system-prompt LONG", TOO_LONG),
         ("chat --system-prompt LONG", TOO_LONG),
+        ("chat --image PICTURE", "tiny takes no picture"),
         ("parity --prompt-file FILE", TOO_LONG),
         ("benchmark --prompt-file FILE", TOO_LONG),
         ("generate --model BARE --messages MESSAGES", NO_TEMPLATE),
@@ -151,7 +160,7 @@ def test_no_weights_are_read(line, message, places, monkeypatch, capsys):
     name, *words = line.split()
     monkeypatch.setattr(sys, "argv", [name, *(places.get(word, word) for word in words)])
     with pytest.raises(SystemExit) as ended:
-        run_one(vars(LOADING[name])[name])
+        run_one(vars(COMMANDS[name])[name])
     assert ended.value.code == 2
     said = [text for text in capsys.readouterr().err.splitlines() if not text.startswith("No assistant is known")]
     assert len(said) == 1

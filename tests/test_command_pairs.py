@@ -175,6 +175,16 @@ ONE_GRAMMAR = tuple(
     Rule(one, typed, other, typed, f"--{one.replace('_', '-')} and --{other} exclude each other")
     for one, other in (("json_schema", "regex"), ("json_schema", "lark"), ("regex", "lark"))
 )
+SHOWN = {
+    "image": ("", "--image PICTURE"),
+    "audio": ("", "--audio SOUND"),
+    "video": ("", "--video VIDEO"),
+}
+NOT_SHOWN = {
+    "image": {"--image nowhere": "there is no file nowhere"},
+    "audio": {"--audio nowhere": "there is no file nowhere", "--audio PICTURE": "sound"},
+    "video": {"--video nowhere": "there is no file nowhere"},
+}
 STRANGER = Rule("model", untyped, "assistant_model", says("PAIR-assistant"), "does not belong to this target")
 COMPARED = "--assistant-model is none, so there is nothing to compare plain decoding with"
 
@@ -195,9 +205,7 @@ GENERATE = Command(
         **SWITCHES,
         "stop": ("", "--stop a --stop bc", "--stop '<turn|>'"),
         "skip_special_tokens": ("", "--no-skip-special-tokens", "--skip-special-tokens"),
-        "image": ("", "--image PICTURE"),
-        "audio": ("", "--audio SOUND"),
-        "video": ("", "--video VIDEO"),
+        **SHOWN,
         "max_soft_tokens": ("", "--max-soft-tokens 70"),
         "prompt_cache_file": ("", "--prompt-cache-file cache"),
     },
@@ -213,9 +221,7 @@ GENERATE = Command(
         "top_logprobs": {"--top-logprobs 21": "--top-logprobs is 21, expected 0 to 20"},
         **NO_STEP,
         "stop": {"--stop ''": "--stop is"},
-        "image": {"--image nowhere": "there is no file nowhere"},
-        "audio": {"--audio nowhere": "there is no file nowhere", "--audio PICTURE": "sound"},
-        "video": {"--video nowhere": "there is no file nowhere"},
+        **NOT_SHOWN,
         "max_soft_tokens": {"--max-soft-tokens 71": "--max-soft-tokens is"},
         "prompt_cache_file": {
             "--prompt-cache-file no/cache": "no is no folder",
@@ -250,22 +256,52 @@ GENERATE = Command(
 )
 CHAT = Command(
     accepted={
+        "prompt": ("", "--prompt Hello", "-p -"),
         "system_prompt": ("", "--system-prompt Briefly."),
+        "resume": ("",),
+        "no_history": ("", "--no-history"),
+        "server": ("",),
+        "api_key": ("",),
         **MODEL,
         **DRAWN,
         **DRAFTED,
         **ADJUSTED,
         **HELD,
+        **GRAMMARS,
         **STEP,
-        **{name: SWITCHES[name] for name in ("learned", "enable_thinking", "show_thinking")},
+        **{name: SWITCHES[name] for name in ("learned", "enable_thinking", "show_thinking", "compile")},
+        "thinking": ("", "--thinking off", "--thinking on", "--thinking 2"),
+        "show_drafts": ("", "--show-drafts"),
+        "stop": GENERATE.accepted["stop"],
+        **SHOWN,
+        "prompt_cache_file": ("", "--prompt-cache-file cache"),
     },
-    refused={**NO_MODEL, **NOT_DRAWN, **NOT_DRAFTED, **NOT_ADJUSTED, **NOT_HELD, **NO_STEP},
+    refused={
+        "prompt": {"--prompt ''": "the prompt is empty"},
+        "resume": {"--resume other": "there is no saved chat whose name begins with 'other'"},
+        "api_key": {"--api-key a": "--api-key is for a --server"},
+        **NO_MODEL,
+        **NOT_DRAWN,
+        **NOT_DRAFTED,
+        **NOT_ADJUSTED,
+        **NOT_HELD,
+        **NO_GRAMMARS,
+        **NO_STEP,
+        "thinking": {"--thinking maybe": "--thinking is 'maybe', expected off, on, or the most tokens"},
+        "stop": {"--stop ''": "--stop is"},
+        **NOT_SHOWN,
+        "prompt_cache_file": GENERATE.refused["prompt_cache_file"],
+    },
     rules=(
+        *(Rule("model", untyped, kind, typed, "tiny takes no") for kind in ("image", "audio", "video")),
         Rule("model", untyped, "enable_thinking", typed, "chat template knows no --enable-thinking"),
+        Rule("model", untyped, "thinking", says(" on", " 2"), "chat template knows no --enable-thinking"),
+        Rule("thinking", typed, "enable_thinking", typed, "--thinking and --enable-thinking say the same"),
         STRANGER,
         *FILTERS,
         *UNDRAFTED,
         *HOLDING,
+        *ONE_GRAMMAR,
     ),
 )
 BENCHMARK = Command(

@@ -10,12 +10,12 @@ import time
 from dataclasses import dataclass, replace
 
 import pytest
+from support.paths import ASSETS
 
 from mlx_gemma4_assist import GenerationOptions, InputError, Pair
-from mlx_gemma4_assist.commands import chat, generate, loading, repl, streams
+from mlx_gemma4_assist.commands import chat, chat_opening, generate, loading, streams
 from mlx_gemma4_assist.commands.options import ModelChoice
 from mlx_gemma4_assist.engine.pair import Checkpoint
-from mlx_gemma4_assist.engine.session import Conversation
 
 
 @pytest.fixture(scope="module")
@@ -50,49 +50,33 @@ def test_sampling_of_a_checkpoint(sampled):
 
 
 @pytest.fixture
-def options_of_chat(monkeypatch):
-    """The options that a chat begins with."""
+def options_of_chat(tiny, monkeypatch, capsys):
+    """The options that a chat begins with, as it lists them."""
 
     def options(**arguments):
-        found = []
-
-        class Recorder:
-            def __init__(self, pair, options, *_, **__):
-                found.append(options)
-
-            def run(self):
-                pass
-
-            def work_ahead(self):
-                return False
-
-        for name in ("open_checkpoint", "_conversation", "load_pair"):
-            monkeypatch.setattr(chat, name, lambda *_: None)
-        monkeypatch.setattr(repl, "Chat", Recorder)
-        chat.chat(**arguments)
-        return found[0]
+        monkeypatch.setattr(chat_opening, "load_pair", lambda *_: tiny)
+        monkeypatch.setattr(sys, "stdin", io.StringIO("/set\n"))
+        assert chat.chat(**arguments, learned=False) == 0
+        rows = (line[2:].split() for line in capsys.readouterr().err.splitlines() if line[:2] in ("* ", "  "))
+        return {row[0]: row[1] for row in rows}
 
     return options
 
 
-def test_a_chat_draws_as_its_checkpoint_says(options_of_chat, sampled):
+def test_a_chat_draws_as_its_checkpoint_says(options_of_chat, tmp_path):
     def drawn(options):
-        return options.temperature, options.top_k, options.top_p, options.min_p
+        return tuple(float(options[name]) for name in ("temp", "top-k", "top-p", "min-p"))
 
-    folder = sampled(**GEMMA)
-    assert drawn(options_of_chat(model=folder)) == (0.9, 64, 0.95, 0)
-    assert drawn(options_of_chat(model=folder, temperature=0.5, top_k=0)) == (0.5, 0, 0.95, 0)
-    assert options_of_chat(model=folder, temperature=0.0).greedy
+    folder = str(shutil.copytree(ASSETS / "tiny", tmp_path / "model"))
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(GEMMA))
+    named = {"model": folder, "assistant_model": "tiny-assistant"}
+    assert drawn(options_of_chat(**named)) == (0.9, 64, 0.95, 0)
+    assert drawn(options_of_chat(**named, temperature=0.5, top_k=0)) == (0.5, 0, 0.95, 0)
+    assert drawn(options_of_chat(**named, temperature=0.0))[0] == 0
     assert drawn(options_of_chat(model="tiny")) == (0, 0, 1, 0)
-    assert options_of_chat(model=folder, draft_temperature=0.7).draft_temperature == 0.7
+    assert options_of_chat(**named, draft_temperature=0.7)["draft-temperature"] == "0.7"
     with pytest.raises(InputError, match="draft_temperature needs a temperature above 0"):
         options_of_chat(model="tiny", draft_temperature=0.7)
-
-
-def test_a_chat_answers_until_the_context_is_full(options_of_chat):
-    assert options_of_chat(model="tiny").max_tokens >= 10**9
-    assert options_of_chat(model="tiny", max_tokens=7).max_tokens == 7
-    assert options_of_chat(model="tiny").prefill_step_size == GenerationOptions.prefill_step_size
 
 
 @dataclass
@@ -107,15 +91,6 @@ def test_why_a_text_ended():
     assert loading.cut_off(Last("length", 95, 5), 100, 5) == "the context is full"
     assert loading.cut_off(Last("length", 10, 5), 100, 6) == "the memory is full"
     assert loading.cut_off(Last("stop", 95, 5), 100, 5) == ""
-
-
-def test_a_full_context_is_called_so(tiny, monkeypatch, capsys):
-    monkeypatch.setattr(tiny.target, "config", replace(tiny.target.config, max_position_embeddings=128))
-    talk = repl.Chat(
-        tiny, GenerationOptions(max_tokens=chat.UNLIMITED), Conversation(tiny.processor), read=lambda _: "q"
-    )
-    talk.answer("the " * 100)
-    assert "the context is full" in capsys.readouterr().err
 
 
 def test_header(tiny):
@@ -167,9 +142,6 @@ def test_terminals_get_what_they_want(tiny, monkeypatch, environment, moves, sty
         monkeypatch.setenv(name, value)
     assert (streams.moves_cursor(Terminal()), streams.has_styles(Terminal())) == (moves, styles)
     assert not streams.moves_cursor(io.StringIO())
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    repl.Chat(tiny, GenerationOptions(), Conversation(tiny.processor), read=lambda _: "q").run()
-    assert ("\033" in sys.stderr.getvalue()) == styles
 
 
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="MLX asks for g++ on Linux only")
@@ -184,13 +156,10 @@ def test_mlx_looks_for_its_compiler_while_loading(tmp_path, call):
     assert (tmp_path / "log").read_text().startswith("asked")
 
 
-@pytest.mark.parametrize(("command", "arguments"), [(generate, {"prompt": "a", "max_tokens": 1}), (chat, {})])
-def test_a_command_begins_with_the_header(tiny, monkeypatch, command, arguments):
-    monkeypatch.setattr(command, "load_pair", lambda *_: tiny)
+def test_a_command_begins_with_the_header(tiny, monkeypatch):
+    monkeypatch.setattr(generate, "load_pair", lambda *_: tiny)
     monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr(sys, "stdin", io.StringIO())  # a chat that ends at once
-    name = command.__name__.rpartition(".")[2]
-    assert vars(command)[name](**arguments, learned=False) == 0
+    assert generate.generate(prompt="a", max_tokens=1, learned=False) == 0
     assert "\ntiny, assistant tiny-assistant; float32; greedy\n" in sys.stderr.getvalue()
 
 

@@ -1,91 +1,87 @@
 """``chat``: talk with a model in the terminal."""
 
-import io
+import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from ..errors import InputError
+from ..media.fetch import check_sources
 from ..options import FILTERS
-from .loading import check_choice, checkpoint_sampling, draft_memory, introduce, load_pair, open_checkpoint
-from .options import (
-    ADJUSTED,
-    DRAFTED,
-    DRAWN,
-    EMBEDDED,
-    QUANTIZED,
-    EnableThinking,
-    Learned,
-    ModelChoice,
-    Only,
-    Said,
-    ShowThinking,
-    grouped,
-)
-from .streams import check_standard_input, note
+from .chat_options import Beginning, Remote, Thinking
+from .grammar import GrammarChoice
+from .media import MediaChoice
+from .options import ADJUSTED, DRAFTED, DRAWN, QUANTIZED, ModelChoice, Only, Said, default_words, grouped
+from .streams import STANDARD_INPUT, check_standard_input, read_input
 
 if TYPE_CHECKING:
-    from ..engine.pair import Checkpoint
-    from ..engine.session import Conversation
+    from ..terminal.chat import Chat
 
-UNLIMITED = 1 << 30
 OF_CHECKPOINT = "Without it as in the checkpoint's generation_config.json."
-UNSAID = {"max_tokens": "Without it until the context is full."} | dict.fromkeys(FILTERS, OF_CHECKPOINT)
+HERE = (*DRAWN, *DRAFTED, *ADJUSTED, *QUANTIZED, "prefill_step_size", "stop", "compile")
+UNSAID = (
+    {name: default_words(name) for name in HERE}
+    | {"max_tokens": "Without it until the context is full."}
+    | dict.fromkeys(FILTERS, OF_CHECKPOINT)
+)
+PATIENCE = 1.0  # seconds that who leaves waits for a model that is still being read
 
 
 @grouped
 def chat(
     choice: ModelChoice,
-    said: Annotated[Said, Only(*DRAWN, *DRAFTED, *ADJUSTED, *QUANTIZED, "prefill_step_size", **UNSAID)],
-    system_prompt: Annotated[str | None, typer.Option("--system-prompt", help="Goes before the first message.")] = None,
-    learned: Learned = True,
-    enable_thinking: EnableThinking = False,
-    show_thinking: ShowThinking = False,
+    said: Annotated[Said, Only(*HERE, **UNSAID)],
+    beginning: Beginning,
+    media: Annotated[MediaChoice, Only("image", "audio", "video")],
+    grammar: GrammarChoice,
+    thinking: Thinking,
+    remote: Remote,
 ) -> int:
     """Chat with a model in the terminal.
 
-    It keeps in mind what was said, and earlier turns are not computed again; q leaves, h shows the commands. Answers go
-    to standard output as they are made, everything else to standard error. Without a terminal, each line of standard
-    input is a message.
+    It keeps in mind what was said, and earlier turns are not computed again; /help shows the commands, q leaves.
+    Answers go to standard output as they are made, everything else to standard error. Without a terminal, each line of
+    standard input is a message.
     """
-    check_standard_input()
-    check_choice(choice, said.over({"temperature": 1.0}))  # what no checkpoint can mend
-    options = said.over({"max_tokens": UNLIMITED, **checkpoint_sampling(choice.model)})
-    check_choice(choice, said.over({"temperature": options.temperature}))
-    checkpoint = open_checkpoint(choice, options)
-    conversation = _conversation(checkpoint, system_prompt, enable_thinking)
-    pair = load_pair(checkpoint, options)
-    if choice.model == EMBEDDED:
-        note("The embedded tiny pair answers, from Jane Austen's novels; --model google/gemma-4-E2B-it is a real one.")
-    introduce(pair, choice, options)
-    from .repl import Chat
+    held = _held(grammar, said)
+    remote.check(choice, said, {"no_learned": not beginning.learned, "prompt_cache_file": beginning.prompt_cache_file})
+    check_sources(media.media)
+    text = _prompt(beginning)
+    from .chat_start import Start
 
-    talk = Chat(pair, options, conversation, show_thinking=show_thinking, memory=draft_memory(learned))
-    _prepare_input(talk.work_ahead)
-    talk.run()
-    return 0
+    start = Start(choice, said, held, beginning, media.media, thinking, remote)
+    return _run(start.chat(), text, None if text is not None or not start.terminal.interactive else PATIENCE)
 
 
-def _conversation(checkpoint: "Checkpoint", system_prompt: str | None, enable_thinking: bool) -> "Conversation":
-    """A conversation that leaves room in the context for a message."""
-    from ..engine.request import check_tokens
-    from ..engine.session import Conversation
-
-    conversation = Conversation(checkpoint.processor, system_prompt, enable_thinking=enable_thinking)
-    check_tokens(conversation.prompt("?"), checkpoint.config)
-    return conversation
+def _held(grammar: GrammarChoice, said: Said) -> dict[str, Any]:
+    """What holds the answers, as options; what was typed is in range."""
+    options = grammar.over(said.over({"temperature": 1.0}))
+    return {} if options.grammar is None else dict([options.grammar])
 
 
-def _prepare_input(when_asked: Callable[[], None]) -> None:
-    """Line editing and history where there are any, and no failure at bytes that are no UTF-8.
+def _prompt(beginning: Beginning) -> str | None:
+    """The one message that is to be answered, None where a conversation is wanted."""
+    if beginning.prompt is None:
+        check_standard_input()
+        return None
+    text = read_input(STANDARD_INPUT) if beginning.prompt == STANDARD_INPUT else beginning.prompt
+    if not text.strip():
+        raise InputError("the prompt is empty")
+    return text
 
-    With line editing ``when_asked`` is called when the prompt is shown, before the first letter is read.
+
+def _run(talking: "Chat", text: str | None, patience: float | None) -> int:
+    """Talk, or have one message answered; the exit code.
+
+    Who leaves does not wait longer than ``patience`` for a model that is being read in another thread: the process ends
+    without it, as there is nothing to finish.
     """
-    with suppress(ImportError):
-        from readline import set_pre_input_hook  # input uses the module once it is imported
-
-        set_pre_input_hook(when_asked)
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")
+    closed = True
+    try:
+        code = talking.run() if text is None else talking.once(text)
+    finally:
+        closed = talking.close(patience)
+    if not closed:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

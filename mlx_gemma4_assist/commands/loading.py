@@ -10,7 +10,7 @@ from ..errors import InputError, OptionError
 from ..options import FILTERS, GenerationOptions
 from .interrupts import ending_at_once
 from .options import ModelChoice
-from .streams import note
+from .streams import note, notes_elsewhere
 
 if TYPE_CHECKING:
     from ..drafts.memory import DraftMemory
@@ -123,7 +123,10 @@ def cut_off(last: "GenerationResponse", context: int, max_tokens: int) -> str:
 
 @contextmanager
 def _said_if_slow(message: str) -> Iterator[None]:
-    """A note if what is done meanwhile takes long."""
+    """A note if what is done meanwhile takes long, unless notes wait for a person who types."""
+    if notes_elsewhere():
+        yield
+        return
     timer = threading.Timer(PATIENCE if sys.stderr.isatty() else PATIENCE_OF_LOGS, note, (message,))
     timer.daemon = True
     timer.start()

@@ -156,6 +156,12 @@ def _parameter(field: "Field[Any]", defaults: Mapping[str, Any], otherwise: str 
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
+def default_words(name: str) -> str | None:
+    """What help says of an option of generation whose default it does not show by itself: a value, if there is one."""
+    default = GenerationOptions.__dataclass_fields__[name].default
+    return None if default is None or default == () else f"Default: {default}."
+
+
 REPEATED = ("stop", "logit_bias")
 """What is typed once for each of several values."""
 DRAWN = ("max_tokens", *FILTERS, "seed")

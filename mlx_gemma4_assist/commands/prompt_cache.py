@@ -60,21 +60,44 @@ class CacheFile:
         if self._path is None:
             return None
         from ..cache.file import read_cache
+
+        new = self.empty(pair, options)
+        layout = new.layout
+        if self._path.exists():
+            self._cache, self._metadata = read_cache(
+                self._path, layout.config, pair.dtype, pair.fingerprint, layout.slack
+            )
+            (self._length,) = self._cache.lengths
+            _check_quantization(self._path, self._cache.layout.quantization, layout.quantization)
+        else:
+            self._cache = new
+        return self._cache
+
+    def empty(self, pair: "Pair", options: GenerationOptions) -> "KVCache":
+        """A cache for a text that may be gone back in as far as one in a file."""
         from ..cache.layout import CacheLayout
         from ..cache.quantization import kv_quantization
         from ..cache.rows import KVCache
         from ..engine.engine import Engine
 
         config, slack = pair.target.config, Engine(pair).slack(options.num_assistant_tokens) + REWIND
-        quantization = kv_quantization(options, config)
-        if self._path.exists():
-            self._cache, self._metadata = read_cache(self._path, config, pair.dtype, pair.fingerprint, slack)
-            (self._length,) = self._cache.lengths
-            _check_quantization(self._path, self._cache.layout.quantization, quantization)
-        else:
-            layout = CacheLayout(config, slack, pair.dtype, quantization)
-            self._cache = KVCache(layout, fingerprint=pair.fingerprint)
-        return self._cache
+        layout = CacheLayout(config, slack, pair.dtype, kv_quantization(options, config))
+        return KVCache(layout, fingerprint=pair.fingerprint)
+
+    def replace(self, cache: "KVCache") -> str:
+        """Write another cache to the file, unless nobody may write to it; a line that says what it holds.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        from ..cache.file import save_prompt_cache
+
+        assert self._path is not None
+        (length,) = cache.lengths
+        if self._fixed:
+            return f"Prompt cache: nobody may write to {self._path}"
+        save_prompt_cache(self._path, cache, self._metadata)
+        return f"Prompt cache: {self._path} holds {length} tokens now"
 
     def counting(self, progress: "Progress") -> "Progress":
         """The callback, which now also tells this object how much of the prompt is computed."""

@@ -16,6 +16,7 @@ UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+VALUE_OPTIONAL = ("--resume",)
 HELP = "Gemma 4 with its assistant, on Apple silicon: exact speculative decoding."
 
 
@@ -64,7 +65,7 @@ def _common(
 def _run(app: typer.Typer, name: str) -> NoReturn:
     try:
         prepare_streams()
-        code = app(standalone_mode=False, prog_name=name)
+        code = app(_with_values(sys.argv[1:]), standalone_mode=False, prog_name=name)
         sys.stdout.flush()  # here, where it may fail
     except OptionError as error:
         code = _complain(error.spelled(_AsTyped()))
@@ -84,6 +85,12 @@ def _run(app: typer.Typer, name: str) -> NoReturn:
         drop_output()
         code = _complain(f"cannot read or write {error.filename or 'a stream'}: {error.strerror or first_line(error)}")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _with_values(words: list[str]) -> list[str]:
+    """Words of a command line, with an empty value for options that may stand without one, which typer has none of."""
+    alone = [after.startswith("-") for after in words[1:]] + [True]
+    return [f"{word}=" if word in VALUE_OPTIONAL and alone[i] else word for i, word in enumerate(words)]
 
 
 def _nobody_reads() -> int:

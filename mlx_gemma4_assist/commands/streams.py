@@ -3,7 +3,9 @@
 import io
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TextIO
 
@@ -11,6 +13,7 @@ from ..errors import InputError
 from ..files import decode_text, read_text
 
 STANDARD_INPUT = "-"
+_notes: ContextVar[Callable[[str], None] | None] = ContextVar("notes", default=None)
 
 
 def prepare_streams() -> None:
@@ -46,8 +49,27 @@ def drop_output() -> None:
     _turn_away(sys.stdout)
 
 
+@contextmanager
+def noting_to(take: Callable[[str], None]) -> Iterator[None]:
+    """Hand the lines of :func:`note` on instead, in this thread: nothing may be written while a person types."""
+    before = _notes.set(take)
+    try:
+        yield
+    finally:
+        _notes.reset(before)
+
+
+def notes_elsewhere() -> bool:
+    """Whether lines of :func:`note` are handed on in this thread."""
+    return _notes.get() is not None
+
+
 def note(line: str) -> None:
     """Write a line that is not part of the output to standard error; one that cannot be written is lost."""
+    take = _notes.get()
+    if take is not None:
+        take(line)
+        return
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:

@@ -45,6 +45,19 @@ def open_picture(source: Any) -> np.ndarray:
         return _decode(image, source)
 
 
+def picture_size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
+    """Width and height in pixels, as they are stored; only the header is read.
+
+    Args:
+        source: what ``open_source`` takes.
+
+    Raises:
+        InputError: as of :func:`open_picture`, as far as the header tells.
+    """
+    with _read(source) as image:
+        return image.size
+
+
 def _decode(image: Image.Image, source: Any) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's advice to those who write programs with it

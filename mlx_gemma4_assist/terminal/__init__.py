@@ -1,0 +1,1 @@
+"""What a chat draws and reads in a terminal; nothing here imports MLX."""

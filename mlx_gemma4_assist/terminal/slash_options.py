@@ -1,0 +1,98 @@
+"""Commands on how answers are made and shown, and on what they took."""
+
+from collections.abc import Sequence
+
+from ..errors import InputError
+from ..options import flags
+from .setting import listed, option_named, value_of
+from .statistics import legend
+from .talk import NUMBER_OF_DRAFTS, Talk
+from .thinking import thinking_of, thinking_words
+
+SHOWN_PLACES = 4
+GIGABYTE = 1e9
+
+
+def set_option(talk: Talk, argument: str) -> None:
+    """List options, or set one."""
+    name, _, value = argument.partition(" ")
+    if not name:
+        talk.say(listed(talk.session.options, talk.settable))
+        return
+    option = option_named(name, talk.settable)
+    if not value.strip():
+        raise InputError(f"/set {name} needs a value; /set {name} default takes it back")
+    found = value_of(option, value.strip())
+    talk.session.set_option(option, found)
+    spelled = flags(option)[0].lstrip("-")
+    talk.say(f"{spelled} is as without it." if found is None else f"{spelled} is {value.strip()} from now on.")
+
+
+def names(talk: Talk) -> Sequence[str]:
+    """Of all options, as the command line spells them."""
+    return [flags(name)[0].lstrip("-") for name in talk.settable]
+
+
+def thinking(talk: Talk, argument: str) -> None:
+    """Whether the model thinks first."""
+    if not argument:
+        talk.say(f"Thinking is {thinking_words(talk.session.thinking, talk.session.thinking_budget)}.")
+        return
+    thinks, budget = thinking_of(argument)
+    if thinks and not talk.backend.model.thinking:
+        raise InputError("the checkpoint's chat template knows no thinking")
+    talk.session.thinking, talk.session.thinking_budget = thinks, budget
+    talk.say(f"Thinking is {thinking_words(thinks, budget)} from now on.")
+
+
+def drafts(talk: Talk, argument: str) -> None:
+    """Whether tokens are coloured by which draft they were."""
+    talk.look.drafts = _switched(argument, not talk.look.drafts)
+    if not talk.look.drafts:
+        talk.say("Drafts are not coloured any longer.")
+    elif not talk.terminal.colour:
+        talk.say("There are no colours here to show drafts with.")
+    else:
+        talk.say(legend(SHOWN_PLACES))
+
+
+def assistant(talk: Talk, argument: str) -> None:
+    """Whether the assistant drafts."""
+    if talk.backend.model.assistant is None:
+        raise InputError("there is no assistant: every token is the target's own")
+    on = _switched(argument, talk.session.options.get(NUMBER_OF_DRAFTS) == 0)
+    talk.session.set_option(NUMBER_OF_DRAFTS, (talk.drafts_asked or None) if on else 0)
+    talk.say("The assistant drafts from now on." if on else "There are no drafts from now on.")
+
+
+def _switched(argument: str, otherwise: bool) -> bool:
+    if argument not in ("", "on", "off"):
+        raise InputError(f"it is switched on or off, not {argument!r:.40}")
+    return argument == "on" if argument else otherwise
+
+
+def stats(talk: Talk, argument: str) -> None:
+    """What the answers took so far."""
+    totals, health = talk.totals, talk.backend.health()
+    used = totals.usage
+    parts = [f"{totals.answers:,} answers, {used.completion_tokens:,} tokens"]
+    if used.drafted and used.rounds:
+        parts.append(f"{used.completion_tokens / used.rounds:.2f} per round")
+        parts.append(f"{used.accepted / used.drafted:.0%} of drafts accepted")
+    if totals.seconds:
+        parts.append(f"{used.completion_tokens / totals.seconds:.1f} per second")
+    lines = [", ".join(parts), _context(talk)]
+    if health.active_memory:
+        most = max(health.peak_memory, health.active_memory) / GIGABYTE
+        lines.append(f"Memory: {health.active_memory / GIGABYTE:.2f} GB, at most {most:.2f} GB")
+    talk.say("\n".join(lines))
+
+
+def context(talk: Talk, argument: str) -> None:
+    """How much of the context is used."""
+    talk.say(_context(talk))
+
+
+def _context(talk: Talk) -> str:
+    longest, used = talk.backend.model.context, talk.counted()
+    return f"Context: {used:,} of {longest:,} tokens ({used / longest:.0%})" if longest else f"Context: {used:,} tokens"
