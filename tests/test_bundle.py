@@ -1,0 +1,240 @@
+"""Bundles: their programs make the package's text, and what is not whole is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+import synthetic
+from support.bundles import LAYERS, exported, pair_of
+from support.commands import runner
+
+from mlx_gemma4_assist import InputError
+from mlx_gemma4_assist.bundle.building import Weights
+from mlx_gemma4_assist.bundle.loading import Bundle
+from mlx_gemma4_assist.bundle.writing import ExportOptions, export, traced_programs
+from mlx_gemma4_assist.engine.pair import Checkpoint
+
+FORMS = {
+    "float32": {},
+    "affine": {"q_bits": 4, "q_group_size": 32},
+    "mxfp4": {"q_mode": "mxfp4"},
+    "mxfp8": {"q_mode": "mxfp8"},
+    "nvfp4": {"q_mode": "nvfp4"},
+}
+CASES = [(family, form) for family in LAYERS for form in ("float32", "affine")]
+CASES += [(family, form) for family in ("e2b", "26b-a4b") for form in ("mxfp4", "mxfp8", "nvfp4")]
+
+
+@pytest.mark.parametrize(("family", "form"), CASES)
+def test_a_bundle_makes_the_text_of_the_package(tmp_path, family, form):
+    """All numbers of drafts, likeliest tokens and drawn ones, while rings wrap and buckets end."""
+    found = exported(pair_of(tmp_path, family, **FORMS[form]), tmp_path / "X.bundle")
+    assert found.tokens >= 60
+    assert found.difference < 1e-2
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(tmp_path, dtype):
+    """Texts may part where logits are as close as rounding goes, which these hardly ever are."""
+    found = exported(pair_of(tmp_path, "12b", dtype), tmp_path / "X.bundle")
+    assert found.tokens >= 60
+
+
+def test_a_long_text(tmp_path):
+    found = exported(pair_of(tmp_path, "e2b"), tmp_path / "X.bundle", tokens=300)
+    assert found.tokens >= 1200
+    assert found.ties == []
+
+
+# What a bundle has
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return pair_of(tmp_path_factory.mktemp("pair"), "e2b", q_bits=4, q_group_size=32)
+
+
+@pytest.fixture(scope="module")
+def bundle(model) -> Path:
+    """Beside its model, unchecked."""
+    out = model.with_name("X.bundle")
+    export(Checkpoint.open(model), out, ExportOptions())
+    return out
+
+
+def test_own_conversions_are_used_as_they_lie(model, bundle):
+    opened = Bundle(bundle)
+    assert not (bundle / "weights.safetensors").exists()
+    assert {each["path"] for each in opened.manifest["weight_files"]} == {
+        f"../{folder.name}/model.safetensors" for folder in (model, model.with_name(f"{model.name}-assistant"))
+    }
+
+
+def test_what_lies_otherwise_is_copied(tmp_path):
+    """Experts that are stacked in Google's files, and nothing else."""
+    found = exported(pair_of(tmp_path, "26b-a4b"), tmp_path / "X.bundle", tokens=4)
+    copied = mx.load(str(tmp_path / "X.bundle" / "weights.safetensors"))
+    assert {name.rpartition(".experts.")[2] for name in copied} == {
+        "switch_glu.gate_proj.weight", "switch_glu.up_proj.weight"
+    }  # fmt: skip
+    assert found.tokens
+
+
+def test_copied_weights_need_no_checkpoint(model, tmp_path):
+    out = tmp_path / "X.bundle"
+    exported(model, out, ExportOptions(copy_weights=True), tokens=4)
+    (only,) = Bundle(out).manifest["weight_files"]
+    assert only["path"] == "weights.safetensors"
+
+
+def test_without_an_assistant_rounds_draft_nothing(model, tmp_path):
+    checkpoint = Checkpoint.open(model, "none")
+    export(checkpoint, tmp_path / "X.bundle", ExportOptions())
+    assert Bundle(tmp_path / "X.bundle").manifest["drafts"] == 0
+
+
+def test_what_is_between_messages(bundle):
+    text = Bundle(bundle).manifest["text"]
+    assert text["chat"]["begin"] == "<bos><|turn>user\n"
+    assert text["chat"]["to_model"] == "<turn|>\n<|turn>model\n"
+    assert text["stops"] == [1, 5]
+
+
+def test_programs_of_a_real_size_take_two_megabytes(tmp_path):
+    """E2B's 35 layers: what programs are long by."""
+    model = synthetic.write_pair(tmp_path / "e2b", "e2b", 0.02)[0]
+    export(Checkpoint.open(model), tmp_path / "X.bundle", ExportOptions())
+    programs = [path.stat().st_size for path in (tmp_path / "X.bundle" / "programs").iterdir()]
+    assert len(programs) == 20
+    assert sum(programs) <= 2_000_000
+
+
+# What is refused
+
+
+def damaged(bundle: Path, folder: Path, change) -> str:
+    """What a loader says of a copy that was changed."""
+    copy = folder / bundle.name
+    shutil.copytree(bundle, copy)
+    for name in ("model.safetensors", "config.json"):
+        for model in (bundle.parent / "e2b", bundle.parent / "e2b-assistant"):
+            (folder / model.name).mkdir(exist_ok=True)
+            shutil.copyfile(model / name, folder / model.name / name)
+    change(copy)
+    with pytest.raises(InputError) as error:
+        Bundle(copy)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def edited(name: str, change):
+    """Changes a JSON file, and its digest where the manifest has one."""
+
+    def edit(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        change(content)
+        (folder / name).write_text(json.dumps(content))
+        if name != "manifest.json":
+            known(folder, name)
+
+    return edit
+
+
+def known(folder: Path, name: str) -> None:
+    """Let the manifest agree with a file."""
+    from mlx_gemma4_assist.bundle.writing import digest_of
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": digest_of(folder / name)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def cut(name: str, left: int = 100):
+    def change(folder: Path) -> None:
+        path = folder / name
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content[:left] if left > 0 else content[:left])
+
+    return change
+
+
+ROUND = "programs/greedy-3.json"
+REFUSED = {
+    "another format": (edited("manifest.json", lambda m: m.update(format="other")), "is no bundle of"),
+    "another version": (edited("manifest.json", lambda m: m.update(version=2)), "is of version 2 of the format"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
+    "a manifest cut off": (cut("manifest.json"), "is not valid JSON"),
+    "a program cut off": (cut(ROUND), "it is cut off"),
+    "a changed program": (
+        lambda folder: (folder / ROUND).write_bytes((folder / ROUND).read_bytes().replace(b"end", b"End", 1)),
+        "is not the file that the bundle was written with",
+    ),
+    "no program": (lambda folder: (folder / ROUND).unlink(), "cannot read"),
+    "constants cut off": (cut("constants.safetensors"), "it is cut off"),
+    "weights cut off": (cut("../e2b/model.safetensors", -1), "is cut off or damaged"),
+    "no weights": (lambda folder: (folder / "../e2b/model.safetensors").unlink(), "cannot read"),
+    "other weights": (
+        lambda folder: shutil.copyfile(folder / "../e2b-assistant/model.safetensors", folder / "../e2b/model.safetensors"),
+        "is not the file of weights that the bundle was made for",
+    ),
+    "a tensor of another shape": (
+        edited("manifest.json", lambda m: m["weights"][0][4].append(1)), "has no model.language_model"
+    ),
+    "a tensor of another type": (
+        edited("manifest.json", lambda m: m["weights"][0].__setitem__(3, "int32")), "which the bundle needs"
+    ),
+    "a weight that is no weight": (edited("manifest.json", lambda m: m["weights"].append(["x"])), "is no weight"),
+    "a file elsewhere": (
+        edited("manifest.json", lambda m: m["files"].update({"../e2b/config.json": {}})), "is not in the bundle"
+    ),
+    "another program's version": (edited(ROUND, lambda p: p.update(version=9)), "is of version 9"),
+    "an unknown operation": (
+        edited(ROUND, lambda p: p["operations"][0].update(operation="system")), "no operation that is known here"
+    ),
+    "an array that is not there": (edited(ROUND, lambda p: p["steps"].__setitem__(1, 10**9)), "that is not there"),
+    "steps cut off": (edited(ROUND, lambda p: p["steps"].pop()), "that is not there"),
+    "an output that is not there": (edited(ROUND, lambda p: p["outputs"].append(["x", 10**9])), "is no output"),
+    "a variable that is not there": (edited(ROUND, lambda p: p.update(variables=[])), "is no integer"),
+    "another bundle's program": (edited(ROUND, lambda p: p.update(weights=1)), "is damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_whole_is_refused(bundle, tmp_path, case):
+    change, said = REFUSED[case]
+    assert said in damaged(bundle, tmp_path, change)
+
+
+def test_a_bundle_that_computes_something_else_is_not_written(model, tmp_path, monkeypatch):
+    """The check sees a wrong constant, and leaves nothing behind."""
+    from mlx_gemma4_assist.bundle import building
+
+    real = building.Constants.number
+
+    def wrong(self, array: mx.array) -> int:
+        scaled = array.dtype == mx.float32 and array.ndim == 0
+        return real(self, array * 1.5 if scaled else array)
+
+    monkeypatch.setattr(building.Constants, "number", wrong)
+    with pytest.raises(InputError, match="where the package gives|differ from the package's"):
+        exported(model, tmp_path / "X.bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+# The command
+
+
+def test_the_command(model, tmp_path, monkeypatch, capsys):
+    run = runner(monkeypatch, capsys)
+    out = tmp_path / "X.bundle"
+    done = run("export", "--model", str(model), "--out", str(out), "--no-check")
+    assert done.returncode == 0, done.stderr
+    assert "of programs" in done.stdout
+    again = run("export", "--model", str(model), "--out", str(out))
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "exists already" in again.stderr
+    nothing = run("export", "--model", str(tmp_path), "--out", str(tmp_path / "Y.bundle"))
+    assert nothing.returncode == 2
