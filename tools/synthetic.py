@@ -54,16 +54,13 @@ FAMILIES = {name.lower(): family for name, family in families().items()}
 SOFTCAP = 30.0  # of all targets' logits
 
 
-def configs(
-    family: str, scale: float, layers: int | None = None, window: int | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def configs(family: str, scale: float, layers: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
     """The two ``config.json`` of a family, spelled as the published ones are.
 
     Args:
         family: a key of ``FAMILIES``.
         scale: of all widths and the vocabulary, which are rounded to what kernels and quantization like.
         layers: instead of the family's own; the share of layers without keys of their own stays.
-        window: of sliding attention, instead of the family's own.
 
     Raises:
         InputError: no such family, or a scale or number of layers that makes no model.
@@ -76,12 +73,9 @@ def configs(
     if layers is not None:
         target = _with_layers(target, layers)
     target = replace(_scaled(target, scale), final_logit_softcapping=SOFTCAP)
-    drafter = _scaled(assistant.text_config, scale)
-    if window is not None:
-        target, drafter = replace(target, sliding_window=window), replace(drafter, sliding_window=window)
     assistant = replace(
         assistant,
-        text_config=drafter,
+        text_config=_scaled(assistant.text_config, scale),
         backbone_hidden_size=target.hidden_size,
         num_centroids=_centroids(scale),
         centroid_intermediate_top_k=max(1, round(assistant.centroid_intermediate_top_k * scale)),
@@ -150,20 +144,14 @@ def assistant_file(assistant: Gemma4AssistantConfig) -> dict[str, Any]:
 
 
 def write_pair(
-    folder: Path,
-    family: str,
-    scale: float,
-    layers: int | None = None,
-    dtype: str = "bfloat16",
-    seed: int = 0,
-    window: int | None = None,
+    folder: Path, family: str, scale: float, layers: int | None = None, dtype: str = "bfloat16", seed: int = 0
 ) -> tuple[Path, Path]:
     """Write a target, with a tokenizer of bytes, and beside it its assistant, ``NAME-assistant``.
 
     Raises:
         InputError: as :func:`configs`.
     """
-    target_config, assistant_config = configs(family, scale, layers, window)
+    target_config, assistant_config = configs(family, scale, layers)
     mx.random.seed(seed)
     beside = folder.with_name(f"{folder.name}-assistant")
     target = random_target(read_target_config(target_config), DTYPES[dtype])

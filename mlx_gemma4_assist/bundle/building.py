@@ -18,8 +18,9 @@ from ..models.network import Network, named_parameters
 from ..rounds.export import Function, buffer_names, read_function, read_inputs, round_function, round_inputs
 from ..rounds.state import Decoder, Target
 from .fitting import Point, content, fitted
+from .marks import Marks
 from .program import Input, Linear, Program, Use
-from .tracing import Trace, Value, traced
+from .tracing import Message, Trace, Value, graph_of
 
 END, BEGIN, COUNT = "end", "begin", "count"
 """The variables: where attention over linear buffers ends in a round; what the cache holds before a piece of a prompt,
@@ -123,17 +124,18 @@ class Builder:
     def __init__(self, weights: Weights, constants: Constants):
         self._weights, self._constants = weights, constants
         self._arrays = list(weights.named.values())
+        self._marks = Marks()
 
-    def round(self, name: str, decoder: Decoder, count: int) -> Program:
-        """A round of ``count`` drafts."""
+    def round(self, name: str, decoder: Decoder, count: int, *, confirmed: bool = True) -> Program:
+        """A round of ``count`` drafts; ``confirmed`` by one more graph than it takes."""
         least = least_end(decoder.layout)
-        points = [{END: least + more} for more in (BUCKET, 5 * BUCKET, 13 * BUCKET)]
-        traces, outputs = [], []
+        points = [{END: least + more} for more in (BUCKET, 5 * BUCKET, 13 * BUCKET)[: 2 + confirmed]]
+        graphs, outputs = [], []
         for spare, point in enumerate(points, start=1):
             inputs = round_inputs(decoder, point[END] + spare * BUCKET)
-            trace, outputs = self._traced(round_function(decoder, count, point[END]), inputs)
-            traces.append(trace)
-        return self._program(name, points, traces, inputs, outputs, decoder.layout)
+            graph, outputs = self._graph(round_function(decoder, count, point[END]), inputs)
+            graphs.append(graph)
+        return self._program(name, points, graphs, inputs, outputs, decoder.layout)
 
     def read(self, name: str, target: Target, layout: CacheLayout, piece: Piece) -> Program:
         """A piece of a prompt.
@@ -158,15 +160,15 @@ class Builder:
             {BEGIN: begin, COUNT: count} if varies else {BEGIN: begin}
             for begin, count in zip(begins, counts, strict=True)
         ]
-        traces, outputs = [], []
+        graphs, outputs = [], []
         for spare, (begin, count) in enumerate(zip(begins, counts, strict=True), start=1):
             inputs = read_inputs(layout, count, round_up(begin + count, BUCKET) + spare * BUCKET)
-            trace, outputs = self._traced(read_function(target, layout, begin), inputs)
-            traces.append(trace)
-        program = self._program(name, points, traces, inputs, outputs, layout)
+            graph, outputs = self._graph(read_function(target, layout, begin), inputs)
+            graphs.append(graph)
+        program = self._program(name, points, graphs, inputs, outputs, layout)
         return _with_free_count(program) if varies else program
 
-    def _traced(self, function: Function, inputs: Inputs) -> tuple[Trace, list[str]]:
+    def _graph(self, function: Function, inputs: Inputs) -> tuple[list[Message], list[str]]:
         names: list[str] = []
 
         def run(arrays: Sequence[mx.array]) -> Sequence[mx.array]:
@@ -175,13 +177,13 @@ class Builder:
             names[:] = made
             return list(made.values())
 
-        return traced(run, [*self._arrays, *inputs.values()]), names
+        return graph_of(run, [*self._arrays, *inputs.values()], self._marks), names
 
     def _program(
         self,
         name: str,
         points: Sequence[Point],
-        traces: Sequence[Trace],
+        graphs: Sequence[Sequence[Message]],
         inputs: Inputs,
         outputs: Sequence[str],
         layout: CacheLayout,
@@ -193,7 +195,7 @@ class Builder:
             Input(each, array.dtype, tuple(None if each in linear and i == 2 else size for i, size in enumerate(array.shape)))
             for each, array in inputs.items()
         )
-        trace = fitted(points, traces)
+        trace = fitted(points, graphs, self._marks)
         return _Assembled(self._constants, len(self._arrays), trace).program(name, tuple(points[0]), taken, outputs)
 
 

@@ -1,8 +1,8 @@
-"""One program from several traces of a function: what differs between them is linear in the program's variables.
+"""One program from several graphs of a function: what differs between them is linear in the program's variables.
 
-A function is traced for several values of its variables, more than it takes to tell a line, or a plane, from anything
-else. The traces must consist of the same operations on the same arrays; each integer among the arguments is then a
-constant plus multiples of the variables, which the further traces confirm.
+A function is traced for several values of its variables. The graphs must consist of the same operations on the same
+arrays; each integer among the arguments is then a constant plus multiples of the variables. Graphs beyond those that it
+takes to find these confirm them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,10 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import InputError
+from .marks import MARK, Marks
 from .primitives import Called
 from .program import Linear
-from .tracing import Node, Trace, Value
+from .tracing import Message, Node, Trace, Value, read_graph
 
 SCALAR = "scalar"
 
@@ -23,36 +24,80 @@ Point = Mapping[str, int]
 """The values of all variables."""
 
 
-
-
-def fitted(points: Sequence[Point], traces: Sequence[Trace]) -> Trace:
+def fitted(points: Sequence[Point], graphs: Sequence[Sequence[Message]], marks: Marks) -> Trace:
     """The trace for all values of the variables.
 
     Args:
-        points: which values each trace is for.
-        traces: as many.
+        points: which values each graph is for.
+        graphs: as many.
+        marks: that are left in them.
 
     Raises:
-        InputError: the traces do not differ in that manner.
+        InputError: the graphs do not differ in that manner.
     """
-    plane, first = Plane(points), traces[0]
-    for other in traces[1:]:
-        _check_same(first, other)
-    nodes = []
-    for each in zip(*(trace.nodes for trace in traces), strict=True):
-        named = [node.called.arguments for node in each]
-        arguments = {name: plane.fit([given[name] for given in named]) for name in named[0]}
-        nodes.append(each[0]._replace(called=each[0].called._replace(arguments=arguments)))
-    scalars: dict[int, Node] = {}
-    for place, arrays in enumerate(zip(*(trace.constants for trace in traces), strict=True)):
-        if any(content(array) != content(arrays[0]) for array in arrays[1:]):
+    plane = Plane(points)
+    if len({len(graph) for graph in graphs}) > 1:
+        raise _other()
+    merged: list[Message] = []
+    constants: list[dict[str, mx.array]] = [{} for _ in graphs]
+    for each in zip(*graphs, strict=True):
+        if each[0]["type"] == "constants":
+            constants = [dict(message["constants"]) for message in each]
+        merged.append(_merged(plane, each) if each[0]["type"] == "primitive" else each[0])
+    tags = {message["inputs"][0][0] for message in merged if message.get("name") == MARK}
+    varying = _varying(plane, constants, tags, marks)
+    trace = read_graph(merged, marks)
+    place_of = {id(array): place for place, array in enumerate(trace.constants)}
+    found = {place_of[id(constants[0][name])]: node for name, node in varying.items() if id(constants[0][name]) in place_of}
+    return _with_made_constants(trace, found)
+
+
+def _other() -> InputError:
+    return InputError("the function has other operations for other lengths: no program is all of them")
+
+
+def _merged(plane: "Plane", messages: Sequence[Message]) -> Message:
+    """An operation whose arguments depend on variables."""
+    first = messages[0]
+    taken = [each[0] for each in first["inputs"]]
+    for other in messages[1:]:
+        if other["name"] != first["name"] or [each[0] for each in other["inputs"]] != taken:
+            raise _other()
+    states = [message["arguments"] for message in messages]
+    if all(state == states[0] for state in states):
+        return first
+    return {**first, "arguments": plane.fit(states)}
+
+
+def _varying(
+    plane: "Plane", constants: Sequence[Mapping[str, mx.array]], tags: set[str], marks: Marks
+) -> dict[str, Node]:
+    """The constants that depend on variables, as what makes them; tags must be the same marks, of whatever shape."""
+    found = {}
+    for name, first in constants[0].items():
+        if any(other.keys() != constants[0].keys() for other in constants):
+            raise _other()
+        arrays = [other[name] for other in constants]
+        if name in tags:
+            if len({marks.number(array) for array in arrays}) > 1:
+                raise _other()
+        elif any(content(array) != content(first) for array in arrays[1:]):
             value = plane.fit([_scalar(array) for array in arrays])
-            scalars[place] = Node(Called(SCALAR, {"value": value, "dtype": arrays[0].dtype}), (), 1)
-    return with_made_constants(first._replace(nodes=nodes), scalars)
+            found[name] = Node(Called(SCALAR, {"value": value, "dtype": first.dtype}), (), 1)
+    return found
 
 
-def with_made_constants(trace: Trace, made: Mapping[int, Node]) -> Trace:
+def _scalar(array: mx.array) -> int:
+    if array.ndim or not mx.issubdtype(array.dtype, mx.integer):
+        raise _other()
+    value: Any = array.item()
+    return int(value)
+
+
+def _with_made_constants(trace: Trace, made: Mapping[int, Node]) -> Trace:
     """A trace whose first nodes make some of its constants."""
+    if not made:
+        return trace
     left = [place for place in range(len(trace.constants)) if place not in made]
     numbers = {Value("constant", place): Value("constant", number) for number, place in enumerate(left)}
     numbers |= {Value("constant", place): Value("made", number) for number, place in enumerate(made)}
@@ -62,24 +107,6 @@ def with_made_constants(trace: Trace, made: Mapping[int, Node]) -> Trace:
 
     nodes = [node._replace(inputs=tuple(map(moved, node.inputs))) for node in trace.nodes]
     return Trace([*made.values(), *nodes], [moved(each) for each in trace.outputs], [trace.constants[i] for i in left])
-
-
-def _scalar(array: mx.array) -> int:
-    if array.ndim or not mx.issubdtype(array.dtype, mx.integer):
-        raise InputError("a constant is another for other lengths: no program is all of them")
-    value: Any = array.item()
-    return int(value)
-
-
-def _check_same(one: Trace, other: Trace) -> None:
-    same = len(one.nodes) == len(other.nodes) and one.outputs == other.outputs
-    same = same and all(_form(a) == _form(b) for a, b in zip(one.nodes, other.nodes, strict=True))
-    if not same or len(one.constants) != len(other.constants):
-        raise InputError("the function has other operations for other lengths: no program is all of them")
-
-
-def _form(node: Node) -> tuple[Any, ...]:
-    return node.called.operation, node.inputs, node.outputs, node.called.arguments.keys()
 
 
 def content(array: mx.array) -> tuple[mx.Dtype, tuple[int, ...], bytes]:
@@ -100,19 +127,19 @@ class Plane:
         self._inverse = _inverse([list(map(Fraction, row)) for row in self._rows[: len(self._names) + 1]])
 
     def fit(self, values: Sequence[Any]) -> Any:
-        """What has these values at the points: integers by themselves or in lists; all else is the same everywhere.
+        """What has these values at the points: whole numbers by themselves or in lists; all else is the same everywhere.
 
         Raises:
             InputError: nothing linear has.
         """
         first = values[0]
         if all(value == first for value in values):
-            return tuple(first) if isinstance(first, list | tuple) else first
+            return first
         if isinstance(first, list | tuple) and len({len(value) for value in values}) == 1:
             return tuple(self.fit(each) for each in zip(*values, strict=True))
-        if not all(isinstance(value, int) for value in values):
-            raise InputError(f"an argument is {values[0]!r:.50} here and {values[1]!r:.50} there")
-        return self._line(values)
+        if not all(isinstance(value, int | float) and value == int(value) for value in values):
+            raise _other()
+        return self._line([int(value) for value in values])
 
     def _line(self, values: Sequence[int]) -> Linear:
         found = [sum(a * b for a, b in zip(row, values, strict=False)) for row in self._inverse]

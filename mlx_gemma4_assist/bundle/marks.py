@@ -28,17 +28,20 @@ class Mark(NamedTuple):
 
 
 class Marks:
-    """The marks that one trace has left."""
+    """The marks that traces have left."""
 
     def __init__(self) -> None:
         self._numbers: dict[Mark, int] = {}
         self._tags: dict[tuple[int, tuple[int, ...], mx.Dtype], mx.array] = {}
 
+    def number(self, tag: mx.array) -> int:
+        """The number of a mark, by the first input of its node."""
+        number: Any = tag[(0,) * tag.ndim].view(_unsigned(tag.dtype)).item()
+        return int(number)
+
     def of(self, tag: mx.array) -> Mark:
-        """Which mark a node is, by its first input."""
-        first = tag[(0,) * tag.ndim]
-        number: Any = first.view(_unsigned(tag.dtype)).item()
-        return list(self._numbers)[number]
+        """The mark, by the first input of its node."""
+        return list(self._numbers)[self.number(tag)]
 
     def leave(
         self, operation: str, shape: tuple[int, ...], dtype: mx.Dtype, arrays: list[mx.array], **arguments: Any

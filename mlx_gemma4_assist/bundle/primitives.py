@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ..errors import InputError
+from .program import Linear, Number
 
 
 class Called(NamedTuple):
@@ -121,10 +122,13 @@ def called(name: str, state: State, dtype: mx.Dtype) -> Called | None:
         return Called(_SAME_NAME[name], {})
     if name not in _WITH_STATE:
         raise InputError(f"programs have no operation for MLX's {name}")
-    return _WITH_STATE[name](state)
+    operation, arguments = _WITH_STATE[name](state)
+    return Called(operation, {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()})
 
 
-def _integer(number: float) -> int:
+def _integer(number: float | Linear) -> Number:
+    if isinstance(number, Linear):
+        return number
     if number != int(number):
         raise InputError(f"programs count in integers, and a range has {number}")
     return int(number)

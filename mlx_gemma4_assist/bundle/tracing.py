@@ -13,6 +13,8 @@ from .primitives import Called, called
 BROADCAST = "broadcast_to"
 
 Function = Callable[[Sequence[mx.array]], Sequence[mx.array]]
+Message = Mapping[str, Any]
+"""What MLX tells of a part of a graph, whose arrays it names by letters."""
 
 
 class Value(NamedTuple):
@@ -38,21 +40,24 @@ class Trace(NamedTuple):
     constants: list[mx.array]
 
 
-def traced(function: Function, arguments: Sequence[mx.array]) -> Trace:
-    """The trace of a function; ``arguments`` need not be evaluated.
-
-    Raises:
-        InputError: it has an operation that programs lack.
-    """
-    marks, messages = Marks(), list[Mapping[str, Any]]()
+def graph_of(function: Function, arguments: Sequence[mx.array], marks: Marks) -> list[Message]:
+    """What MLX tells of a function; ``arguments`` need not be evaluated, and ``marks`` are left in it."""
+    messages: list[Message] = []
     with branches("gpu"), whole(marks):
         mx.export_function(messages.append, lambda *given: tuple(function(given)), *arguments)
+    return messages
+
+
+def read_graph(messages: Sequence[Message], marks: Marks) -> Trace:
+    """A graph in the operations of programs.
+
+    Raises:
+        InputError: it has one that programs lack.
+    """
     return _Reader(marks).read(messages)
 
 
 class _Reader:
-    """Reads what MLX tells of a graph. It names arrays by letters."""
-
     def __init__(self, marks: Marks):
         self._marks = marks
         self._values: dict[str, Value] = {}
@@ -63,7 +68,7 @@ class _Reader:
         self._constants: list[mx.array] = []
         self._count = 0
 
-    def read(self, messages: Sequence[Mapping[str, Any]]) -> Trace:
+    def read(self, messages: Sequence[Message]) -> Trace:
         outputs: list[str] = []
         for message in messages:
             match message["type"]:
@@ -86,33 +91,34 @@ class _Reader:
             self._constants.append(self._tags[name])
         return self._values[name]
 
-    def _add(self, message: Mapping[str, Any]) -> None:
+    def _add(self, message: Message) -> None:
         given = [name for name, *_ in message["inputs"]]
         made = [name for name, *_ in message["outputs"]]
-        dtype = message["outputs"][0][2]
+        _, shape, dtype = message["outputs"][0]
         what: Called | None
         if message["name"] == MARK:
-            operation, arguments = self._marks.of(self._tags[given.pop(0)])
-            what = Called(operation, dict(arguments))
+            mark = self._marks.of(self._tags[given.pop(0)])
+            what = Called(mark.operation, dict(mark.arguments))
         else:
             what = called(message["name"], message["arguments"], dtype)
-        self._shapes |= {name: shape for name, shape, _ in message["outputs"]}
+        self._shapes[made[0]] = shape
         if what is None:
             self._values[made[0]] = self._value(given[0])
             return
         if what.operation == BROADCAST:
             self._narrow[made[0]] = given[0]
         elif OPERATIONS[what.operation].broadcasts:
-            given = self._unbroadcast(given, self._shapes[made[0]])
-        self._nodes.append(Node(what, tuple(map(self._value, given)), len(made)))
+            given = self._unbroadcast(given, shape)
+        self._nodes.append(Node(what, tuple([self._value(name) for name in given]), len(made)))
         for name in made:
             self._values[name] = Value("made", self._count)
             self._count += 1
 
     def _unbroadcast(self, given: list[str], shape: tuple[int, ...]) -> list[str]:
         """The inputs of an operation that broadcasts by itself, as they were, where another has its whole shape."""
-        whole = [name for name in given if name not in self._narrow and self._shapes[name] == shape]
-        return [self._narrow.get(name, name) for name in given] if whole else given
+        if any(name not in self._narrow and self._shapes[name] == shape for name in given):
+            return [self._narrow.get(name, name) for name in given]
+        return given
 
 
 def _needed(nodes: Sequence[Node], outputs: Sequence[Value], constants: Sequence[mx.array]) -> Trace:
@@ -126,14 +132,12 @@ def _needed(nodes: Sequence[Node], outputs: Sequence[Value], constants: Sequence
         if any(Value("made", first + place) in wanted for place in range(node.outputs)):
             wanted.update(node.inputs)
             kept.append((node, first))
-    numbers: dict[Value, Value] = {}
-    for node, first in reversed(kept):
-        for place in range(node.outputs):
-            numbers[Value("made", first + place)] = Value("made", len(numbers))
+    kept.reverse()
+    made = [Value("made", first + place) for node, first in kept for place in range(node.outputs)]
     left = [value for value in (Value("constant", place) for place in range(len(constants))) if value in wanted]
-    numbers |= {value: Value("constant", place) for place, value in enumerate(left)}
+    numbers = {value: Value(value.kind, number) for values in (made, left) for number, value in enumerate(values)}
     return Trace(
-        [node._replace(inputs=tuple(numbers.get(each, each) for each in node.inputs)) for node, _ in reversed(kept)],
+        [Node(node.called, tuple([numbers.get(each, each) for each in node.inputs]), node.outputs) for node, _ in kept],
         [numbers.get(each, each) for each in outputs],
         [constants[value.number] for value in left],
     )

@@ -198,7 +198,9 @@ def traced_programs(
         reads = []
         for way, sampling in ways.items():
             for count in range(longest + 1):
-                made = builder.round(f"{way}-{count}", decoder._replace(sampling=sampling), count)
+                made = builder.round(
+                    f"{way}-{count}", decoder._replace(sampling=sampling), count, confirmed=count in (0, longest)
+                )
                 rounds[way].append(made)
                 progress(done := done + 1, total)
         for piece in ranges:

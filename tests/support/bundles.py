@@ -3,29 +3,46 @@
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import synthetic
+from mlx.utils import tree_flatten
 
+from mlx_gemma4_assist.backend import DTYPES
 from mlx_gemma4_assist.bundle.checking import Findings, check
 from mlx_gemma4_assist.bundle.writing import ExportOptions, export
 from mlx_gemma4_assist.engine.pair import Checkpoint
+from mlx_gemma4_assist.models.config import FULL, SLIDING, read_assistant_config, read_target_config
 from support.conversion import convert
 
+FAMILIES = tuple(synthetic.FAMILIES)
 WINDOW = 48  # wider than the longest piece that is written before it attends
-LAYERS = {"e2b": 10, "e4b": 12, "12b": 12, "26b-a4b": 12, "31b": 12}
-"""As few as there can be."""
-TOKENS = 24  # of a text that is compared
+TOKENS = 12  # of a text that is compared
+LAYERS = {"num_hidden_layers": 4, "layer_types": [SLIDING, FULL, SLIDING, FULL], "sliding_window": WINDOW}
+DRAFTING = {
+    "num_hidden_layers": 2, "layer_types": [SLIDING, FULL], "sliding_window": WINDOW, "num_kv_shared_layers": 2
+}  # fmt: skip
+FEW = ExportOptions(drafts=3)
 
 
 def pair_of(folder: Path, family: str, dtype: str = "float32", **quantized: Any) -> Path:
     """A target that walks through tokens, and its assistant beside it, quantized if told how."""
     plain = folder / f"{family}-plain" if quantized else folder / family
-    beside = synthetic.write_pair(plain, family, 0.02, LAYERS[family], dtype, window=WINDOW)[1]
+    beside = plain.with_name(f"{plain.name}-assistant")
+    target, assistant = synthetic.configs(family, 0.02)
+    target["text_config"] |= LAYERS | {"num_kv_shared_layers": 2 if family.startswith("e") else 0}
+    assistant["text_config"] |= DRAFTING
+    mx.random.seed(0)
+    network = synthetic.random_target(read_target_config(target), DTYPES[dtype])
+    synthetic.write_model(plain, target | {"dtype": dtype}, synthetic.target_tensors(network))
+    synthetic.write_tokenizer(plain)
+    drafter = synthetic.random_assistant(read_assistant_config(assistant), DTYPES[dtype])
+    synthetic.write_model(beside, assistant | {"dtype": dtype}, dict(tree_flatten(drafter.parameters())))
     if quantized:
         convert(plain, folder / family, assistant_model=beside, quantize=True, **quantized)
     return folder / family
 
 
-def exported(model: Path, out: Path, options: ExportOptions = ExportOptions(), tokens: int = TOKENS) -> Findings:  # noqa: B008
+def exported(model: Path, out: Path, options: ExportOptions = FEW, tokens: int = TOKENS) -> Findings:
     """A bundle, once it has been compared with the package, and what was found."""
     checkpoint = Checkpoint.open(model)
     found: list[Findings] = []
