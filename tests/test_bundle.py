@@ -2,18 +2,19 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 import synthetic
-from support.bundles import LAYERS, exported, pair_of
+from support.bundles import FAMILIES, FEW, exported, pair_of
 from support.commands import runner
 
 from mlx_gemma4_assist import InputError
-from mlx_gemma4_assist.bundle.building import Weights
+from mlx_gemma4_assist.bundle.chat_form import chat_form
 from mlx_gemma4_assist.bundle.loading import Bundle
-from mlx_gemma4_assist.bundle.writing import ExportOptions, export, traced_programs
+from mlx_gemma4_assist.bundle.writing import ExportOptions, digest_of, export
 from mlx_gemma4_assist.engine.pair import Checkpoint
 
 FORMS = {
@@ -23,32 +24,8 @@ FORMS = {
     "mxfp8": {"q_mode": "mxfp8"},
     "nvfp4": {"q_mode": "nvfp4"},
 }
-CASES = [(family, form) for family in LAYERS for form in ("float32", "affine")]
-CASES += [(family, form) for family in ("e2b", "26b-a4b") for form in ("mxfp4", "mxfp8", "nvfp4")]
-
-
-@pytest.mark.parametrize(("family", "form"), CASES)
-def test_a_bundle_makes_the_text_of_the_package(tmp_path, family, form):
-    """All numbers of drafts, likeliest tokens and drawn ones, while rings wrap and buckets end."""
-    found = exported(pair_of(tmp_path, family, **FORMS[form]), tmp_path / "X.bundle")
-    assert found.tokens >= 60
-    assert found.difference < 1e-2
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision(tmp_path, dtype):
-    """Texts may part where logits are as close as rounding goes, which these hardly ever are."""
-    found = exported(pair_of(tmp_path, "12b", dtype), tmp_path / "X.bundle")
-    assert found.tokens >= 60
-
-
-def test_a_long_text(tmp_path):
-    found = exported(pair_of(tmp_path, "e2b"), tmp_path / "X.bundle", tokens=300)
-    assert found.tokens >= 1200
-    assert found.ties == []
-
-
-# What a bundle has
+CASES = [(family, form) for family in FAMILIES for form in ("float32", "affine")]
+CASES += [("e2b", "mxfp4"), ("26b-a4b", "mxfp8"), ("31b", "nvfp4")]
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +33,35 @@ def model(tmp_path_factory) -> Path:
     return pair_of(tmp_path_factory.mktemp("pair"), "e2b", q_bits=4, q_group_size=32)
 
 
+@pytest.mark.parametrize(("family", "form"), CASES)
+def test_a_bundle_makes_the_text_of_the_package(tmp_path, family, form):
+    """Likeliest tokens and drawn ones, with rings that have wrapped, where buffers grow and a bucket ends."""
+    found = exported(pair_of(tmp_path, family, **FORMS[form]), tmp_path / "X.bundle")
+    assert found.tokens >= 30
+    assert found.ties == []
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(tmp_path, dtype):
+    """Texts may part where logits are as close as rounding goes, which these hardly ever are."""
+    found = exported(pair_of(tmp_path, "12b", dtype), tmp_path / "X.bundle")
+    assert found.tokens >= 20
+
+
+def test_all_numbers_of_drafts(model, tmp_path):
+    found = exported(model, tmp_path / "X.bundle", ExportOptions(), tokens=24)
+    assert found.tokens >= 120
+    assert found.ties == []
+
+
+# What a bundle has
+
+
 @pytest.fixture(scope="module")
 def bundle(model) -> Path:
     """Beside its model, unchecked."""
     out = model.with_name("X.bundle")
-    export(Checkpoint.open(model), out, ExportOptions())
+    export(Checkpoint.open(model), out, FEW)
     return out
 
 
@@ -84,7 +85,7 @@ def test_what_lies_otherwise_is_copied(tmp_path):
 
 def test_copied_weights_need_no_checkpoint(model, tmp_path):
     out = tmp_path / "X.bundle"
-    exported(model, out, ExportOptions(copy_weights=True), tokens=4)
+    exported(model, out, replace(FEW, copy_weights=True), tokens=4)
     (only,) = Bundle(out).manifest["weight_files"]
     assert only["path"] == "weights.safetensors"
 
@@ -96,9 +97,15 @@ def test_without_an_assistant_rounds_draft_nothing(model, tmp_path):
 
 
 def test_what_is_between_messages(bundle):
+    assert chat_form(Checkpoint.open("tiny").processor) == {
+        "begin": "<bos><|turn>user\n",
+        "to_model": "<turn|>\n<|turn>model\n",
+        "to_user": "<turn|>\n<|turn>user\n",
+        "system": "<bos><|turn>system\n",
+        "after_system": "<turn|>\n<|turn>user\n",
+    }
     text = Bundle(bundle).manifest["text"]
-    assert text["chat"]["begin"] == "<bos><|turn>user\n"
-    assert text["chat"]["to_model"] == "<turn|>\n<|turn>model\n"
+    assert text["chat"] is None  # its template has another name for the model's turn when it is over
     assert text["stops"] == [1, 5]
 
 
@@ -144,8 +151,6 @@ def edited(name: str, change):
 
 def known(folder: Path, name: str) -> None:
     """Let the manifest agree with a file."""
-    from mlx_gemma4_assist.bundle.writing import digest_of
-
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": digest_of(folder / name)}
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -156,12 +161,12 @@ def cut(name: str, left: int = 100):
         path = folder / name
         content = path.read_bytes()
         path.unlink()
-        path.write_bytes(content[:left] if left > 0 else content[:left])
+        path.write_bytes(content[:left])
 
     return change
 
 
-ROUND = "programs/greedy-3.json"
+ROUND = "programs/greedy-2.json"
 REFUSED = {
     "another format": (edited("manifest.json", lambda m: m.update(format="other")), "is no bundle of"),
     "another version": (edited("manifest.json", lambda m: m.update(version=2)), "is of version 2 of the format"),
@@ -181,7 +186,7 @@ REFUSED = {
         "is not the file of weights that the bundle was made for",
     ),
     "a tensor of another shape": (
-        edited("manifest.json", lambda m: m["weights"][0][4].append(1)), "has no model.language_model"
+        edited("manifest.json", lambda m: m["weights"][0][4].append(1)), "has no language_model.model.embed_tokens.weight"
     ),
     "a tensor of another type": (
         edited("manifest.json", lambda m: m["weights"][0].__setitem__(3, "int32")), "which the bundle needs"

@@ -1,7 +1,7 @@
 """Is a bundle's text the package's? Both make the same rounds after the same prompt, and are compared round by round.
 
-The prompt is read in pieces of all lengths that programs differ for, and is so long that rings wrap; rounds go on
-beyond the end of a bucket. In float32 all tokens have to be equal. Elsewhere two of them may part where logits are as
+The prompt is read in pieces of all lengths that programs differ for, and is so long that rings wrap; rounds go on to
+where buffers grow and a bucket ends. In float32 all tokens have to be equal. Elsewhere two of them may part where logits are as
 close as rounding goes: what is compared of that text ends there.
 """
 
@@ -14,7 +14,7 @@ from typing import cast
 
 import mlx.core as mx
 
-from ..cache.layout import CacheLayout
+from ..cache.layout import GROWTH, CacheLayout, round_up
 from ..cache.rows import KVCache
 from ..engine.loop import start
 from ..engine.pair import Pair
@@ -94,7 +94,8 @@ def check(folder: Path, pair: Pair, tokens: int = TOKENS) -> Findings:
     findings = Findings()
     layout = CacheLayout(pair.target.config, bundle.manifest["layout"]["slack"], pair.dtype)
     pieces = piece_lengths(bundle)
-    prompt = prompt_for(pair, max(layout.ring - 24, sum(pieces) + 1))
+    enough = round_up(max(layout.ring, sum(pieces) + 1), GROWTH)
+    prompt = prompt_for(pair, enough - tokens // 2)  # buffers grow in the middle of each text
     runner = Runner(bundle, weights, SEED)
     runner.read(prompt, pieces)
     cache = KVCache(layout)

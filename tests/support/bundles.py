@@ -16,12 +16,12 @@ from support.conversion import convert
 
 FAMILIES = tuple(synthetic.FAMILIES)
 WINDOW = 48  # wider than the longest piece that is written before it attends
-TOKENS = 12  # of a text that is compared
+TOKENS = 6  # of a text that is compared
 LAYERS = {"num_hidden_layers": 4, "layer_types": [SLIDING, FULL, SLIDING, FULL], "sliding_window": WINDOW}
 DRAFTING = {
     "num_hidden_layers": 2, "layer_types": [SLIDING, FULL], "sliding_window": WINDOW, "num_kv_shared_layers": 2
 }  # fmt: skip
-FEW = ExportOptions(drafts=3)
+FEW = ExportOptions(drafts=2)
 
 
 def pair_of(folder: Path, family: str, dtype: str = "float32", **quantized: Any) -> Path:
@@ -30,6 +30,8 @@ def pair_of(folder: Path, family: str, dtype: str = "float32", **quantized: Any)
     beside = plain.with_name(f"{plain.name}-assistant")
     target, assistant = synthetic.configs(family, 0.02)
     target["text_config"] |= LAYERS | {"num_kv_shared_layers": 2 if family.startswith("e") else 0}
+    if target["text_config"]["enable_moe_block"]:
+        target["text_config"]["num_experts"] = 16
     assistant["text_config"] |= DRAFTING
     mx.random.seed(0)
     network = synthetic.random_target(read_target_config(target), DTYPES[dtype])
