@@ -166,6 +166,7 @@ def cut(name: str, left: int = 100):
     return change
 
 
+SHARD = "model.safetensors"
 ROUND = "programs/greedy-2.json"
 REFUSED = {
     "another format": (edited("manifest.json", lambda m: m.update(format="other")), "is no bundle of"),
@@ -182,11 +183,12 @@ REFUSED = {
     "weights cut off": (cut("../e2b/model.safetensors", -1), "is cut off or damaged"),
     "no weights": (lambda folder: (folder / "../e2b/model.safetensors").unlink(), "cannot read"),
     "other weights": (
-        lambda folder: shutil.copyfile(folder / "../e2b-assistant/model.safetensors", folder / "../e2b/model.safetensors"),
+        lambda folder: shutil.copyfile(folder / f"../e2b-assistant/{SHARD}", folder / f"../e2b/{SHARD}"),
         "is not the file of weights that the bundle was made for",
     ),
     "a tensor of another shape": (
-        edited("manifest.json", lambda m: m["weights"][0][4].append(1)), "has no language_model.model.embed_tokens.weight"
+        edited("manifest.json", lambda m: m["weights"][0][4].append(1)),
+        "has no language_model.model.embed_tokens.weight",
     ),
     "a tensor of another type": (
         edited("manifest.json", lambda m: m["weights"][0].__setitem__(3, "int32")), "which the bundle needs"

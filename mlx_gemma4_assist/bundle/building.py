@@ -8,8 +8,8 @@ from typing import NamedTuple
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from ..errors import InputError
 from ..cache.layout import BUCKET, CacheLayout, round_up
+from ..errors import InputError
 from ..models.attention import BAND
 from ..models.config import FULL
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
@@ -83,9 +83,7 @@ class Weights:
             self._networks[prefix].update(tree_unflatten([(name, next(given)) for name in names]))
 
 
-def named_networks(
-    target: Gemma4ForCausalLM, assistant: Gemma4AssistantForCausalLM | None
-) -> dict[str, Network]:
+def named_networks(target: Gemma4ForCausalLM, assistant: Gemma4AssistantForCausalLM | None) -> dict[str, Network]:
     """A pair's networks by what their parameters' names begin with."""
     networks: dict[str, Network] = {TARGET: target}
     return networks if assistant is None else networks | {ASSISTANT: assistant}
@@ -130,7 +128,8 @@ class Builder:
         """A round of ``count`` drafts; ``confirmed`` by one more graph than it takes."""
         least = least_end(decoder.layout)
         points = [{END: least + more} for more in (BUCKET, 5 * BUCKET, 13 * BUCKET)[: 2 + confirmed]]
-        graphs, outputs = [], []
+        graphs: list[list[Message]] = []
+        outputs: list[str] = []
         for spare, point in enumerate(points, start=1):
             inputs = round_inputs(decoder, point[END] + spare * BUCKET)
             graph, outputs = self._graph(round_function(decoder, count, point[END]), inputs)
@@ -160,7 +159,8 @@ class Builder:
             {BEGIN: begin, COUNT: count} if varies else {BEGIN: begin}
             for begin, count in zip(begins, counts, strict=True)
         ]
-        graphs, outputs = [], []
+        graphs: list[list[Message]] = []
+        outputs: list[str] = []
         for spare, (begin, count) in enumerate(zip(begins, counts, strict=True), start=1):
             inputs = read_inputs(layout, count, round_up(begin + count, BUCKET) + spare * BUCKET)
             graph, outputs = self._graph(read_function(target, layout, begin), inputs)
@@ -189,10 +189,17 @@ class Builder:
         layout: CacheLayout,
     ) -> Program:
         linear = {
-            name for kind, names in zip(layout.kinds, buffer_names(layout), strict=True) if kind == FULL for name in names
+            name
+            for kind, names in zip(layout.kinds, buffer_names(layout), strict=True)
+            if kind == FULL
+            for name in names
         }
         taken = tuple(
-            Input(each, array.dtype, tuple(None if each in linear and i == 2 else size for i, size in enumerate(array.shape)))
+            Input(
+                each,
+                array.dtype,
+                tuple(None if each in linear and i == 2 else size for i, size in enumerate(array.shape)),
+            )
             for each, array in inputs.items()
         )
         trace = fitted(points, graphs, self._marks)

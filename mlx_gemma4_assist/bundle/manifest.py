@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def of_text(processor: Processor, folder: Path) -> dict[str, Any]:
 
 def header() -> dict[str, Any]:
     """What a manifest begins with."""
-    return {"format": FORMAT, "version": VERSION, "made_by": f"mlx_gemma4_assist {__version__}", "mlx": mx.__version__}
+    return {"format": FORMAT, "version": VERSION, "made_by": f"mlx_gemma4_assist {__version__}", "mlx": version("mlx")}
 
 
 def of_weights(kept: Sequence[Kept]) -> list[list[Any]]:

@@ -167,7 +167,11 @@ class _Checked:
         known = OPERATIONS[given["operation"]]
         inputs, outputs = _count(given.get("inputs"), "inputs"), _count(given.get("outputs"), "outputs")
         named = {name: value for name, value in given.items() if name not in ("operation", "inputs", "outputs")}
-        if not known.least <= inputs <= known.most or not 1 <= outputs <= MOST_OUTPUTS or named.keys() != known.arguments.keys():
+        if (
+            not known.least <= inputs <= known.most
+            or not 1 <= outputs <= MOST_OUTPUTS
+            or named.keys() != known.arguments.keys()
+        ):
             raise _Wrong(f"{given!r:.100} is not how the operation is called")
         arguments = tuple((name, self._argument(known.arguments[name], value)) for name, value in named.items())
         return Use(given["operation"], arguments, inputs, outputs)
@@ -196,7 +200,8 @@ class _Checked:
 
 def _steps(flat: Sequence[Any], uses: Sequence[Use], first: int) -> tuple[tuple[tuple[int, ...], ...], int]:
     """The steps, and how many arrays there are after the last of them."""
-    steps, place, end = [], 0, first
+    steps: list[tuple[int, ...]] = []
+    place, end = 0, first
     while place < len(flat):
         number = _count(flat[place], "a step's operation")
         if number >= len(uses):

@@ -70,7 +70,9 @@ class Runner:
         self._reserve(end)
         given = {"length": self._state["length"], "ids": mx.array([list(ids)], mx.int32), **self._buffers}
         sizes = {"begin": self.length, "count": len(ids)}
-        self._buffers = run(reading.program, self._fixed, given, {name: sizes[name] for name in reading.program.variables})
+        self._buffers = run(
+            reading.program, self._fixed, given, {name: sizes[name] for name in reading.program.variables}
+        )
         mx.eval(self._buffers)
         self.length = end
         self._state["length"] = mx.array([end], mx.int32)

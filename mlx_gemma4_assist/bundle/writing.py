@@ -140,9 +140,7 @@ def check_out(out: Path) -> None:
         raise InputError(f"{out} exists already: name another folder, or remove it")
 
 
-def write(
-    folder: Path, checkpoint: Checkpoint, networks: Networks, options: ExportOptions, progress: Progress
-) -> None:
+def write(folder: Path, checkpoint: Checkpoint, networks: Networks, options: ExportOptions, progress: Progress) -> None:
     """Write a bundle's files to a folder that is there."""
     target, assistant = networks.target, networks.assistant
     layout = layout_of(target, 0 if assistant is None else options.drafts)
@@ -160,9 +158,7 @@ def write(
         "most_top_k": options.top_k,
         "programs": _write_programs(folder, programs),
     }
-    write_tensors(
-        folder / manifest.CONSTANTS, {str(number): array for number, array in enumerate(programs.constants)}
-    )
+    write_tensors(folder / manifest.CONSTANTS, {str(number): array for number, array in enumerate(programs.constants)})
     content["constants"] = len(programs.constants)
     _write_tokenizer(folder, checkpoint)
     files, weights = _write_weights(folder, networks, options.copy_weights)
@@ -242,9 +238,7 @@ def _write_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
         checkpoint.processor.tokenizer.backend_tokenizer.save(str(folder / manifest.TOKENIZER))
 
 
-def _write_weights(
-    folder: Path, networks: Networks, copy: bool
-) -> tuple[list[dict[str, Any]], list[Kept]]:
+def _write_weights(folder: Path, networks: Networks, copy: bool) -> tuple[list[dict[str, Any]], list[Kept]]:
     """The manifest's files of weights, and where each weight is; what lies in no file as it is wanted is written."""
     lying: dict[str, tuple[Path, str]] = {}
     for prefix, network in networks.named.items():
