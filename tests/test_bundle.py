@@ -1,7 +1,9 @@
 """Bundles: their programs make the package's text, and what is not whole is refused."""
 
 import json
+import random
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from support.bundles import FAMILIES, FEW, exported, pair_of
 from support.commands import runner
 
 from mlx_gemma4_assist import InputError
+from mlx_gemma4_assist.backend import branches
 from mlx_gemma4_assist.bundle.chat_form import chat_form
 from mlx_gemma4_assist.bundle.loading import Bundle
+from mlx_gemma4_assist.bundle.program import read_program
 from mlx_gemma4_assist.bundle.writing import ExportOptions, digest_of, export
 from mlx_gemma4_assist.engine.pair import Checkpoint
 
@@ -213,6 +217,50 @@ REFUSED = {
 def test_what_is_not_whole_is_refused(bundle, tmp_path, case):
     change, said = REFUSED[case]
     assert said in damaged(bundle, tmp_path, change)
+
+
+def mutated(value, luck: random.Random):
+    """A JSON value with one part of it lost, or another thing in its place."""
+    if isinstance(value, dict | list) and value and luck.random() < 0.9:
+        place = luck.choice(list(value)) if isinstance(value, dict) else luck.randrange(len(value))
+        if luck.random() < 0.1:
+            value.pop(place)
+        else:
+            value[place] = mutated(value[place], luck)
+        return value
+    return luck.choice([None, True, -1, 0, 2**70, 1.5, "x", "end", [], {}, [[]], {"constant": 1}, float("nan")])
+
+
+def test_mutations_are_read_or_refused(bundle, tmp_path):
+    luck = random.Random(0)
+    for path in (bundle / ROUND, bundle / "programs/sampled-1.json", bundle / "programs/read-33-48.json"):
+        content, refused = path.read_text(), 0
+        for _ in range(60):
+            try:
+                read_program(json.dumps(mutated(json.loads(content), luck)), path.name)
+            except InputError as error:
+                assert "\n" not in str(error)
+                refused += 1
+        assert refused > 30
+    copy = tmp_path / "pair" / "X.bundle"
+    shutil.copytree(bundle, copy)
+    for name in ("e2b", "e2b-assistant"):
+        (copy.parent / name).symlink_to(bundle.parent / name)
+    content = (bundle / "manifest.json").read_text()
+    for _ in range(40):
+        (copy / "manifest.json").write_text(json.dumps(mutated(json.loads(content), luck)))
+        with suppress(InputError):
+            assert Bundle(copy).constants
+
+
+def test_programs_are_the_same_whatever_device_traces_them(model, tmp_path):
+    for choice in ("cpu", "gpu"):
+        with branches(choice):
+            export(Checkpoint.open(model), tmp_path / f"{choice}.bundle", replace(FEW, drafts=1))
+    one, other = (Bundle(tmp_path / f"{choice}.bundle").manifest["files"] for choice in ("cpu", "gpu"))
+    assert one == other
+    used = {use.operation for use in Bundle(tmp_path / "cpu.bundle").rounds["sampled"][1].uses}
+    assert {"rms_norm", "rope", "attention", "dequantize", "quantized_matmul", "uniform", "gumbel"} <= used
 
 
 def test_a_bundle_that_computes_something_else_is_not_written(model, tmp_path, monkeypatch):

@@ -125,7 +125,7 @@ class Bundle:
                 )
 
     def _program(self, name: Any) -> Program:
-        if name not in self._texts:
+        if not isinstance(name, str) or name not in self._texts:
             raise self._damaged(f"{name!r:.100} is no file of the bundle")
         program = read_program(decode_text(self._texts[name], str(self.folder / name)), str(self.folder / name))
         if program.weights != len(self.kept) or program.constants != self._field("constants", int):

@@ -162,9 +162,9 @@ class _Checked:
         return Input(_text(given[0]), _type(given[1]), shape)
 
     def _use(self, given: Any) -> Use:
-        if not isinstance(given, dict) or given.get("operation") not in OPERATIONS:
+        known = OPERATIONS.get(_text(given.get("operation"))) if isinstance(given, dict) else None
+        if known is None:
             raise _Wrong(f"{given!r:.100} is no operation that is known here")
-        known = OPERATIONS[given["operation"]]
         inputs, outputs = _count(given.get("inputs"), "inputs"), _count(given.get("outputs"), "outputs")
         named = {name: value for name, value in given.items() if name not in ("operation", "inputs", "outputs")}
         if (

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..backend import branches, dtype_name
 from ..cache.layout import CacheLayout
 from ..checkpoints.loading import unread_assistant, unread_model
 from ..conversion.staging import staged
+from ..drafts.costs import unknown_costs
 from ..drafts.learned import AUTO_LONGEST
 from ..engine.engine import slack_for
 from ..engine.pair import Checkpoint
@@ -154,7 +156,8 @@ def write(folder: Path, checkpoint: Checkpoint, networks: Networks, options: Exp
         "hidden": {"size": layout.config.hidden_size, "dtype": dtype_name(target.hidden_dtype)},
         "layout": manifest.of_layout(layout),
         "text": manifest.of_text(checkpoint.processor, checkpoint.folder),
-        "drafts": len(programs.rounds[GREEDY]) - 1,
+        "drafts": (longest := len(programs.rounds[GREEDY]) - 1),
+        "first_costs": [round(exp(cost), 4) for cost in unknown_costs(longest, 1).mean],
         "most_top_k": options.top_k,
         "programs": _write_programs(folder, programs),
     }
