@@ -144,29 +144,34 @@ def check_out(out: Path) -> None:
 
 def write(folder: Path, checkpoint: Checkpoint, networks: Networks, options: ExportOptions, progress: Progress) -> None:
     """Write a bundle's files to a folder that is there."""
-    target, assistant = networks.target, networks.assistant
-    layout = layout_of(target, 0 if assistant is None else options.drafts)
-    decoder = Decoder(target, assistant, layout, Sampling(), accept)
+    layout = layout_of(networks.target, 0 if networks.assistant is None else options.drafts)
+    decoder = Decoder(networks.target, networks.assistant, layout, Sampling(), accept)
     never = checkpoint.processor.suppress_tokens
     programs = traced_programs(Weights(networks.named), decoder, options, never, progress)
-    content = manifest.header() | {
-        "name": Path(checkpoint.source.path_or_repo).name,
-        "vocabulary": layout.config.vocab_size,
-        "context": layout.config.max_position_embeddings,
-        "hidden": {"size": layout.config.hidden_size, "dtype": dtype_name(target.hidden_dtype)},
-        "layout": manifest.of_layout(layout),
-        "text": manifest.of_text(checkpoint.processor, checkpoint.folder),
-        "drafts": (longest := len(programs.rounds[GREEDY]) - 1),
-        "first_costs": [round(exp(cost), 4) for cost in unknown_costs(longest, 1).mean],
-        "most_top_k": options.top_k,
-        "programs": _write_programs(folder, programs),
-    }
-    write_tensors(folder / manifest.CONSTANTS, {str(number): array for number, array in enumerate(programs.constants)})
-    content["constants"] = len(programs.constants)
+    content = _told(checkpoint, networks.target, layout, programs)
+    content |= {"most_top_k": options.top_k, "programs": _write_programs(folder, programs)}
+    constants = {str(number): array for number, array in enumerate(programs.constants)}
+    content["constants"] = len(constants)
+    write_tensors(folder / manifest.CONSTANTS, constants)
     _write_tokenizer(folder, checkpoint)
     files, weights = _write_weights(folder, networks, options.copy_weights)
     content |= {"files": _digests(folder), "weight_files": files, "weights": manifest.of_weights(weights)}
     (folder / manifest.MANIFEST).write_text(manifest.written(content), encoding="utf-8")
+
+
+def _told(checkpoint: Checkpoint, target: Gemma4ForCausalLM, layout: CacheLayout, programs: Programs) -> dict[str, Any]:
+    """What the manifest says of the model."""
+    config, drafts = layout.config, len(programs.rounds[GREEDY]) - 1
+    return manifest.header() | {
+        "name": Path(checkpoint.source.path_or_repo).name,
+        "vocabulary": config.vocab_size,
+        "context": config.max_position_embeddings,
+        "hidden": {"size": config.hidden_size, "dtype": dtype_name(target.hidden_dtype)},
+        "layout": manifest.of_layout(layout),
+        "text": manifest.of_text(checkpoint.processor, checkpoint.folder),
+        "drafts": drafts,
+        "first_costs": [round(exp(cost), 4) for cost in unknown_costs(drafts, 1).mean],
+    }
 
 
 def layout_of(target: Gemma4ForCausalLM, drafts: int) -> CacheLayout:
