@@ -15,10 +15,10 @@ from support.commands import runner
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.backend import branches
-from mlx_gemma4_assist.bundle.building import Weights, named_networks
 from mlx_gemma4_assist.bundle.chat_form import chat_form
 from mlx_gemma4_assist.bundle.loading import Bundle
 from mlx_gemma4_assist.bundle.program import read_program
+from mlx_gemma4_assist.bundle.weights import Weights, named_networks
 from mlx_gemma4_assist.bundle.writing import ExportOptions, digest_of, export, layout_of, no_progress, traced_programs
 from mlx_gemma4_assist.engine.pair import Checkpoint
 from mlx_gemma4_assist.models.families import families
@@ -279,15 +279,15 @@ def test_programs_are_the_same_whatever_device_traces_them(model, tmp_path):
 
 def test_a_bundle_that_computes_something_else_is_not_written(model, tmp_path, monkeypatch):
     """The check sees a wrong constant, and leaves nothing behind."""
-    from mlx_gemma4_assist.bundle import building
+    from mlx_gemma4_assist.bundle import assembling
 
-    real = building.Constants.number
+    real = assembling.Constants.number
 
     def wrong(self, array: mx.array) -> int:
         scaled = array.dtype == mx.float32 and array.ndim == 0
         return real(self, array * 1.5 if scaled else array)
 
-    monkeypatch.setattr(building.Constants, "number", wrong)
+    monkeypatch.setattr(assembling.Constants, "number", wrong)
     with pytest.raises(InputError, match="where the package gives|differ from the package's"):
         exported(model, tmp_path / "X.bundle")
     assert list(tmp_path.iterdir()) == []

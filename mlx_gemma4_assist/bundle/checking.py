@@ -26,9 +26,9 @@ from ..rounds.export import DRAWN
 from ..rounds.round import propose, settle
 from ..rounds.sampling import Sampling, in_use, settings_of
 from ..rounds.state import Decoder
-from .building import Weights, named_networks
 from .loading import Bundle
 from .runner import Made, Runner
+from .weights import Weights, named_networks
 
 TOKENS = 80  # of a text, which is more than a bucket
 SEED = 7

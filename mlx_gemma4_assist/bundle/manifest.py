@@ -16,8 +16,8 @@ from ..checkpoints.sampling import sampling_of
 from ..errors import InputError
 from ..files import read_json
 from ..rounds.compiled import GROWTH_SHARE, bucket_size
+from ..rounds.export import least_end
 from ..text.processor import Processor
-from .building import least_end
 from .chat_form import chat_form
 
 FORMAT, VERSION = "mlx_gemma4_assist bundle", 1
