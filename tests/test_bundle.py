@@ -2,24 +2,37 @@
 
 import json
 import random
+import re
 import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from support.bundles import FAMILIES, FEW, exported, pair_of
 from support.commands import runner
+from support.paths import ROOT
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.backend import branches
 from mlx_gemma4_assist.bundle.chat_form import chat_form
 from mlx_gemma4_assist.bundle.loading import Bundle
+from mlx_gemma4_assist.bundle.marks import Marks, whole
+from mlx_gemma4_assist.bundle.operations import OPERATIONS
 from mlx_gemma4_assist.bundle.program import read_program
 from mlx_gemma4_assist.bundle.weights import Weights, named_networks
-from mlx_gemma4_assist.bundle.writing import ExportOptions, digest_of, export, layout_of, no_progress, traced_programs
+from mlx_gemma4_assist.bundle.writing import (
+    ExportOptions,
+    asked_top_k,
+    digest_of,
+    export,
+    layout_of,
+    no_progress,
+    traced_programs,
+)
 from mlx_gemma4_assist.engine.pair import Checkpoint
 from mlx_gemma4_assist.models.families import families
 from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
@@ -105,6 +118,40 @@ def test_without_an_assistant_rounds_draft_nothing(model, tmp_path):
     checkpoint = Checkpoint.open(model, "none")
     export(checkpoint, tmp_path / "X.bundle", ExportOptions())
     assert Bundle(tmp_path / "X.bundle").manifest["drafts"] == 0
+
+
+def test_a_checkpoint_has_as_many_of_the_likeliest_tokens_as_it_asks_for(tmp_path):
+    for asked, most in ((None, 64), (40, 64), (65, 256), (5000, 1024)):
+        content = {} if asked is None else {"do_sample": True, "top_k": asked}
+        (tmp_path / "generation_config.json").write_text(json.dumps(content))
+        assert asked_top_k(tmp_path) == most
+
+
+def test_other_threads_compute_while_one_traces():
+    x, found = mx.arange(8, dtype=mx.float32), []
+    expected = mx.fast.rms_norm(x, None, 1e-6)
+    mx.eval(x, expected)
+    with whole(Marks()):
+        thread = Thread(target=lambda: found.append(mx.fast.rms_norm(x, None, 1e-6).tolist()))
+        thread.start()
+        thread.join()
+    assert found == [expected.tolist()]
+    assert mx.array_equal(mx.fast.rms_norm(x, None, 1e-6), expected)
+
+
+def test_the_format_is_documented():
+    """Every operation, every argument of one, every entry of a manifest."""
+    text = (ROOT / "docs" / "bundle.md").read_text()
+    words = set(re.findall(r"[a-z_]+", text))
+    assert OPERATIONS.keys() <= words
+    assert {argument for each in OPERATIONS.values() for argument in each.arguments} <= words
+
+
+def test_the_manifest_is_documented(bundle):
+    text = (ROOT / "docs" / "bundle.md").read_text()
+    manifest = Bundle(bundle).manifest
+    entries = [*manifest, *manifest["layout"], *manifest["text"], *manifest["hidden"], *manifest["weight_files"][0]]
+    assert [entry for entry in entries if entry not in text] == []
 
 
 def test_what_is_between_messages(bundle):

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from ..backend import branches, dtype_name
 from ..cache.layout import CacheLayout
+from ..checkpoints.sampling import sampling_of
 from ..conversion.staging import staged
 from ..drafts.costs import unknown_costs
 from ..drafts.learned import AUTO_LONGEST
@@ -49,12 +50,13 @@ class ExportOptions:
     Attributes:
         copy_weights: whether it has all weights, rather than the names of the checkpoint's files.
         drafts: the most of a round.
-        top_k: the most likely tokens that sampled rounds can be told to look at.
+        top_k: of how many of the likeliest tokens sampled rounds can draw; None is what the checkpoint asks for, and 64
+            at least.
     """
 
     copy_weights: bool = False
     drafts: int = MOST_DRAFTS
-    top_k: int = CANDIDATES[0]
+    top_k: int | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def write(folder: Path, checkpoint: Checkpoint, networks: Networks, options: Exp
     """Write a bundle's files to a folder that is there."""
     layout = layout_of(networks.target, 0 if networks.assistant is None else options.drafts)
     decoder = Decoder(networks.target, networks.assistant, layout, Sampling(), accept)
+    options = replace(options, top_k=options.top_k or asked_top_k(checkpoint.folder))
     never = checkpoint.processor.suppress_tokens
     programs = traced_programs(Weights(networks.named), decoder, options, never, progress)
     content = _told(checkpoint, networks.target, layout, programs)
@@ -149,6 +152,12 @@ def _told(checkpoint: Checkpoint, target: Gemma4ForCausalLM, layout: CacheLayout
     }
 
 
+def asked_top_k(folder: Path) -> int:
+    """Enough for what a checkpoint's generation_config.json asks for."""
+    asked = sampling_of(folder).get("top_k", 0)
+    return next((size for size in CANDIDATES if asked <= size), CANDIDATES[-1])
+
+
 def layout_of(target: Gemma4ForCausalLM, drafts: int) -> CacheLayout:
     """The layout of the cache that programs work on."""
     return CacheLayout(target.config, slack_for(drafts), target.embed(mx.array([[0]])).dtype)
@@ -168,7 +177,10 @@ def traced_programs(
     """
     constants = Constants()
     builder = Builder(weights, constants)
-    ways = {GREEDY: Sampling(suppress_tokens=tuple(never)), SAMPLED: drawn(options.top_k, tuple(never))}
+    ways = {
+        GREEDY: Sampling(suppress_tokens=tuple(never)),
+        SAMPLED: drawn(options.top_k or CANDIDATES[0], tuple(never)),
+    }
     longest = 0 if decoder.assistant is None else options.drafts
     with branches("gpu"):
         ranges = pieces(decoder.layout)
