@@ -18,11 +18,12 @@ from support.paths import ROOT
 
 from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.backend import branches
+from mlx_gemma4_assist.bundle import operations
 from mlx_gemma4_assist.bundle.chat_form import chat_form
 from mlx_gemma4_assist.bundle.loading import Bundle
 from mlx_gemma4_assist.bundle.marks import Marks, whole
-from mlx_gemma4_assist.bundle.operations import OPERATIONS
 from mlx_gemma4_assist.bundle.program import read_program
+from mlx_gemma4_assist.bundle.runner import Runner
 from mlx_gemma4_assist.bundle.weights import Weights, named_networks
 from mlx_gemma4_assist.bundle.writing import (
     ExportOptions,
@@ -70,6 +71,27 @@ def test_half_precision(tmp_path, dtype):
     """Texts may part where logits are as close as rounding goes, which these hardly ever are."""
     found = exported(pair_of(tmp_path, "12b", dtype), tmp_path / "X.bundle")
     assert found.tokens >= 20
+
+
+def test_accepted_drafts(tmp_path):
+    """The embedded pair is trained: many of its drafts stand, drawn or not."""
+    found = exported("tiny", tmp_path / "X.bundle", replace(FEW, drafts=3), tokens=20)
+    assert found.tokens >= 1.3 * found.rounds
+    assert found.same == found.drafted > 20
+
+
+def test_wrong_drafts_are_found_though_texts_are_right(tmp_path, monkeypatch):
+    """Nothing else tells them: the text is the target's own whatever is drafted."""
+    real = Runner.round
+
+    def forgetful(self, *arguments):
+        made = real(self, *arguments)
+        self._state["hidden"] = mx.zeros_like(self._state["hidden"])
+        return made
+
+    monkeypatch.setattr(Runner, "round", forgetful)
+    with pytest.raises(InputError, match="drafts are not the package's"):
+        exported(pair_of(tmp_path, "e2b"), tmp_path / "X.bundle")
 
 
 def test_all_numbers_of_drafts(model, tmp_path):
@@ -143,8 +165,8 @@ def test_the_format_is_documented():
     """Every operation, every argument of one, every entry of a manifest."""
     text = (ROOT / "docs" / "bundle.md").read_text()
     words = set(re.findall(r"[a-z_]+", text))
-    assert OPERATIONS.keys() <= words
-    assert {argument for each in OPERATIONS.values() for argument in each.arguments} <= words
+    assert operations.OPERATIONS.keys() <= words
+    assert {argument for each in operations.OPERATIONS.values() for argument in each.arguments} <= words
 
 
 def test_the_manifest_is_documented(bundle):

@@ -44,7 +44,7 @@ def pair_of(folder: Path, family: str, dtype: str = "float32", **quantized: Any)
     return folder / family
 
 
-def exported(model: Path, out: Path, options: ExportOptions = FEW, tokens: int = TOKENS) -> Findings:
+def exported(model: Path | str, out: Path, options: ExportOptions = FEW, tokens: int = TOKENS) -> Findings:
     """A bundle, once it has been compared with the package, and what was found."""
     checkpoint = Checkpoint.open(model)
     found: list[Findings] = []
