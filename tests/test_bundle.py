@@ -20,6 +20,7 @@ from mlx_gemma4_assist import InputError
 from mlx_gemma4_assist.backend import branches
 from mlx_gemma4_assist.bundle import operations
 from mlx_gemma4_assist.bundle.chat_form import chat_form
+from mlx_gemma4_assist.bundle.interpreter import run
 from mlx_gemma4_assist.bundle.loading import Bundle
 from mlx_gemma4_assist.bundle.marks import Marks, whole
 from mlx_gemma4_assist.bundle.program import read_program
@@ -167,6 +168,18 @@ def test_the_format_is_documented():
     words = set(re.findall(r"[a-z_]+", text))
     assert operations.OPERATIONS.keys() <= words
     assert {argument for each in operations.OPERATIONS.values() for argument in each.arguments} <= words
+
+
+def test_the_documented_program_runs():
+    text = (ROOT / "docs" / "bundle.md").read_text()
+    program = read_program(text.partition("```json\n")[2].partition("```")[0], "docs/bundle.md")
+    fixed = [mx.zeros(1)] * (program.weights + program.constants)
+    made = run(program, fixed, {"length": mx.array([2], mx.int32)}, {"end": 4})
+    assert made["valid"].tolist() == [True, True, False, False]
+    with pytest.raises(InputError, match="length is"):
+        run(program, fixed, {"length": mx.array([2, 3], mx.int32)}, {"end": 4})
+    with pytest.raises(InputError, match="depends on end"):
+        run(program, fixed, {"length": mx.array([2], mx.int32)}, {})
 
 
 def test_the_manifest_is_documented(bundle):
@@ -366,13 +379,13 @@ def test_a_bundle_that_computes_something_else_is_not_written(model, tmp_path, m
 
 
 def test_the_command(model, tmp_path, monkeypatch, capsys):
-    run = runner(monkeypatch, capsys)
+    command = runner(monkeypatch, capsys)
     out = tmp_path / "X.bundle"
-    done = run("export", "--model", str(model), "--out", str(out), "--no-check")
+    done = command("export", "--model", str(model), "--out", str(out), "--no-check")
     assert done.returncode == 0, done.stderr
     assert "of programs" in done.stdout
-    again = run("export", "--model", str(model), "--out", str(out))
+    again = command("export", "--model", str(model), "--out", str(out))
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
     assert "exists already" in again.stderr
-    nothing = run("export", "--model", str(tmp_path), "--out", str(tmp_path / "Y.bundle"))
+    nothing = command("export", "--model", str(tmp_path), "--out", str(tmp_path / "Y.bundle"))
     assert nothing.returncode == 2
