@@ -47,6 +47,7 @@ WITHOUT_MLX = ("errors", "files", "extras", "options", "text", "drafts", "termin
 MOST_LINES_OF_A_DOOR = 8
 MOST_LINES_OF_A_FUNCTION = 60
 MOST_LINES_OF_A_FILE = 450
+MOST_LINES_OF_README = 120
 MOST_FILES_OF_AN_OPTION = 5
 
 HOST_FREE = ("models", "cache", "rounds")
@@ -98,6 +99,10 @@ def within(house: dict[str, Module]) -> Iterator[Import]:
         for each in imports(module, house.keys()):
             if module.name != package and each.target.split(".")[0] == package:
                 yield each
+
+
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= MOST_LINES_OF_README
 
 
 # Imports
