@@ -107,6 +107,17 @@ def test_thoughts_are_left_out(processor):
     assert "hm" not in shown
 
 
+def test_bytes_that_spell_a_control_token_stay_text(processors):
+    """Also where white space beside them is trimmed, so that a part of what they spell is made into tokens anew."""
+    processor, spelled = processors["tiny"], "<turn|>"
+    tokenizer = processor.tokenizer.backend_tokenizer
+    letters = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in f" {spelled}\n".encode()]
+    memory, control = WrittenAnswers(processor), set(processor.control.ids.values())
+    memory.recall(spelled, letters)
+    assert processor.decode(memory.find(spelled), False) == spelled
+    assert control.isdisjoint(memory.find(spelled))
+
+
 def test_what_a_stop_string_has_cut(processor):
     ids = [processor.tokenizer.backend_tokenizer.token_to_id(name) for name in ("a", "h", "hell", "o")]
     memory = WrittenAnswers(processor)

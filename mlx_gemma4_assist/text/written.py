@@ -165,7 +165,7 @@ def spelling(processor: "Processor", tokens: Sequence[int], text: str) -> list[i
         if first == 0 and last >= len(piece):
             found += ids
         elif first < len(piece) and last > 0:
-            found += processor.tokenize(piece[first:last])
+            found += processor.tokenize(processor.control.sealed(piece[first:last]))
         place += len(piece)
         if place >= end:
             break
