@@ -400,6 +400,7 @@ REFUSED = [
     ([USER, calls(("1", "f", "{"))], {}, "no JSON object"),
     ([USER, calls(("1", "", {}))], {}, "message 2 has a tool call without a function's name"),
     ([USER, {"role": "assistant", "tool_calls": ["f"]}], {}, "without a function's name"),
+    ([USER, {"role": "assistant", "tool_calls": 5}], {}, "message 2 has tool_calls that are no list"),
     ([USER, calls(("1", "f", {"a": nested(5000)}))], {}, "nested too deeply"),
     ([USER], {"continue_last": True}, "only an assistant's last message"),
     ([USER, calls(("1", "f", {}))], {"continue_last": True}, "only an assistant's last message"),
