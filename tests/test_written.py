@@ -118,6 +118,16 @@ def test_bytes_that_spell_a_control_token_stay_text(processors):
     assert control.isdisjoint(memory.find(spelled))
 
 
+@pytest.mark.parametrize("form", ["full", "tiny"])
+@pytest.mark.parametrize("foreign", [2**32 - 1, 10**6])
+def test_ids_that_there_are_not_do_not_come_back(processors, form, foreign):
+    """A conversation's file may be another model's: ids that spell nothing would get into the prompt."""
+    processor = processors[form]
+    memory, known = WrittenAnswers(processor), processor.tokenize("x")
+    memory.recall("x", [*known, foreign])
+    assert memory.find("x") is None
+
+
 def test_what_a_stop_string_has_cut(processor):
     ids = [processor.tokenizer.backend_tokenizer.token_to_id(name) for name in ("a", "h", "hell", "o")]
     memory = WrittenAnswers(processor)

@@ -72,10 +72,10 @@ class WrittenAnswers:
             self._keep(key, answer)
 
     def recall(self, text: str, tokens: Sequence[int]) -> None:
-        """Keep an answer that somebody else has remembered, unless its text is known."""
+        """Keep an answer that somebody else has remembered, unless its text is known or it has ids of another model."""
         with self._lock:
             known = text.strip() in self._known
-        if not known:
+        if not known and all(token < self._vocabulary for token in tokens):
             self.remember((), tokens, text)
 
     def remember_cut(self, prompt: Sequence[int], tokens: Sequence[int]) -> None:
@@ -114,6 +114,10 @@ class WrittenAnswers:
     @cached_property
     def _control(self) -> frozenset[int]:
         return frozenset(self._processor.control.ids.values())
+
+    @cached_property
+    def _vocabulary(self) -> int:
+        return self._processor.tokenizer.backend_tokenizer.get_vocab_size()
 
     def _answer(self, prompt: Sequence[int], tokens: Sequence[int]) -> _Answer | None:
         """What stays of an answer in later prompts; None if that cannot be put back."""
