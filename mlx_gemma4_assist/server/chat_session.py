@@ -319,9 +319,9 @@ class ChatSession:
                 change()
                 request = self._seed(self._request())
                 self._reply, self._before, self._asked = reply, before, request
-            except BaseException:
-                self._session.go_back(before[0])
-                raise
+            finally:
+                if self._reply is not reply:
+                    self._session.go_back(before[0])
         return self._submit(reply, request)
 
     def _submit(self, reply: Reply, request: ChatRequest) -> Reply:
