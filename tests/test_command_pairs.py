@@ -431,8 +431,8 @@ DECLARED = {
     "parity": PARITY,
     "doctor": DOCTOR,
 }
-ELSEWHERE = {"serve": "test_serve_command.py", "connect": "test_connect.py"}
-"""What runs until it is ended, and what writes other programs' files."""
+ELSEWHERE = {"serve": "test_serve_command.py", "connect": "test_connect.py", "export": "test_bundle.py"}
+"""What runs until it is ended, what writes other programs' files, and what has hardly an option."""
 
 
 def test_every_command_is_here():

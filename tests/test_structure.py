@@ -25,7 +25,7 @@ FLOORS = (
     ("checkpoints", "cache"),
     ("text", "media", "drafts", "rounds"),
     ("engine",),
-    ("api", "machine", "evaluation", "conversion"),
+    ("api", "machine", "evaluation", "conversion", "bundle"),
     ("server", "huggingface", "training"),
     ("integrations",),
     ("terminal",),
@@ -37,17 +37,12 @@ BESIDE = {  # rooms on one floor of which the first imports from the second
     ("evaluation", "machine"): "a figure names its chip",
     ("conversion", "evaluation"): "a card tells what a conversion costs",
     ("conversion", "machine"): "a format is chosen for a chip",
+    ("bundle", "conversion"): "both appear whole or not at all",
+    ("bundle", "evaluation"): "how close rounding is, is measured there",
 }
-DOORS = ("generate", "chat", "serve", "connect", "convert", "parity", "benchmark", "doctor")
-WITHOUT_MLX = (
-    "errors",
-    "files",
-    "extras",
-    "options",
-    "text",
-    "drafts",
-    "terminal",
-)  # at once; a function may import it
+DOORS = ("generate", "chat", "serve", "connect", "convert", "export", "parity", "benchmark", "doctor")
+# At once; a function may import it.
+WITHOUT_MLX = ("errors", "files", "extras", "options", "text", "drafts", "terminal")
 
 MOST_LINES_OF_A_DOOR = 8
 MOST_LINES_OF_A_FUNCTION = 60

@@ -136,18 +136,7 @@ def _load(
     folder: Path, config: Mapping[str, Any], dtype: str | mx.Dtype | None, model: Model, parts: Sequence[nn.Module]
 ) -> Model:
     """Give an untrained model its checkpoint's weights; its large ``parts`` are evaluated one by one."""
-    quantization = read_quantization(config)
-    wanted = _computed_in(config, dtype, quantization is not None)
-
-    weights = read_weights(folder, lambda name: model.parameter_name(name) is not None)
-    weights = model.sanitize(weights)
-    if quantization:
-        quantize_layers(model, quantization, weights, model.parameter_name)
-    if wanted is not None:
-        weights = {name: _cast(array, wanted) for name, array in weights.items()}
-    assign(model, weights, folder)
-    # Layer by layer, and held by nobody else, what was read is freed as soon as it is cast or split.
-    del weights
+    _assign(folder, config, dtype, model)
     if not on_gpu():
         lay_out_by_columns(model)
     # Evaluated, because a lazy array is bound to the stream of the thread that first asks for it.
@@ -156,6 +145,39 @@ def _load(
     mx.eval(named_parameters(model))
     wake_compiler()
     model.eval()
+    return model
+
+
+def _assign(folder: Path, config: Mapping[str, Any], dtype: str | mx.Dtype | None, model: Network) -> None:
+    """Give an untrained model its checkpoint's weights, which are read when they are evaluated.
+
+    Layer by layer, and held by nobody else, what was read is freed as soon as it is cast or split.
+    """
+    quantization = read_quantization(config)
+    wanted = _computed_in(config, dtype, quantization is not None)
+    weights = read_weights(folder, lambda name: model.parameter_name(name) is not None)
+    weights = model.sanitize(weights)
+    if quantization:
+        quantize_layers(model, quantization, weights, model.parameter_name)
+    if wanted is not None:
+        weights = {name: _cast(array, wanted) for name, array in weights.items()}
+    assign(model, weights, folder)
+
+
+def unread_model(folder: Path, dtype: str | mx.Dtype | None = None) -> Gemma4ForCausalLM:
+    """A target whose weights are not read before they are evaluated, in this thread. Arguments and errors as for
+    ``load_model``."""
+    config = read_json(folder / "config.json")
+    model = Gemma4ForCausalLM(read_target_config(config))
+    _assign(folder, config, dtype, model)
+    return model
+
+
+def unread_assistant(folder: Path, dtype: str | mx.Dtype | None = None) -> Gemma4AssistantForCausalLM:
+    """The same of an assistant."""
+    config = read_json(folder / "config.json")
+    model = Gemma4AssistantForCausalLM(read_assistant_config(config))
+    _assign(folder, config, dtype, model)
     return model
 
 

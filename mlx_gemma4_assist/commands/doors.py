@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from .interrupts import ending_at_once
 
-COMMANDS = ("generate", "chat", "serve", "connect", "convert", "benchmark", "parity", "doctor")
+COMMANDS = ("generate", "chat", "serve", "connect", "convert", "export", "benchmark", "parity", "doctor")
 """Each is a function of the module of its name in this folder."""
 
 

@@ -99,7 +99,7 @@ class Engine:
     def slack(self, num_assistant_tokens: int | None = None) -> int:
         """Slots beyond the window that :meth:`new_cache` gives a ring."""
         asked = GenerationOptions(num_assistant_tokens=num_assistant_tokens).num_assistant_tokens
-        return round_up(_needed_slack(longest_draft(self.pair, asked)), SLACK_STEP)
+        return slack_for(longest_draft(self.pair, asked))
 
     def _cache(self, slack: int, quantization: KVQuantization | None) -> KVCache:
         layout = CacheLayout(self.pair.target.config, slack, self.pair.dtype, quantization)
@@ -136,7 +136,7 @@ class Engine:
     def _run(self, request: Request, cache: KVCache | None, progress: Progress, longest: int) -> Run:
         quantization = kv_quantization(request.options, self.pair.target.config)
         if cache is None:
-            own = self._cache(round_up(_needed_slack(longest), SLACK_STEP), quantization)
+            own = self._cache(slack_for(longest), quantization)
             return Run(self, request, own, progress, longest=longest, kept=False)
         if not isinstance(cache, KVCache):
             raise InputError(f"prompt_cache is {described(cache)}, expected what make_prompt_cache returns")
@@ -236,6 +236,11 @@ def longest_draft(pair: Pair, num_assistant_tokens: int | None) -> int:
             "{num_assistant_tokens} is {value}, but there is no assistant model", value=num_assistant_tokens
         )
     return 0
+
+
+def slack_for(drafts: int) -> int:
+    """Slots beyond the window that a ring has where rounds have up to so many drafts."""
+    return round_up(_needed_slack(drafts), SLACK_STEP)
 
 
 def _needed_slack(drafts: int) -> int:

@@ -20,7 +20,7 @@ from ..engine.pair import Pair
 from ..engine.responses import SpeculationStats
 from ..errors import InputError
 from ..options import GenerationOptions
-from ..rounds.sampling import CHOOSE, Sampling, log_probabilities, noise, row_keys
+from ..rounds.sampling import CHOOSE, Sampling, gumbel_noise, log_probabilities, noise_keys, row_keys
 
 TIE_SPACINGS = 4
 SIGNIFICANT_BITS = {mx.bfloat16: 8, mx.float16: 11}
@@ -157,9 +157,8 @@ def _scores(pair: Pair, prompt: Sequence[int], place: int, options: GenerationOp
     scores = _logits(pair, prompt, place, options)
     largest = mx.max(mx.where(mx.isinf(scores), 0, mx.abs(scores))).item()
     if not options.greedy:
-        vocabulary, seed = scores.shape[-1], options.seed or 0
         positions = mx.array([[len(prompt) + place]])
-        gumbel = noise(lambda key: mx.random.gumbel((vocabulary,), key=key), row_keys(seed, 1), positions, CHOOSE)
+        gumbel = gumbel_noise(noise_keys(row_keys(options.seed or 0, 1), positions, CHOOSE), scores.shape[-1])
         drawn = Sampling(options.temperature)
         scores = log_probabilities(scores, options.temperature, drawn) + gumbel[0]
     return np.array(scores[0]), cast(float, largest)

@@ -4,7 +4,7 @@ Filters come in transformers' order: temperature, top-k, top-p, min-p (mlx-lm di
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -327,29 +327,39 @@ def row_keys(seed: int, rows: int) -> mx.array:
     return mx.stack([mx.random.split(base ^ mx.array([0, row], mx.uint32))[0] for row in range(rows)])
 
 
-def noise(draw: Callable[[mx.array], mx.array], keys: mx.array, positions: mx.array, purpose: int) -> mx.array:
-    """Independent noise for each position of each row, the same whichever round or batch asks for it.
+def noise_keys(keys: mx.array, positions: mx.array, purpose: int) -> mx.array:
+    """A random key for each position of each row, the same whichever round or batch asks for it.
 
     Args:
-        draw: a random key (2,) uint32 -> an array of any shape.
         keys: (B, 2) uint32, from :func:`row_keys`.
         positions: (B, L) int32.
         purpose: one of the module's streams.
 
     Returns:
-        (B, L, ...) of what ``draw`` gives.
+        (B, L, 2) uint32.
     """
     stream = keys ^ mx.array([0x9E3779B9 * (purpose + 1) % 2**32, 0], mx.uint32)
     counters = stream[:, 1:] ^ positions.astype(mx.uint32)
-    each = mx.stack([mx.broadcast_to(stream[:, :1], counters.shape), counters], axis=-1)
-    return mx.vmap(mx.vmap(draw))(each)
+    return mx.stack([mx.broadcast_to(stream[:, :1], counters.shape), counters], axis=-1)
+
+
+def uniform_noise(keys: mx.array) -> mx.array:
+    """A number in [0, 1) for each random key: (B, L, 2) uint32 -> (B, L) float32."""
+    drawn: mx.array = mx.vmap(mx.vmap(lambda key: mx.random.uniform(key=key)))(keys)
+    return drawn
+
+
+def gumbel_noise(keys: mx.array, count: int) -> mx.array:
+    """So many numbers of the Gumbel distribution for each random key: (B, L, 2) uint32 -> (B, L, count) float32."""
+    drawn: mx.array = mx.vmap(mx.vmap(lambda key: mx.random.gumbel((count,), key=key)))(keys)
+    return drawn
 
 
 def uniform(keys: mx.array, positions: mx.array, purpose: int) -> mx.array:
     """(B, L) float32 in [0, 1); L may be 0."""
     if positions.shape[1] == 0:
         return mx.zeros(positions.shape)
-    return noise(lambda key: mx.random.uniform(key=key), keys, positions, purpose)
+    return uniform_noise(noise_keys(keys, positions, purpose))
 
 
 def choose(log_p: mx.array, keys: mx.array, positions: mx.array, purpose: int) -> mx.array:
@@ -357,6 +367,5 @@ def choose(log_p: mx.array, keys: mx.array, positions: mx.array, purpose: int) -
 
     The noise belongs to the position: what is drawn there does not depend on how many positions are drawn at once.
     """
-    vocabulary = log_p.shape[-1]
-    gumbel = noise(lambda key: mx.random.gumbel((vocabulary,), key=key), keys, positions, purpose)
+    gumbel = gumbel_noise(noise_keys(keys, positions, purpose), log_p.shape[-1])
     return mx.argmax(log_p + gumbel, axis=-1).astype(mx.int32)
