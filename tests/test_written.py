@@ -135,6 +135,17 @@ def test_what_a_stop_string_has_cut(processor):
     assert list(memory.find("ahhe")) == [*ids[:2], *processor.tokenize("he")]
 
 
+def test_cancelled_answers_leave_room_for_whole_ones(processor):
+    apart = [processor.tokenize(letter)[0] for letter in "hello"]
+    memory = WrittenAnswers(processor, 80)
+    for _ in range(40):
+        memory.remember_cut([], [*apart, *apart[::-1]])
+    memory.remember([], apart[:4], "hell")
+    assert memory.find("hell") == apart[:4]
+    assert memory.find("helloo") == [*apart, apart[-1]]
+    assert memory.find("hell") == apart[:4]
+
+
 def test_what_was_cut_off_is_found_by_any_beginning(processor):
     apart = [processor.tokenize(letter)[0] for letter in "hello"]
     memory = WrittenAnswers(processor)
@@ -197,6 +208,9 @@ def test_the_memory_is_bounded(processor):
     memory.remember([], letters["the wall"], "the wall")
     assert [memory.find(text) is not None for text in texts] == [True, False, True, True]
     memory.remember_cut([], letters["hello"] * 9)
+    assert memory.find("hellohe") is None
+    assert [memory.find(text) is not None for text in texts] == [True, False, True, True]
+    memory.remember([], letters["hello"] * 9, "hello" * 9)
     assert [memory.find(text) is not None for text in texts] == [False] * 4
     memory.remember([], letters["there"], "there")
     assert memory.find("there") is not None

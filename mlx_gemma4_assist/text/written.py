@@ -19,6 +19,8 @@ MOST = 1_000_000
 """Tokens that are remembered in all."""
 MOST_CUT = 256
 """Answers of which the asker may have only a part that are remembered."""
+SHARE_CUT = 0.25
+"""How much of the memory they take at most, so that whole answers have the rest."""
 
 
 def nothing_written(text: str) -> Sequence[int] | None:
@@ -86,7 +88,7 @@ class WrittenAnswers:
         with self._lock:
             self._cut.append(answer)
             self._size += len(answer.tokens)
-            while len(self._cut) > MOST_CUT:
+            while len(self._cut) > MOST_CUT or sum(len(each.tokens) for each in self._cut) > self._most * SHARE_CUT:
                 self._size -= len(self._cut.popleft().tokens)
             self._make_room()
 
