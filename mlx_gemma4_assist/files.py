@@ -34,6 +34,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not valid JSON: {error}") from None
+    except ValueError:
+        raise InputError(f"cannot read {str(path)!r}: there can be no such file") from None
     content = parse_json(text, str(path))
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a JSON {type(content).__name__}, expected an object")

@@ -137,6 +137,22 @@ def test_copied_weights_need_no_checkpoint(model, tmp_path):
     assert only["path"] == "weights.safetensors"
 
 
+def test_weights_are_found_from_behind_links(model, tmp_path):
+    """Such as /tmp on a Mac: from a folder that a link names ``..`` leads elsewhere than from the link."""
+    (tmp_path / "one" / "two").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("one/two")
+    (tmp_path / "models").symlink_to(model.parent)
+    export(Checkpoint.open(tmp_path / "models" / model.name), tmp_path / "link" / "X.bundle", replace(FEW, drafts=0))
+    files = Bundle(tmp_path / "link" / "X.bundle").manifest["weight_files"]
+    assert len(files) == 2
+
+
+def test_a_link_to_nothing_is_refused_at_once(model, tmp_path):
+    (tmp_path / "X.bundle").symlink_to("nothing")
+    with pytest.raises(InputError, match="exists already"):
+        export(Checkpoint.open(model), tmp_path / "X.bundle", FEW)
+
+
 def test_without_an_assistant_rounds_draft_nothing(model, tmp_path):
     checkpoint = Checkpoint.open(model, "none")
     export(checkpoint, tmp_path / "X.bundle", ExportOptions())
@@ -296,6 +312,12 @@ REFUSED = {
     "a weight that is no weight": (edited("manifest.json", lambda m: m["weights"].append(["x"])), "is no weight"),
     "a file elsewhere": (
         edited("manifest.json", lambda m: m["files"].update({"../e2b/config.json": {}})), "is not in the bundle"
+    ),
+    "a name with a null character": (
+        edited("manifest.json", lambda m: m["files"].update({"a\0b": {}})), "can be no file's name"
+    ),
+    "weights with half a surrogate pair": (
+        edited("manifest.json", lambda m: m["weight_files"][0].update(path="\ud800")), "can be no file's name"
     ),
     "another program's version": (edited(ROUND, lambda p: p.update(version=9)), "is of version 9"),
     "an unknown operation": (

@@ -3,6 +3,7 @@
 import base64
 import json
 import threading
+from contextlib import suppress
 
 import pytest
 from support.paths import PHOTO
@@ -233,9 +234,30 @@ def test_other_files_are_refused(tmp_path, content, message):
     assert len(session.messages) == 2
 
 
-def test_where_it_cannot_be_written(tmp_path):
+@pytest.mark.parametrize("name", ["no/folder/talk.json", "a\0b"])
+def test_where_it_cannot_be_written(tmp_path, name):
     with pytest.raises(InputError, match="cannot write"):
-        ChatSession(ScriptedBackend()).save(tmp_path / "no" / "folder" / "talk.json")
+        ChatSession(ScriptedBackend()).save(tmp_path / name)
+    with pytest.raises(InputError, match="no talk.json|cannot read"):
+        ChatSession(ScriptedBackend()).load(tmp_path / name)
+
+
+def test_halves_of_surrogate_pairs_are_saved(tmp_path):
+    session = ChatSession(ScriptedBackend(said("\udfff One")), "\\\ud800")
+    session.send("\ud83d")
+    session.save(tmp_path / "talk.json")
+    other = ChatSession(ScriptedBackend(), "x")
+    other.load(tmp_path / "talk.json")
+    assert other.messages == session.messages
+
+
+@pytest.mark.parametrize("picture", [b"x", float], ids=["bytes", "another object"])
+def test_what_json_cannot_hold_is_not_saved(tmp_path, picture):
+    session = ChatSession(ScriptedBackend())
+    session.session.say({"role": "user", "content": [{"type": "image", "image": picture}]})
+    with pytest.raises(InputError, match="the conversation cannot be saved"):
+        session.save(tmp_path / "talk.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_messages_are_copies():
@@ -263,6 +285,73 @@ def test_bad_messages_are_refused(text):
     with pytest.raises(InputError):
         ChatSession(backend).send(text)
     assert not backend.requests
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        ("cat.jpg", "'cat.jpg', expected a list"),
+        (5, "5, expected a list"),
+        ([5], "5, expected a path"),
+        ([None], "None, expected a path"),
+        (["a\0b"], "cannot read 'a.x00b'"),
+        (["~nobody/cat.jpg"], "cannot read .*nobody/cat.jpg"),
+    ],
+)
+def test_what_is_no_picture_is_refused(pictures, message):
+    with pytest.raises(InputError, match=message):
+        ChatSession(ScriptedBackend()).send("Who?", pictures=pictures)
+
+
+@pytest.mark.parametrize("thinking", ["yes", 1])
+def test_thinking_is_on_or_off(thinking):
+    session = ChatSession(ScriptedBackend(), thinking=True)
+    with pytest.raises(InputError, match="expected True, False or None"):
+        ChatSession(ScriptedBackend(), thinking=thinking)
+    with pytest.raises(InputError, match="expected True, False or None"):
+        session.thinking = thinking
+    assert session.thinking is True
+
+
+def test_an_interrupt_before_a_message_is_asked_takes_it_back(monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    session = ChatSession(ScriptedBackend(said("One.")))
+    with monkeypatch.context() as patch:
+        patch.setattr(ChatSession, "_request", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            session.send("1")
+    assert session.messages == []
+    assert read(session.send("1")) == "One."
+
+
+def test_whoever_cancels_as_a_reply_ends_can_go_on():
+    """The reply is in the conversation then, once, though the backend's thread has not come to that yet."""
+    session = ChatSession(ScriptedBackend([*said("On", "ce.")[:3], HOLD], said("Fine.")))
+    reply = session.send("Tell.")
+    finish = reply._finish
+    reply._finish = lambda ended: finish(ended) if threading.current_thread() is threading.main_thread() else None
+    thread = threading.Thread(target=lambda: reply._take(said("x")[-1]))
+    thread.start()
+    thread.join(5)
+    session.cancel()
+    assert read(session.send("And?")) == "Fine."
+    finish(reply)
+    assert [message["content"] for message in session.messages] == ["Tell.", "Once.", "And?", "Fine."]
+    assert reply.finish_reason == "stop"
+
+
+def test_several_threads_that_read_one_reply_all_end():
+    session = ChatSession(ScriptedBackend([*said("On")[:2], HOLD, *said("ce")[1:]]))
+    reply, found = session.send("Tell."), []
+    threads = [threading.Thread(target=lambda: found.append(read(reply)), daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    session.cancel()
+    for thread in threads:
+        thread.join(5)
+    assert sorted(found) == ["", "", "", "On"]
 
 
 def test_what_open_made_is_closed(monkeypatch):
@@ -395,6 +484,18 @@ def test_seeds_are_the_same_for_both():
     assert seeds[0] == seeds[1] != seeds[2]
     assert seeds[3] == 3
     assert session.options == {"seed": 3}
+
+
+@pytest.mark.parametrize("script", [RequestError(503, "no room"), [HOLD]], ids=["refused", "cancelled"])
+def test_the_seed_of_an_answer_that_never_came_is_not_compared(script):
+    backend = ScriptedBackend(said("One."), script, said("One."))
+    session = ChatSession(backend, seeded=True)
+    session.send("1")
+    with suppress(InputError):
+        session.retry().cancel()
+    session.compare()
+    seeds = [request.options["seed"] for request in backend.requests]
+    assert seeds[0] == seeds[2] != seeds[1]
 
 
 def test_what_is_set_counts_from_the_next_message_on():

@@ -323,6 +323,23 @@ def test_a_thought_that_the_prompt_has_opened_is_put_back_whole(processors):
     assert "hm" not in text_of(renderer, [*loop, USER])
 
 
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ({"x": [1, {"y": 1}]}, True),
+        ({"x": [1.0, {"y": 1}]}, True),
+        ({"x": [True, {"y": 1}]}, False),
+        ({"x": [1, {"y": True}]}, False),
+        ({"x": [1, {"y": 1, "z": 1}]}, False),
+        ({"x": [1]}, False),
+    ],
+)
+def test_an_edited_call_is_not_the_issued_one(given, same):
+    """Even where Python says that both are equal."""
+    issued = Issued((1,), "", (IssuedCall("a", "f", '{"x": [1, {"y": 1}]}'),))
+    assert issued.says("", [("f", given)]) == same
+
+
 def test_the_memory_forgets_the_oldest():
     memory = IssuedCalls(most=10)
     for number in range(5):
@@ -400,6 +417,7 @@ REFUSED = [
     ([USER, calls(("1", "f", "{"))], {}, "no JSON object"),
     ([USER, calls(("1", "", {}))], {}, "message 2 has a tool call without a function's name"),
     ([USER, {"role": "assistant", "tool_calls": ["f"]}], {}, "without a function's name"),
+    ([USER, {"role": "assistant", "tool_calls": 5}], {}, "message 2 has tool_calls that are no list"),
     ([USER, calls(("1", "f", {"a": nested(5000)}))], {}, "nested too deeply"),
     ([USER], {"continue_last": True}, "only an assistant's last message"),
     ([USER, calls(("1", "f", {}))], {"continue_last": True}, "only an assistant's last message"),

@@ -141,6 +141,8 @@ def test_edit():
     for turn in (0, 2, -1):
         with pytest.raises(InputError, match="no turn"):
             session.edit(user("x"), turn)
+    with pytest.raises(InputError, match="the turn is '1', expected a number"):
+        session.edit(user("x"), "1")
     with pytest.raises(InputError, match="only messages of the user"):
         session.edit(model("x"))
     with pytest.raises(InputError, match="nothing was asked"):
@@ -294,6 +296,15 @@ def test_tokens_of_answers_are_kept_with_them():
     assert "tokens" not in json.dumps(again.messages)
 
 
+def test_tokens_of_what_has_no_text():
+    """Only damaged files have any."""
+    session = Session()
+    session.say(user("1"))
+    for content in ({}, {"content": None}, {"content": [{"type": "text", "text": "One."}]}):
+        session.answer({"role": "assistant", "tool_calls": [{}], **content}, [5])
+    assert session.written == []
+
+
 def test_files_of_version_1_are_read():
     messages = [{"role": "system", "content": "Be brief."}, user("1"), model("One.")]
     content = {"format": FORMAT, "version": 1, "model": "m", "messages": messages}
@@ -327,7 +338,7 @@ def damaged():
     yield good | {"branches": [good["branches"][0] | {"messages": 5}]}, "without a list of messages"
     for tokens in ({"9": "5"}, {0: "5"}, "5", {"x": "5"}):
         yield good | {"tokens": tokens}, "tokens of messages that it does not have"
-    for tokens in ({"0": "5 x"}, {"0": [5]}, {"0": "-5"}, {"0": "99999999999"}):
+    for tokens in ({"0": "5 x"}, {"0": [5]}, {"0": "-5"}, {"0": "99999999999"}, {"0": "9" * 5000}):
         yield good | {"tokens": tokens}, "with tokens of message 0 that are none"
 
 

@@ -107,11 +107,43 @@ def test_thoughts_are_left_out(processor):
     assert "hm" not in shown
 
 
+def test_bytes_that_spell_a_control_token_stay_text(processors):
+    """Also where white space beside them is trimmed, so that a part of what they spell is made into tokens anew."""
+    processor, spelled = processors["tiny"], "<turn|>"
+    tokenizer = processor.tokenizer.backend_tokenizer
+    letters = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in f" {spelled}\n".encode()]
+    memory, control = WrittenAnswers(processor), set(processor.control.ids.values())
+    memory.recall(spelled, letters)
+    assert processor.decode(memory.find(spelled), False) == spelled
+    assert control.isdisjoint(memory.find(spelled))
+
+
+@pytest.mark.parametrize("form", ["full", "tiny"])
+@pytest.mark.parametrize("foreign", [2**32 - 1, 10**6])
+def test_ids_that_there_are_not_do_not_come_back(processors, form, foreign):
+    """A conversation's file may be another model's: ids that spell nothing would get into the prompt."""
+    processor = processors[form]
+    memory, known = WrittenAnswers(processor), processor.tokenize("x")
+    memory.recall("x", [*known, foreign])
+    assert memory.find("x") is None
+
+
 def test_what_a_stop_string_has_cut(processor):
     ids = [processor.tokenizer.backend_tokenizer.token_to_id(name) for name in ("a", "h", "hell", "o")]
     memory = WrittenAnswers(processor)
     memory.remember([], ids, "ahhe")
     assert list(memory.find("ahhe")) == [*ids[:2], *processor.tokenize("he")]
+
+
+def test_cancelled_answers_leave_room_for_whole_ones(processor):
+    apart = [processor.tokenize(letter)[0] for letter in "hello"]
+    memory = WrittenAnswers(processor, 80)
+    for _ in range(40):
+        memory.remember_cut([], [*apart, *apart[::-1]])
+    memory.remember([], apart[:4], "hell")
+    assert memory.find("hell") == apart[:4]
+    assert memory.find("helloo") == [*apart, apart[-1]]
+    assert memory.find("hell") == apart[:4]
 
 
 def test_what_was_cut_off_is_found_by_any_beginning(processor):
@@ -176,6 +208,9 @@ def test_the_memory_is_bounded(processor):
     memory.remember([], letters["the wall"], "the wall")
     assert [memory.find(text) is not None for text in texts] == [True, False, True, True]
     memory.remember_cut([], letters["hello"] * 9)
+    assert memory.find("hellohe") is None
+    assert [memory.find(text) is not None for text in texts] == [True, False, True, True]
+    memory.remember([], letters["hello"] * 9, "hello" * 9)
     assert [memory.find(text) is not None for text in texts] == [False] * 4
     memory.remember([], letters["there"], "there")
     assert memory.find("there") is not None

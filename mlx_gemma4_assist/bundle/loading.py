@@ -75,12 +75,18 @@ class Bundle:
     def _damaged(self, why: str) -> InputError:
         return InputError(f"{self.folder / MANIFEST} is damaged: {why}")
 
+    def _path(self, name: str) -> Path:
+        """A file that the manifest names."""
+        if "\0" in name or name.encode(errors="replace").decode() != name:
+            raise self._damaged(f"{name!r:.100} can be no file's name")
+        return self.folder / name
+
     def _inside(self, name: str) -> Path:
         """A file of the bundle's own."""
         path = Path(name)
         if path.is_absolute() or ".." in path.parts:
             raise self._damaged(f"{name:.100} is not in the bundle")
-        return self.folder / path
+        return self._path(name)
 
     def _checked_files(self) -> dict[str, bytes]:
         """The content of the small files, which are what the manifest says."""
@@ -101,7 +107,7 @@ class Bundle:
     def _checked_weight_files(self) -> list[tuple[Path, Header]]:
         found = []
         for said in self._field("weight_files", list):
-            path = self.folder / self._in(said, "path", str)
+            path = self._path(self._in(said, "path", str))
             header = read_header(path)
             if header.size != self._in(said, "bytes", int) or header.digest != self._in(said, "header_sha256", str):
                 raise InputError(f"{path} is not the file of weights that the bundle was made for")

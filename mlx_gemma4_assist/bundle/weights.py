@@ -116,6 +116,7 @@ def _let_go(networks: Mapping[str, Network]) -> None:
 
 
 def _weight_file(folder: Path, path: Path) -> dict[str, Any]:
+    """Where a file is, seen from the bundle; ``..`` leads out of the folder that a link names, not the link's own."""
     header = read_header(path)
-    where = path.name if path.parent == folder else os.path.relpath(path.absolute(), folder.absolute())
+    where = path.name if path.parent == folder else os.path.relpath(path.parent.resolve() / path.name, folder.resolve())
     return {"path": where, "bytes": header.size, "header_sha256": header.digest}

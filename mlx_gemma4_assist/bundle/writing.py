@@ -115,7 +115,7 @@ def check_out(out: Path) -> None:
     Raises:
         InputError: something is there.
     """
-    if out.exists():
+    if out.exists() or out.is_symlink():  # to something or nothing
         raise InputError(f"{out} exists already: name another folder, or remove it")
 
 

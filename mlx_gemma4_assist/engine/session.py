@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..errors import InputError
+from ..errors import InputError, described
 from ..text.messages import WITH_MEDIA, Message, check_messages
 from .session_file import listed, messages_of, number_of, tokens_as_text, tokens_of
 
@@ -92,7 +92,8 @@ class Session:
         They outlive a server's memory: with them a conversation from a file fits a cache from a file.
         """
         path = self._path(self._current)
-        return [(str(said.message["content"]), said.tokens) for said in path if said.tokens]
+        answers = [(said.message.get("content"), said.tokens) for said in path if said.tokens]
+        return [(text, tokens) for text, tokens in answers if isinstance(text, str)]
 
     # What is said
 
@@ -169,6 +170,8 @@ class Session:
         if not asked:
             raise InputError("nothing was asked that could be edited")
         place = len(asked) if turn is None else turn
+        if not isinstance(place, int):
+            raise InputError(f"the turn is {described(turn)}, expected a number")
         if not 1 <= place <= len(asked):
             raise InputError(f"there is no turn {place}: turns are counted from 1 to {len(asked)}")
         self._go_on_from(asked[place - 1].before)

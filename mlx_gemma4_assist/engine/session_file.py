@@ -1,12 +1,28 @@
 """Parts of a file that holds a conversation: read, and refused where they are damaged."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
 from ..text.messages import WITH_MEDIA, Message, check_messages
 
-MOST_BITS = 32  # of a token id
+LARGEST = 2**32 - 1  # token id
+
+
+def encoded_session(content: Mapping[str, Any]) -> bytes:
+    """A file's bytes: what ``Session.saved`` returned, and more.
+
+    Raises:
+        InputError: JSON cannot hold it, such as bytes of a picture.
+    """
+    try:
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+    except TypeError as error:
+        raise InputError(f"the conversation cannot be saved: {error}") from None
+    except (ValueError, RecursionError):
+        raise InputError("the conversation cannot be saved: a message is nested too deep") from None
+    return text.encode("utf-8", "backslashreplace")  # halves of surrogate pairs, escaped as JSON has them
 
 
 def tokens_as_text(answers: Iterable[Sequence[int]]) -> dict[str, str]:
@@ -30,7 +46,7 @@ def tokens_of(content: Mapping[str, Any], messages: int, what: str) -> dict[int,
         raise InputError(f"{what} with tokens of messages that it does not have")
     for place, tokens in found.items():
         numbers = tokens.split() if isinstance(tokens, str) else [""]
-        if not all(number.isdecimal() and int(number) < 2**MOST_BITS for number in numbers):
+        if not all(map(_is_token, numbers)):
             raise InputError(f"{what} with tokens of message {place} that are none")
     return {places[place]: [int(number) for number in tokens.split()] for place, tokens in found.items()}
 
@@ -62,3 +78,7 @@ def number_of(value: object, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise InputError(f"{what} with {value!r:.20} in the place of a number")
     return value
+
+
+def _is_token(number: str) -> bool:
+    return number.isdecimal() and len(number) <= len(str(LARGEST)) and int(number) <= LARGEST

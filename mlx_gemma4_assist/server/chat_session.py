@@ -1,23 +1,23 @@
 """A conversation for Python apps: messages go in from any thread, answers come out as they are made."""
 
-import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from secrets import randbits
 from typing import Any
 
 from ..engine.session import Mark, Session
-from ..errors import InputError, described
+from ..engine.session_file import encoded_session
+from ..errors import InputError
 from ..files import read_json, replacing, why_not_written
 from ..media.fetch import fetch
-from ..options import GenerationOptions
 from ..text.messages import Message
 from .endpoint import Backend
 from .exchange import ChatRequest, RequestError
 from .reply import Reply, ReplyPiece
+from .session_values import check_names, checked_budget, checked_options, checked_thinking
 from .sources import Source, user_says
 from .spans import Span
 
@@ -54,13 +54,14 @@ class ChatSession:
         thinking_budget: int | None = None,
         seeded: bool = False,
     ):
-        self._options = _checked(options or {})
+        self._options = checked_options(options or {})
         self._backend = backend
-        self._thinking, self._thinking_budget, self._seeded = thinking, _budget(thinking_budget), seeded
+        self._thinking, self._thinking_budget = checked_thinking(thinking), checked_budget(thinking_budget)
+        self._seeded = seeded
         self._session = Session(system_prompt)
         self._lock = threading.RLock()  # whoever cancels in a signal handler may interrupt who holds it
         self._reply: Reply | None = None
-        self._before: Mark | None = None  # how the session was before the message that is being answered
+        self._before: tuple[Mark, ChatRequest | None] | None = None  # how all was before what is being answered
         self._asked: ChatRequest | None = None  # what was answered last
         self._close: Callable[[], None] | None = None
         self._closed = False
@@ -86,7 +87,7 @@ class ChatSession:
         Raises:
             InputError: see ``Checkpoint.open``.
         """
-        _checked(options or {})
+        checked_options(options or {})
         from .opening import open_backend
 
         backend, close = open_backend(model, assistant_model)
@@ -123,12 +124,12 @@ class ChatSession:
 
     @property
     def thinking(self) -> bool | None:
-        """Whether the model thinks before it answers the next message; None leaves that to the backend."""
+        """Whether the model thinks before its next answer; None leaves that to the backend. InputError if neither."""
         return self._thinking
 
     @thinking.setter
     def thinking(self, thinking: bool | None) -> None:
-        self._thinking = thinking
+        self._thinking = checked_thinking(thinking)
 
     @property
     def thinking_budget(self) -> int | None:
@@ -137,7 +138,7 @@ class ChatSession:
 
     @thinking_budget.setter
     def thinking_budget(self, tokens: int | None) -> None:
-        self._thinking_budget = _budget(tokens)
+        self._thinking_budget = checked_budget(tokens)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -152,10 +153,10 @@ class ChatSession:
             OptionError: it is of another kind or out of its range.
             InputError: there is no such option.
         """
-        _check_names([name])
+        check_names([name])
         with self._lock:
             others = {key: each for key, each in self._options.items() if key != name}
-            self._options = others if value is None else _checked(others | {name: value})
+            self._options = others if value is None else checked_options(others | {name: value})
 
     def send(
         self,
@@ -248,16 +249,19 @@ class ChatSession:
         """Write the conversation to a file, pictures, sounds and branches in it: JSON, which only its owner can read.
 
         Raises:
-            InputError: a message is still being answered, or the file cannot be written.
+            InputError: a message is still being answered, or the file cannot be written, or JSON has no such message.
         """
         with self._lock:
             self._check_idle()
             content = self._session.saved() | {"model": self._backend.model.id}
+        encoded = encoded_session(content)
         try:
             with replacing(Path(path)) as file:
-                file.write(json.dumps(content, ensure_ascii=False, indent=1).encode())
+                file.write(encoded)
         except OSError as error:
             raise InputError(f"cannot write {path}: {why_not_written(error)}") from None
+        except ValueError:
+            raise InputError(f"cannot write {str(path)!r}: there can be no such file") from None
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on with a conversation from :meth:`save`, its system prompt included; of another model too.
@@ -310,10 +314,14 @@ class ChatSession:
         reply = Reply(self._record)
         with self._lock:
             self._check_free()
-            before = self._session.mark()
-            change()
-            request = self._seed(self._request())
-            self._reply, self._before, self._asked = reply, before, request
+            before = self._session.mark(), self._asked
+            try:
+                change()
+                request = self._seed(self._request())
+                self._reply, self._before, self._asked = reply, before, request
+            finally:
+                if self._reply is not reply:
+                    self._session.go_back(before[0])
         return self._submit(reply, request)
 
     def _submit(self, reply: Reply, request: ChatRequest) -> Reply:
@@ -380,30 +388,13 @@ class ChatSession:
             message["reasoning_content"] = reply.thought
         with self._lock:
             if self._reply is reply:
+                self._reply = self._before = None  # first: whoever cancels in a signal handler comes here, too
                 self._session.answer(message, reply.answer_ids)
-                self._reply = self._before = None
 
     def _take_back(self, reply: Reply) -> None:
         with self._lock:
             if self._reply is reply:
                 if self._before is not None:
-                    self._session.go_back(self._before)
+                    mark, self._asked = self._before
+                    self._session.go_back(mark)
                 self._reply = self._before = None
-
-
-def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    _check_names(options)
-    GenerationOptions(**options)
-    return dict(options)
-
-
-def _check_names(names: Iterable[str]) -> None:
-    known = GenerationOptions.__dataclass_fields__
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"there is no option {unknown[0]!r}")
-
-
-def _budget(tokens: int | None) -> int | None:
-    if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0):
-        raise InputError(f"thinking_budget is {described(tokens)}, expected a number of tokens")
-    return tokens

@@ -43,7 +43,7 @@ class Reply(Iterator[ReplyPiece]):
     """
 
     def __init__(self, finish: Callable[["Reply"], None]):
-        self._finish = finish
+        self._finish = finish  # may be told more than once
         self._queue: SimpleQueue[ReplyPiece | _End] = SimpleQueue()
         self._lock = threading.RLock()  # whoever cancels in a signal handler may interrupt who holds it
         self._made, self._sources = Answer(), Sources()
@@ -75,8 +75,9 @@ class Reply(Iterator[ReplyPiece]):
             return None
         if isinstance(found, ReplyPiece):
             return found
-        self._read = True
-        if found.error is not None:
+        self._queue.put(found)  # for other threads that wait
+        read, self._read = self._read, True
+        if found.error is not None and not read:
             raise InputError(found.error.message)
         raise StopIteration
 
@@ -147,10 +148,13 @@ class Reply(Iterator[ReplyPiece]):
     def cancel(self) -> None:
         """End it. What was made stays in the conversation; nothing more comes."""
         with self._lock:
-            if self._ended:
-                return
-            self._ended = self._cancelled = True
+            over = self._ended
+            if not over:
+                self._ended = self._cancelled = True
             ticket = self._ticket
+        if over:
+            self._finish(self)  # it may have ended a moment ago, and who cancels wants to go on
+            return
         if ticket is not None:
             ticket.cancel()
         self._end(None)

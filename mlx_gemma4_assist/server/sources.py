@@ -3,7 +3,7 @@
 import base64
 import mimetypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,12 +27,18 @@ def user_says(text: str, shown: Sequence[Sequence[Source]], fetch: Fetch) -> Mes
     Raises:
         InputError: nothing is said and shown, or a file cannot be read.
     """
-    media = Media(*(tuple(_url(source, fetch) for source in each) for each in shown))
+    media = Media(*(tuple(_url(source, fetch) for source in _several(each)) for each in shown))
     if not isinstance(text, str):
         raise InputError(f"the message is {described(text)}, expected text")
     if not text.strip() and not media:
         raise InputError("the message is empty")
     return user_message(text, media)
+
+
+def _several(sources: Sequence[Source]) -> Sequence[Source]:
+    if isinstance(sources, str | bytes | os.PathLike) or not isinstance(sources, Iterable):
+        raise InputError(f"what a message shows is {described(sources)}, expected a list of pictures, sounds or videos")
+    return sources
 
 
 def _url(source: Source, fetch: Fetch) -> str:
@@ -42,11 +48,15 @@ def _url(source: Source, fetch: Fetch) -> str:
         return source
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         return _data_url(fetch(source), mimetypes.guess_type(urlsplit(source).path)[0])
-    path = Path(source).expanduser()
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"what a message shows is {described(source)}, expected a path, a URL or bytes")
     try:
+        path = Path(source).expanduser()
         return _data_url(path.read_bytes(), mimetypes.guess_type(path.name)[0])
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
+        raise InputError(f"cannot read {source}: {error.strerror}") from None
+    except (ValueError, RuntimeError):  # a null character; a home of nobody
+        raise InputError(f"cannot read {str(source)!r}: there can be no such file") from None
 
 
 def _data_url(content: bytes, kind: str | None) -> str:

@@ -46,7 +46,16 @@ class Issued:
         if text.strip() not in ("", self.text.strip()) or len(calls) != len(self.calls):
             return False
         pairs = zip(calls, self.calls, strict=True)
-        return all((name, entries) == (own.name, json.loads(own.arguments)) for (name, entries), own in pairs)
+        return all(name == own.name and _same(entries, json.loads(own.arguments)) for (name, entries), own in pairs)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values of JSON are the same: 1.0 is 1, as clients may print it, but true is not."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other and isinstance(one, bool) == isinstance(other, bool))
 
 
 def may_be_spliced(tokens: Sequence[int], markers: Markers, control: ControlTokens) -> bool:

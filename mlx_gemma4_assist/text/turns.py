@@ -115,7 +115,7 @@ def _add_step(turns: list[Turn], place: int, message: Message) -> None:
     """An assistant's message goes on with its last step, unless that has called, or both have thoughts or the order of
     text and thoughts would be lost."""
     thought = str(message.get("reasoning") or message.get("reasoning_content") or "")
-    calls = [_call(place, call) for call in message.get("tool_calls") or ()]
+    calls = [_call(place, call) for call in _listed(place, message.get("tool_calls") or ())]
     if not turns or turns[-1].role != "model":
         turns.append(Turn("model", []))
     steps = turns[-1].steps
@@ -124,6 +124,12 @@ def _add_step(turns: list[Turn], place: int, message: Message) -> None:
     step = steps[-1]
     step.place, step.thought, step.calls = place, step.thought or thought, calls
     step.contents.append(message["content"])
+
+
+def _listed(place: int, calls: Any) -> Sequence[Any]:
+    if not isinstance(calls, list | tuple):
+        raise InputError(f"message {place + 1} has tool_calls that are no list")
+    return calls
 
 
 def _call(place: int, call: Any) -> Call:

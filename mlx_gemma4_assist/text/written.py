@@ -19,6 +19,8 @@ MOST = 1_000_000
 """Tokens that are remembered in all."""
 MOST_CUT = 256
 """Answers of which the asker may have only a part that are remembered."""
+SHARE_CUT = 0.25
+"""How much of the memory they take at most, so that whole answers have the rest."""
 
 
 def nothing_written(text: str) -> Sequence[int] | None:
@@ -72,10 +74,10 @@ class WrittenAnswers:
             self._keep(key, answer)
 
     def recall(self, text: str, tokens: Sequence[int]) -> None:
-        """Keep an answer that somebody else has remembered, unless its text is known."""
+        """Keep an answer that somebody else has remembered, unless its text is known or it has ids of another model."""
         with self._lock:
             known = text.strip() in self._known
-        if not known:
+        if not known and all(token < self._vocabulary for token in tokens):
             self.remember((), tokens, text)
 
     def remember_cut(self, prompt: Sequence[int], tokens: Sequence[int]) -> None:
@@ -86,7 +88,7 @@ class WrittenAnswers:
         with self._lock:
             self._cut.append(answer)
             self._size += len(answer.tokens)
-            while len(self._cut) > MOST_CUT:
+            while len(self._cut) > MOST_CUT or sum(len(each.tokens) for each in self._cut) > self._most * SHARE_CUT:
                 self._size -= len(self._cut.popleft().tokens)
             self._make_room()
 
@@ -114,6 +116,10 @@ class WrittenAnswers:
     @cached_property
     def _control(self) -> frozenset[int]:
         return frozenset(self._processor.control.ids.values())
+
+    @cached_property
+    def _vocabulary(self) -> int:
+        return self._processor.tokenizer.backend_tokenizer.get_vocab_size()
 
     def _answer(self, prompt: Sequence[int], tokens: Sequence[int]) -> _Answer | None:
         """What stays of an answer in later prompts; None if that cannot be put back."""
@@ -165,7 +171,7 @@ def spelling(processor: "Processor", tokens: Sequence[int], text: str) -> list[i
         if first == 0 and last >= len(piece):
             found += ids
         elif first < len(piece) and last > 0:
-            found += processor.tokenize(piece[first:last])
+            found += processor.tokenize(processor.control.sealed(piece[first:last]))
         place += len(piece)
         if place >= end:
             break
