@@ -271,6 +271,9 @@ def test_grammars_may_be_files(scene, tmp_path):
         ("/set kv-bits 3", "kv_bits is 3"),
         ("/thinking maybe", "thinking is 'maybe', expected off, on"),
         ("/drafts maybe", "switched on or off"),
+        pytest.param("/set top-k " + "[" * 100_000, "expected 0 or a positive integer", id="nested"),
+        pytest.param("/thinking " + "9" * 5000, "expected off, on", id="thousands of digits"),
+        pytest.param("/switch " + "9" * 5000, "takes the number of a branch", id="a branch of thousands of digits"),
     ],
 )
 def test_what_is_no_value(scene, line, message):

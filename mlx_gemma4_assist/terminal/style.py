@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TextIO
 
+from .numbers import whole_number
+
 DIM, RESET = "\033[2m", "\033[0m"
 NARROW = 20
 """Windows of so few columns, or of fewer, get plain text."""
@@ -72,7 +74,7 @@ class Terminal:
             if columns > 0 and rows > 0:
                 return columns, rows
         said = (self._environ.get("COLUMNS", ""), self._environ.get("LINES", ""))
-        columns, rows = (int(text) if text.isdecimal() else 0 for text in said)
+        columns, rows = (whole_number(text) or 0 for text in said)
         return columns or _FALLBACK[0], rows or _FALLBACK[1]
 
     def write(self, text: str) -> None:
