@@ -90,9 +90,11 @@ class Terminal:
     def note(self, text: str) -> None:
         """Write lines beside the output: dim where there are styles, and broken between words, as terminals do not.
 
-        What cannot be written is lost.
+        A terminal obeys nothing in them but styles: messages, names and errors of servers are among them. What cannot
+        be written is lost.
         """
         if self._notes.isatty():
+            text = "".join(each if _STYLE.fullmatch(each) else made_visible(each) for each in _STYLE.split(text))
             text = "\n".join(broken(line, self.width - 1) for line in text.split("\n"))
         dim = text and self._styled and self._moves_in(self._notes)
         self._beside((f"{DIM}{text}{RESET}" if dim else text) + "\n")
@@ -133,6 +135,7 @@ def broken(line: str, width: int) -> str:
     return "\n".join([*rows, line])
 
 
+_STYLE = re.compile("(\033\\[[0-9;]*m)")
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
