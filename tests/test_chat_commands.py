@@ -136,6 +136,9 @@ def test_completion(scene):
     assert completed("/set num") == ["num-assistant-tokens"]
     assert completed("/set temp de") == ["default"]
     assert list(slash.completions(lambda: None).complete("/load ", asked=True)) == []
+    there.keeping.store.folder.mkdir()
+    (there.keeping.store.folder / "sessions").write_text("")  # which is no folder
+    assert completed("/load ") == []
 
 
 # What was said

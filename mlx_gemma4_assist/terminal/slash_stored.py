@@ -73,7 +73,10 @@ def greet(say: Callable[[str], None], name: str, session: Session) -> None:
 
 def names(talk: Talk) -> Sequence[str]:
     """Of stored conversations."""
-    return [saved.name for saved in talk.keeping.store.list()]
+    try:
+        return [saved.name for saved in talk.keeping.store.list()]
+    except InputError:  # which who types /sessions is told
+        return []
 
 
 def sessions(talk: Talk, argument: str) -> None:
