@@ -116,6 +116,15 @@ def test_unknown_commands_name_the_nearest(line, message):
         slash.typed(line)
 
 
+def test_what_a_command_does_not_heed_is_refused(scene):
+    there = scene(said("One."))
+    there.do("Hi")
+    for line in ("/undo 2", "/reset the router", "/retry hotter", "/branches 1", "/compare 2", "/copy all", "/stats x"):
+        with pytest.raises(InputError, match="takes nothing behind it"):
+            there.do(line)
+    assert there.contents == ["Hi", "One."]
+
+
 def test_help_names_every_command():
     told = slash.help_text()
     for name in slash.COMMANDS:
@@ -156,6 +165,7 @@ def test_undo_retry_branches_switch(scene):
     assert there.contents == ["Count.", "One."]
     assert there.do("/undo") == "The last exchange is taken back.\n"
     assert there.contents == []
+    assert there.talk.used == 0
     assert there.do("/undo") == "There is nothing to take back.\n"
     for line in ("/retry", "/switch 9", "/switch x", "/edit", "/compare", "/copy"):
         with pytest.raises(InputError):
@@ -215,10 +225,22 @@ def test_pictures_go_with_the_next_message(scene):
     for line, message in (
         ("/image", "takes the path"),
         ("/image no.png", "no file"),
+        ("/image '", "names no file"),
         ("/audio a.wav", "takes no sound"),
     ):
         with pytest.raises(InputError, match=message):
             there.do(line)
+
+
+def test_pictures_that_wait_are_taken_back_first(scene):
+    """One that cannot be had would fail every message."""
+    there = scene(said("One."))
+    there.do("Hi")
+    there.do("/image http://127.0.0.1:1/x.png")
+    assert there.do("/undo") == "Nothing goes with the next message any longer.\n"
+    assert (there.talk.attached, there.contents) == ([], ["Hi", "One."])
+    there.do("/undo")
+    assert there.contents == []
 
 
 def test_a_text_model_is_shown_nothing(scene):

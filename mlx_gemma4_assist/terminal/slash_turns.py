@@ -20,9 +20,13 @@ def reset(talk: Talk, argument: str) -> None:
 
 
 def undo(talk: Talk, argument: str) -> None:
-    """Take back the last message and its answer."""
+    """Take back what is to go with the next message; else the last message and its answer."""
+    if talk.attached:
+        talk.attached = []
+        talk.say("Nothing goes with the next message any longer.")
+        return
     done = talk.session.undo()
-    talk.last = None
+    talk.last, talk.used = None, 0
     talk.keeping.save(talk.session)
     talk.say("The last exchange is taken back." if done else "There is nothing to take back.")
 
