@@ -283,6 +283,11 @@ def test_grammars_may_be_files(scene, tmp_path):
     there.do(f"/set json-schema {tmp_path}/schema.json")
     there.do("Hi")
     assert json.loads(there.backend.requests[0].options["json_schema"]) == {"type": "object"}
+    there.do("/set json-schema default")
+    (tmp_path / "a grammar.lark").write_text("start: /a/")
+    for written in (f"{tmp_path}/a grammar.lark", f"{tmp_path}/a\\ grammar.lark", f"'{tmp_path}/a grammar.lark'"):
+        there.do(f"/set lark {written}")  # the second is what Tab makes of it
+        assert there.session.options["lark"] == "start: /a/"
 
 
 @pytest.mark.parametrize(
@@ -431,6 +436,10 @@ def test_export_and_copy(scene, tmp_path, monkeypatch):
     there.do("Hi")
     there.do(f"/export {tmp_path}/talk.md")
     assert "One." in (tmp_path / "talk.md").read_text()
+    there.do(f"/export '{tmp_path}/a talk.md'")
+    there.do(f"/export {tmp_path}/another\\ talk.md")
+    assert sorted(path.name for path in tmp_path.glob("*.md")) == ["a talk.md", "another talk.md", "talk.md"]
+    assert there.do("/save a talk") == "Saved as a talk: --resume 'a talk' goes on with it.\n"
     copied = []
     monkeypatch.setattr(slash_stored, "copy", lambda text: copied.append(text) or "a test")
     assert there.do("/copy") == "Copied, by a test.\n"
