@@ -487,6 +487,14 @@ def test_a_server_answers(talk):
     assert backend.requests[0].thinking is False
 
 
+def test_a_server_whose_model_does_not_think(talk):
+    backend = ScriptedBackend()
+    backend.model = replace(MODEL, thinking=False)
+    with running(backend) as url:
+        code, out, err = talk(["Hi"], "--server", url, "--thinking", "on")
+    assert (code, out, err) == (2, "", f"error: {MODEL.id} knows no thinking\n")
+
+
 def test_a_strangers_key_and_model(talk, monkeypatch):
     def answer(body, write):
         write({"choices": [{"delta": {"content": "Yes."}, "finish_reason": "stop"}]}, "data: [DONE]\n\n")
