@@ -358,6 +358,7 @@ def test_scripts_may_go_on_with_what_was_saved(talk, home):
         (["--api-key", "a"], "--api-key is for a --server"),
         (["--server", "ftp://a"], "--server is 'ftp://a', expected an address"),
         (["--server", "a", "--kv-bits", "4"], "--kv-bits is for a model in this process, but --server lets a server"),
+        (["--server", "a", "--no-compile"], "--compile is for a model in this process, but --server lets a server"),
         (["--server", "a", "--no-learned"], "--no-learned is for a model in this process"),
         (["--server", "a", "--assistant-model", "none"], "--assistant-model is for a model in this process"),
         (["--resume"], "there is no saved chat yet"),
