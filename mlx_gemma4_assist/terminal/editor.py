@@ -51,13 +51,14 @@ class Editor:
         words: Callable[[], Completions],
         toolbar: Callable[[], str],
     ):
+        self._note, self._notes = terminal.note, list[str]()
         self._session: PromptSession[str] = PromptSession(
             SIGN,
             multiline=True,
             prompt_continuation=SIGN_OF_MORE,
             completer=_Completer(words),
             complete_while_typing=Condition(_is_command),
-            history=InMemoryHistory() if history is None else _Kept(History(history, terminal.note)),
+            history=InMemoryHistory() if history is None else _Kept(History(history, self._notes.append)),
             search_ignore_case=True,
             enable_suspend=True,
             key_bindings=_keys(),
@@ -74,6 +75,14 @@ class Editor:
                 return self._session.prompt(default=default)
             except EOFError:
                 return None
+            finally:
+                self._tell()
+
+    def _tell(self) -> None:
+        """What was noted while the prompt was drawn, now that it is not."""
+        for line in self._notes:
+            self._note(line)
+        self._notes.clear()
 
     def _restored_when_ended(self) -> AbstractContextManager[object]:
         number = self._session.input.fileno()
