@@ -402,7 +402,7 @@ def test_a_cache_folder_that_cannot_be_is_one_line(tiny, tmp_path, monkeypatch):
     nothing = {"held": {}, "system_prompt": None, "thinking": False, "shows": frozenset(), "learned": False}
     told = []
     store = Store(tmp_path)
-    local = Local(choice=ModelChoice(), said=Said(), store=store, file=None, note=told.append, **nothing)
+    local = Local(choice=ModelChoice(), said=Said({}), store=store, file=None, note=told.append, **nothing)
     opened = local.open()
     opened.load()
     assert "".join(each.text for each in ChatSession(opened.backend, options={"max_tokens": 3}).send("Hi"))
