@@ -18,7 +18,9 @@ from mlx_gemma4_assist import ChatSession, InputError, Pair
 from mlx_gemma4_assist.commands import chat_opening
 from mlx_gemma4_assist.commands import run as commands
 from mlx_gemma4_assist.commands.chat import chat as command
+from mlx_gemma4_assist.commands.chat_opening import Local
 from mlx_gemma4_assist.commands.chat_start import WHO_ANSWERS
+from mlx_gemma4_assist.commands.options import ModelChoice, Said
 from mlx_gemma4_assist.commands.run import run_one
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.pair import Checkpoint
@@ -29,6 +31,7 @@ from mlx_gemma4_assist.terminal import prompt as prompts
 from mlx_gemma4_assist.terminal import talk as talks
 from mlx_gemma4_assist.terminal.chat import Chat
 from mlx_gemma4_assist.terminal.opening import Opened, Opening
+from mlx_gemma4_assist.terminal.store import Store
 from mlx_gemma4_assist.terminal.style import Terminal
 from mlx_gemma4_assist.text.deltas import ThoughtDelta
 
@@ -296,6 +299,9 @@ def test_keys_and_values_may_be_kept_in_a_file(talk, tmp_path):
     code, out, err = talk(["Who came?"], *goes_on, "--prompt-cache-file", str(file))
     assert (code, out) == (0, talk(["Who came?"], *goes_on)[1])
     assert reused(err)[0][0] == length
+    file.unlink()
+    assert f"{file} is not written, nothing is kept of so short" in talk(["Hi"], "--prompt-cache-file", str(file))[2]
+    assert not file.exists()
     file.write_bytes(b"no cache")
     assert talk(["Hello"], "--prompt-cache-file", str(file))[0] == 2
 
@@ -353,11 +359,14 @@ def test_scripts_may_go_on_with_what_was_saved(talk, home):
         (["--thinking", "maybe"], "--thinking is 'maybe', expected off, on, or the most tokens"),
         (["--thinking", "0"], "--thinking is '0', expected"),
         (["--thinking", "on", "--enable-thinking"], "--thinking and --enable-thinking say the same"),
+        (["--json-schema", "-"], "--json-schema and messages cannot both be read from standard input"),
+        (["--prompt", "-", "--lark", "-"], "--lark and messages cannot both be read from standard input"),
         (["--image", "no/such.png"], "there is no file no/such.png"),
         (["--regex", "a", "--json-schema", "no/such"], "cannot read no/such"),
         (["--api-key", "a"], "--api-key is for a --server"),
         (["--server", "ftp://a"], "--server is 'ftp://a', expected an address"),
         (["--server", "a", "--kv-bits", "4"], "--kv-bits is for a model in this process, but --server lets a server"),
+        (["--server", "a", "--no-compile"], "--compile is for a model in this process, but --server lets a server"),
         (["--server", "a", "--no-learned"], "--no-learned is for a model in this process"),
         (["--server", "a", "--assistant-model", "none"], "--assistant-model is for a model in this process"),
         (["--resume"], "there is no saved chat yet"),
@@ -384,6 +393,22 @@ def test_a_model_that_cannot_be_loaded_is_one_line(talk, monkeypatch):
         code, out, err = talk(["Hello"], *arguments)
         assert (code, out) == (2, "")
         assert err.splitlines()[-1] == "error: the model could not be loaded: the weights are damaged"
+
+
+def test_a_cache_folder_that_cannot_be_is_one_line(tiny, tmp_path, monkeypatch):
+    """The conversation goes on without it."""
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setattr(chat_opening, "load_pair", lambda *_: tiny)
+    nothing = {"held": {}, "system_prompt": None, "thinking": False, "shows": frozenset(), "learned": False}
+    told = []
+    store = Store(tmp_path)
+    local = Local(choice=ModelChoice(), said=Said({}), store=store, file=None, note=told.append, **nothing)
+    opened = local.open()
+    opened.load()
+    assert "".join(each.text for each in ChatSession(opened.backend, options={"max_tokens": 3}).send("Hi"))
+    opened.close()
+    (line,) = told
+    assert line.startswith("Keys and values are not kept: cannot keep a prefix cache in ")
 
 
 def test_what_is_left_is_closed(monkeypatch):
@@ -485,6 +510,14 @@ def test_a_server_answers(talk):
     assert [len(request.messages) for request in backend.requests] == [1, 3]
     assert backend.requests[0].options == {"temperature": 0.5, "max_tokens": 24}
     assert backend.requests[0].thinking is False
+
+
+def test_a_server_whose_model_does_not_think(talk):
+    backend = ScriptedBackend()
+    backend.model = replace(MODEL, thinking=False)
+    with running(backend) as url:
+        code, out, err = talk(["Hi"], "--server", url, "--thinking", "on")
+    assert (code, out, err) == (2, "", f"error: {MODEL.id} knows no thinking\n")
 
 
 def test_a_strangers_key_and_model(talk, monkeypatch):

@@ -116,6 +116,15 @@ def test_unknown_commands_name_the_nearest(line, message):
         slash.typed(line)
 
 
+def test_what_a_command_does_not_heed_is_refused(scene):
+    there = scene(said("One."))
+    there.do("Hi")
+    for line in ("/undo 2", "/reset the router", "/retry hotter", "/branches 1", "/compare 2", "/copy all", "/stats x"):
+        with pytest.raises(InputError, match="takes nothing behind it"):
+            there.do(line)
+    assert there.contents == ["Hi", "One."]
+
+
 def test_help_names_every_command():
     told = slash.help_text()
     for name in slash.COMMANDS:
@@ -136,6 +145,9 @@ def test_completion(scene):
     assert completed("/set num") == ["num-assistant-tokens"]
     assert completed("/set temp de") == ["default"]
     assert list(slash.completions(lambda: None).complete("/load ", asked=True)) == []
+    there.keeping.store.folder.mkdir()
+    (there.keeping.store.folder / "sessions").write_text("")  # which is no folder
+    assert completed("/load ") == []
 
 
 # What was said
@@ -153,6 +165,7 @@ def test_undo_retry_branches_switch(scene):
     assert there.contents == ["Count.", "One."]
     assert there.do("/undo") == "The last exchange is taken back.\n"
     assert there.contents == []
+    assert there.talk.used == 0
     assert there.do("/undo") == "There is nothing to take back.\n"
     for line in ("/retry", "/switch 9", "/switch x", "/edit", "/compare", "/copy"):
         with pytest.raises(InputError):
@@ -212,10 +225,22 @@ def test_pictures_go_with_the_next_message(scene):
     for line, message in (
         ("/image", "takes the path"),
         ("/image no.png", "no file"),
+        ("/image '", "names no file"),
         ("/audio a.wav", "takes no sound"),
     ):
         with pytest.raises(InputError, match=message):
             there.do(line)
+
+
+def test_pictures_that_wait_are_taken_back_first(scene):
+    """One that cannot be had would fail every message."""
+    there = scene(said("One."))
+    there.do("Hi")
+    there.do("/image http://127.0.0.1:1/x.png")
+    assert there.do("/undo") == "Nothing goes with the next message any longer.\n"
+    assert (there.talk.attached, there.contents) == ([], ["Hi", "One."])
+    there.do("/undo")
+    assert there.contents == []
 
 
 def test_a_text_model_is_shown_nothing(scene):
@@ -258,6 +283,11 @@ def test_grammars_may_be_files(scene, tmp_path):
     there.do(f"/set json-schema {tmp_path}/schema.json")
     there.do("Hi")
     assert json.loads(there.backend.requests[0].options["json_schema"]) == {"type": "object"}
+    there.do("/set json-schema default")
+    (tmp_path / "a grammar.lark").write_text("start: /a/")
+    for written in (f"{tmp_path}/a grammar.lark", f"{tmp_path}/a\\ grammar.lark", f"'{tmp_path}/a grammar.lark'"):
+        there.do(f"/set lark {written}")  # the second is what Tab makes of it
+        assert there.session.options["lark"] == "start: /a/"
 
 
 @pytest.mark.parametrize(
@@ -271,6 +301,9 @@ def test_grammars_may_be_files(scene, tmp_path):
         ("/set kv-bits 3", "kv_bits is 3"),
         ("/thinking maybe", "thinking is 'maybe', expected off, on"),
         ("/drafts maybe", "switched on or off"),
+        pytest.param("/set top-k " + "[" * 100_000, "expected 0 or a positive integer", id="nested"),
+        pytest.param("/thinking " + "9" * 5000, "expected off, on", id="thousands of digits"),
+        pytest.param("/switch " + "9" * 5000, "takes the number of a branch", id="a branch of thousands of digits"),
     ],
 )
 def test_what_is_no_value(scene, line, message):
@@ -403,6 +436,10 @@ def test_export_and_copy(scene, tmp_path, monkeypatch):
     there.do("Hi")
     there.do(f"/export {tmp_path}/talk.md")
     assert "One." in (tmp_path / "talk.md").read_text()
+    there.do(f"/export '{tmp_path}/a talk.md'")
+    there.do(f"/export {tmp_path}/another\\ talk.md")
+    assert sorted(path.name for path in tmp_path.glob("*.md")) == ["a talk.md", "another talk.md", "talk.md"]
+    assert there.do("/save a talk") == "Saved as a talk: --resume 'a talk' goes on with it.\n"
     copied = []
     monkeypatch.setattr(slash_stored, "copy", lambda text: copied.append(text) or "a test")
     assert there.do("/copy") == "Copied, by a test.\n"

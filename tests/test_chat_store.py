@@ -373,6 +373,9 @@ def test_files_that_hold_no_chat(store, notes, content, message):
     (line,) = notes
     assert re.search(message, line)
     assert line.endswith("; it is left out.")
+    (store.folder / "sessions" / "whole.json").unlink()
+    with pytest.raises(InputError, match="none of the chats in .* can be read"):
+        store.open()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import signal
+import termios
 from xml.etree import ElementTree
 
 import pytest
@@ -321,3 +323,18 @@ def test_pictures_are_dropped_and_thoughts_are_folded(thinker, tmp_path):
         screen.wait_for_answer()
         screen.type(CTRL_D)
         assert screen.ended() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminal_is_left_as_it_was_found(tmp_path, number):
+    """Where the chat is ended at its prompt, keys are lines again, and are shown."""
+    with Screen(data=tmp_path) as screen:
+        before = termios.tcgetattr(screen.process.child_fd)
+        screen.wait(lambda: screen.at_prompt, "the prompt")
+        assert termios.tcgetattr(screen.process.child_fd) != before
+        screen.process.kill(number)
+        screen.wait(lambda: not screen.process.isalive(), "the end")
+        assert termios.tcgetattr(screen.process.child_fd) == before
+        assert screen.ended() == -number
+        assert screen.raw.rstrip().endswith(b"\x1b[0m")
+        assert b"\x1b[?2004l" in screen.raw[screen.raw.rindex(b"\x1b[?2004h") :]

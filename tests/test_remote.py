@@ -180,12 +180,14 @@ def test_pictures_and_sounds_arrive():
 
 
 def test_keys():
+    with pytest.raises(InputError, match="api_key has characters in it that no key can have"):
+        RemoteBackend.open("http://127.0.0.1:1", "a\nb")
     with running(ScriptedBackend(), ServerSettings(port=0, api_key=KEY)) as url:
         with pytest.raises(InputError, match="asks for a key: --api-key, or OPENAI_API_KEY"):
             RemoteBackend.open(url)
         with pytest.raises(InputError, match="does not take this key"):
             RemoteBackend.open(url, "wrong")
-        assert collected(asked(RemoteBackend.open(url, KEY))).choices[0].answer == "Hello, world"
+        assert collected(asked(RemoteBackend.open(url, f"{KEY}\n"))).choices[0].answer == "Hello, world"
 
 
 def test_what_a_server_refuses_is_told_in_its_words():
@@ -246,6 +248,13 @@ def test_strangers_are_asked_for_no_more_than_they_know():
     assert (choice.answer, choice.finished.reason) == ("Yes.", FinishReason.STOP)
     assert choice.finished.usage.completion_tokens == 2  # as many as there were pieces
     assert choice.finished.generation >= 0
+
+
+@pytest.mark.parametrize("typed", ["5=1", ["5=1"], '{"5": 1}', {5: 1.0}])
+def test_biases_are_sent_however_they_were_typed(typed):
+    with Stranger(says(chunk({"content": "Yes"}), chunk({}, "stop"), DONE)) as stranger:
+        collected(asked(RemoteBackend.open(stranger.url), options={"logit_bias": typed}))
+    assert stranger.asked[0]["logit_bias"] == {"5": 1.0}
 
 
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
@@ -325,7 +334,7 @@ def test_where_nobody_answers():
         RemoteBackend.open(f"127.0.0.1:{port}")
 
 
-@pytest.mark.parametrize("url", ["", "ftp://a.b", "http://", "http://a:0", "http://a:x"])
+@pytest.mark.parametrize("url", ["", "ftp://a.b", "http://", "http://a:0", "http://a:x", "http://[::1", "a..b"])
 def test_what_is_no_address(url):
     with pytest.raises(InputError, match="expected an address such as"):
         RemoteBackend.open(url)

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 import pyte
 import pytest
 from PIL import Image
-from prompt_toolkit.application import create_app_session
+from prompt_toolkit.application import create_app_session, get_app_or_none
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
@@ -274,9 +274,12 @@ def as_pipe(path):
 def test_a_history_that_cannot_be_is_one_line(typing, tmp_path, place):
     screen = Screen()
     prompt, press = typing(history=place(tmp_path / "history"), screen=screen)
+    note, drawn = screen.note, []
+    screen.note = lambda line: (drawn.append(get_app_or_none() is not None), note(line))
     for message in ("first", "second"):
         press(message + ENTER)
         assert prompt.read() == message
+    assert drawn == [False]  # not in the middle of the prompt
     press(UP * 2 + ENTER)
     assert prompt.read() == "first"
     assert len(screen.notes) == 1

@@ -139,6 +139,15 @@ def test_standard_streams_are_found_when_asked_for(monkeypatch):
 HOSTILE = "a\x1b]0;title\x07b\x1b[2Jc\x9b31md\x00\x7f\x08\r\ne\rf\x0b\x0c\u2028g\x85\t中e\u0301\ud800\n\n tail \n"
 
 
+def test_notes_are_not_obeyed():
+    """Saved messages, names, and errors of servers are noted; styles of the chat's own stay."""
+    screen = Screen(columns=80)
+    screen.terminal.note(f"{HOSTILE}\033[32mfirst draft\033[0m")
+    assert set(re.findall("\x1b.[^a-z]*.", screen.written)) == {"\033[2m", "\033[32m", "\033[0m"}
+    assert "a␛]0;title␇b␛[2Jc\\x9b31md" in screen.text
+    assert screen.styles("first draft") == {("green", False, False, False)}
+
+
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_off_a_terminal_the_answer_is_what_was_made(size):
     out, notes = io.StringIO(newline=""), io.StringIO()

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..media.fetch import check_sources
 from ..options import FILTERS
 from .chat_options import Beginning, Remote, Thinking
@@ -42,6 +42,7 @@ def chat(
     Answers go to standard output as they are made, everything else to standard error. Without a terminal, each line of
     standard input is a message.
     """
+    _check_input(beginning, grammar)
     held = _held(grammar, said)
     remote.check(choice, said, {"no_learned": not beginning.learned, "prompt_cache_file": beginning.prompt_cache_file})
     check_sources(media.media)
@@ -50,6 +51,20 @@ def chat(
 
     start = Start(choice, said, held, beginning, media.media, thinking, remote)
     return _run(start.chat(), text, None if text is not None or not start.terminal.interactive else PATIENCE)
+
+
+def _check_input(beginning: Beginning, grammar: GrammarChoice) -> None:
+    """Refuse two readers of standard input, of which the second would find nothing.
+
+    Raises:
+        OptionError: with both.
+    """
+    piped = beginning.prompt is None and sys.stdin is not None and not sys.stdin.isatty()
+    if not (piped or beginning.prompt == STANDARD_INPUT):
+        return
+    for name, path in (("json_schema", grammar.json_schema), ("lark", grammar.lark)):
+        if str(path) == STANDARD_INPUT:
+            raise OptionError(f"{{{name}}} and messages cannot both be read from standard input")
 
 
 def _held(grammar: GrammarChoice, said: Said) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class ConversationFile:
     """
 
     def __init__(self, path: Path, note: Callable[[str], None]):
-        self._file, self._note = CacheFile(path), note
+        self._file, self._path, self._note = CacheFile(path), path, note
         self._engine: Engine | None = None
         self._options: GenerationOptions | None = None
         self._session: ChatSession | None = None
@@ -68,3 +68,5 @@ class ConversationFile:
         engine.prefix.restore(cache, list(backend.tokens(request)), 0)
         if cache.lengths[0]:
             self._note(self._file.replace(cache))
+        else:
+            self._note(f"Prompt cache: {self._path} is not written, nothing is kept of so short a conversation")

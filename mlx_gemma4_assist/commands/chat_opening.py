@@ -125,18 +125,29 @@ class Local:
         def engine(pair: "Pair") -> Engine:
             config = pair.target.config
             quantization = kv_quantization(options, config)
-            made = Engine(
+            make = partial(
+                Engine,
                 pair,
                 draft_memory(self.learned),
                 prefix_cache_bytes=conversation_bytes(config, dtype=pair.dtype, quantization=quantization),
-                prefix_cache_folder=folder,
-                prefix_cache_folder_bytes=folder_bytes,
             )
+            made = self._keeping(make, folder, folder_bytes)
             if self.file is not None:
                 self.file.fill(made, options)
             return made
 
         return engine
+
+    def _keeping(self, make: "Callable[..., Engine]", folder: Path | None, folder_bytes: int) -> "Engine":
+        """An engine that keeps keys and values in a folder; without one where the folder cannot be used."""
+        if folder is None:
+            return make()
+        try:
+            return make(prefix_cache_folder=folder, prefix_cache_folder_bytes=folder_bytes)
+        except InputError as error:
+            with self._noting():
+                note(f"Keys and values are not kept: {error}")
+            return make()
 
     def _folder(self) -> Path | None:
         """Where keys and values are kept for later, if they are."""

@@ -107,10 +107,11 @@ class Remote:
             if self.api_key is not None:
                 raise OptionError("{api_key} is for a {server}, and there is none")
             return
-        local = {"assistant_model": choice.assistant_model, "dtype": choice.dtype, **others}
+        local = {"assistant_model": choice.assistant_model, "dtype": choice.dtype}
+        local |= {name: value or None for name, value in others.items()}
         local |= {name: value for name, value in said.values.items() if name not in OF_SERVERS}
         for name, value in local.items():
-            if value is not None and value is not False:
+            if value is not None:
                 raise OptionError(f"{{{name}}} is for a model in this process, but {{server}} lets a server answer")
 
 

@@ -159,9 +159,11 @@ class Start:
         """The conversation, once requests are taken.
 
         Raises:
-            InputError: the model does not take what goes with the first message.
+            InputError: the model does not take what goes with the first message, or does not think.
         """
         thinks, budget = self._thinking.asked
+        if thinks and not opened.backend.model.thinking:
+            raise InputError(f"{opened.backend.model.id} knows no thinking")
         session = ChatSession(
             opened.backend, self._beginning.system_prompt, thinking=thinks, options=dict(opened.options)
         )

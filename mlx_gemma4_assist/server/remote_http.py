@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import certifi
 
@@ -33,17 +33,16 @@ class Site:
         root: the address without ``/v1``.
 
     Raises:
-        OptionError: it is no such address.
+        OptionError: it is no such address, or no key that can be sent.
     """
 
     def __init__(self, url: str, key: str | None = None):
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        try:
-            right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            right = False
-        if not right:
+        parts = _parts(url)
+        if parts is None:
             raise OptionError("{server} is {value!r}, expected an address such as http://127.0.0.1:8080", value=url)
+        key = None if key is None else key.strip()
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise OptionError("{api_key} has characters in it that no key can have")
         path = parts.path.rstrip("/").removesuffix("/v1")
         self.root = f"{parts.scheme}://{parts.netloc}{path}"
         self._secure, self._host, self._port = parts.scheme == "https", parts.hostname or "", parts.port
@@ -164,6 +163,16 @@ def events(response: http.client.HTTPResponse, place: str) -> Iterator[Mapping[s
             yield json_object(text[5:], place)
         elif text and not text.startswith((b":", b"event:", b"id:", b"retry:")):
             raise _strange(place)
+
+
+def _parts(url: str) -> SplitResult | None:
+    """The parts of a server's address; None if it is none."""
+    try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        host = (parts.hostname or "").encode("idna")
+        return parts if parts.scheme in ("http", "https") and host and parts.port != 0 else None
+    except ValueError:  # of addresses, ports, and names that no host can have
+        return None
 
 
 def json_object(content: bytes, place: str) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..options import FILTERS
+from ..options import FILTERS, GenerationOptions
 from ..text.deltas import AnswerDelta, ThoughtDelta
 from ..text.messages import SOURCES, Message
 from .exchange import (
@@ -68,8 +68,8 @@ def _option(name: str, value: Any, own: bool) -> Body:
         case "stop":
             return {"stop": [value] if isinstance(value, str) else list(value)} if value else {}
         case "logit_bias":
-            biases = dict(value) if not isinstance(value, str) else {}
-            return {"logit_bias": {str(token): bias for token, bias in biases.items()}} if biases else {}
+            biases = GenerationOptions(logit_bias=value).logit_bias  # which may be as it was typed
+            return {"logit_bias": {str(token): bias for token, bias in biases}} if biases else {}
         case "json_schema":
             schema = json.loads(value) if isinstance(value, str) else value
             named = {"name": "answer", "schema": schema, "strict": True}

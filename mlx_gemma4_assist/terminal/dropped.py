@@ -61,6 +61,8 @@ def show(text: str, kind: Kind, counts: Mapping[Kind, int]) -> list[Shown]:
     """
     whole = written_path(text)
     names = [whole] if os.path.isfile(whole) else [written_path(word) for word in _WORD.findall(text)]
+    if not names:
+        raise InputError(f"{text!r:.80} names no file")
     shown: list[Shown] = []
     for path in names:
         if not os.path.isfile(path):

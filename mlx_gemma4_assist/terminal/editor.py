@@ -1,7 +1,8 @@
 """The line editor: prompt_toolkit's, with a chat's keys. Only ``prompt`` imports it, when a person is asked at last."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,15 @@ from prompt_toolkit.styles import Style
 
 from .completion import Completions
 from .history import History
+from .keys import restored_when_ended
 from .prompt import SIGN, SIGN_OF_MORE
 from .quoted_lines import is_open
 
 if TYPE_CHECKING:
     from .style import Terminal
+
+LEAVING = b"\x1b[?2004l\x1b[?25h\x1b[0m\r\n"
+"""Ends bracketed paste and styles, shows the cursor."""
 
 REFRESH = 1.0
 """Seconds after which the toolbar's text is asked for again."""
@@ -46,13 +51,14 @@ class Editor:
         words: Callable[[], Completions],
         toolbar: Callable[[], str],
     ):
+        self._note, self._notes = terminal.note, list[str]()
         self._session: PromptSession[str] = PromptSession(
             SIGN,
             multiline=True,
             prompt_continuation=SIGN_OF_MORE,
             completer=_Completer(words),
             complete_while_typing=Condition(_is_command),
-            history=InMemoryHistory() if history is None else _Kept(History(history, terminal.note)),
+            history=InMemoryHistory() if history is None else _Kept(History(history, self._notes.append)),
             search_ignore_case=True,
             enable_suspend=True,
             key_bindings=_keys(),
@@ -64,10 +70,23 @@ class Editor:
 
     def read(self, default: str) -> str | None:
         """As of ``Prompt``, with triple quotes left as they are."""
-        try:
-            return self._session.prompt(default=default)
-        except EOFError:
-            return None
+        with self._restored_when_ended():
+            try:
+                return self._session.prompt(default=default)
+            except EOFError:
+                return None
+            finally:
+                self._tell()
+
+    def _tell(self) -> None:
+        """What was noted while the prompt was drawn, now that it is not."""
+        for line in self._notes:
+            self._note(line)
+        self._notes.clear()
+
+    def _restored_when_ended(self) -> AbstractContextManager[object]:
+        number = self._session.input.fileno()
+        return restored_when_ended(number, LEAVING) if os.isatty(number) else nullcontext()
 
     def leave(self) -> None:
         """As of ``Prompt``."""

@@ -114,10 +114,17 @@ def _handling(number: int, handler: Callable[[int, FrameType | None], object]) -
 
 
 @contextmanager
-def _single_keys(number: int) -> Iterator[None]:
-    """A terminal whose keys come one by one, unseen, and of which only Ctrl-C, Ctrl-Z and Ctrl-\\ are signals."""
+def restored_when_ended(number: int, leaving: bytes = b"") -> Iterator[Callable[[], None]]:
+    """A terminal that SIGTERM and SIGHUP leave as it is now: with its attributes, whatever changes them meanwhile.
+
+    Args:
+        number: of its file.
+        leaving: written to it then.
+
+    Yields:
+        What restores the attributes.
+    """
     before = termios.tcgetattr(number)
-    changed = _without_lines(before, number)
 
     def restore() -> None:
         with suppress(termios.error):  # the terminal is gone
@@ -125,18 +132,29 @@ def _single_keys(number: int) -> Iterator[None]:
 
     def end(signal_number: int, frame: FrameType | None) -> None:
         restore()
+        with suppress(OSError):
+            os.write(number, leaving)
         signal.signal(signal_number, signal.SIG_DFL)
         os.kill(os.getpid(), signal_number)
+
+    with ExitStack() as stack:
+        for each in _ENDING:
+            if signal.getsignal(each) is signal.SIG_DFL:
+                stack.enter_context(_handling(each, end))
+        yield restore
+
+
+@contextmanager
+def _single_keys(number: int) -> Iterator[None]:
+    """A terminal whose keys come one by one, unseen, and of which only Ctrl-C, Ctrl-Z and Ctrl-\\ are signals."""
+    changed = _without_lines(termios.tcgetattr(number), number)
 
     def go_on(signal_number: int, frame: FrameType | None) -> None:
         termios.tcsetattr(number, termios.TCSANOW, changed)  # the shell had the terminal meanwhile
 
     with ExitStack() as stack:
-        stack.callback(restore)
+        stack.callback(stack.enter_context(restored_when_ended(number)))
         stack.enter_context(_handling(signal.SIGCONT, go_on))
-        for each in _ENDING:
-            if signal.getsignal(each) is signal.SIG_DFL:
-                stack.enter_context(_handling(each, end))
         termios.tcsetattr(number, termios.TCSANOW, changed)
         yield
 

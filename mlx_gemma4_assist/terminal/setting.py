@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files import read_text
 from ..options import GenerationOptions, flags
+from .paths import written_path
 
 TEXTS = ("regex", "logit_bias")
 """Options that read text as it was typed."""
@@ -60,12 +60,13 @@ def value_of(name: str, text: str) -> Any:
     if text.lower() in NOTHING:
         return None
     if name in FILES:
-        return read_text(Path(text).expanduser()) if _is_file(text) else text
+        path = written_path(text)
+        return read_text(path) if path.is_file() else text
     if name in TEXTS or (name == "stop" and not text.startswith("[")):
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -89,10 +90,3 @@ def _shown(value: Any) -> str:
         return "-"
     text = value if isinstance(value, str) else json.dumps(value)
     return " ".join(text.split())[:60]
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):  # a text that can be no path
-        return False

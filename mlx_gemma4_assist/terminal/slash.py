@@ -63,7 +63,7 @@ GOING_ON = ("image", "audio", "video", "set", "thinking", "context", "stats", "s
 COMMANDS: Mapping[str, Command] = {
     "help": Command(_needs_no_talk, "", "show this"),
     "reset": Command(turns.reset, "", "begin a new conversation; this one stays saved"),
-    "undo": Command(turns.undo, "", "take back the last message and its answer"),
+    "undo": Command(turns.undo, "", "take back files that wait, else the last exchange"),
     "retry": Command(turns.retry, "", "answer the last message once more"),
     "edit": Command(turns.edit, "[N]", "change the last message, or the N-th"),
     "branches": Command(turns.branches, "", "list what /undo, /retry and /edit have left behind"),
@@ -141,10 +141,13 @@ def run(talk: Talk, command: Typed) -> None:
         InputError: it cannot be done.
         KeyboardInterrupt: Ctrl-C was pressed twice while an answer was made.
     """
+    known = COMMANDS[command.name]
+    if command.argument and not known.usage:
+        raise InputError(f"/{command.name} takes nothing behind it, // begins text with a slash")
     talk.stopped = False
     if command.name not in GOING_ON:
         talk.edited = None
-    COMMANDS[command.name].run(talk, command.argument)
+    known.run(talk, command.argument)
 
 
 def completions(talk: Callable[[], Talk | None]) -> Completions:

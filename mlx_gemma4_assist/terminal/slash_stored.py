@@ -1,8 +1,8 @@
 """Commands on what messages show, and on where conversations go: the store, files, the clipboard."""
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ..engine.session import Session
 from ..errors import InputError
@@ -10,6 +10,7 @@ from ..text.messages import Kind
 from .attached import check_taken, named, text_of
 from .clipboard import copy
 from .export import export
+from .paths import written_path
 from .talk import Talk
 
 MOST_LISTED = 20
@@ -45,7 +46,7 @@ def save(talk: Talk, argument: str) -> None:
     if argument:
         entry.rename(argument)
     entry.save(talk.session.session)
-    talk.say(f"Saved as {entry.name}: --resume {entry.name} goes on with it.")
+    talk.say(f"Saved as {entry.name}: --resume {shlex.quote(entry.name)} goes on with it.")
 
 
 def load(talk: Talk, argument: str) -> None:
@@ -73,7 +74,10 @@ def greet(say: Callable[[str], None], name: str, session: Session) -> None:
 
 def names(talk: Talk) -> Sequence[str]:
     """Of stored conversations."""
-    return [saved.name for saved in talk.keeping.store.list()]
+    try:
+        return [saved.name for saved in talk.keeping.store.list()]
+    except InputError:  # which who types /sessions is told
+        return []
 
 
 def sessions(talk: Talk, argument: str) -> None:
@@ -92,7 +96,7 @@ def export_to(talk: Talk, argument: str) -> None:
     """Write the conversation to a file."""
     if not argument:
         raise InputError("/export takes a file that ends in .md or .json")
-    path = Path(argument).expanduser()
+    path = written_path(argument)
     export(talk.session.session, path)
     talk.say(f"Written: {path}")
 

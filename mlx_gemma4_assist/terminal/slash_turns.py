@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ..errors import InputError
 from .attached import sources, text_of
+from .numbers import whole_number
 from .talk import Edited, Talk
 
 NONE = "none"
@@ -19,9 +20,13 @@ def reset(talk: Talk, argument: str) -> None:
 
 
 def undo(talk: Talk, argument: str) -> None:
-    """Take back the last message and its answer."""
+    """Take back what is to go with the next message; else the last message and its answer."""
+    if talk.attached:
+        talk.attached = []
+        talk.say("Nothing goes with the next message any longer.")
+        return
     done = talk.session.undo()
-    talk.last = None
+    talk.last, talk.used = None, 0
     talk.keeping.save(talk.session)
     talk.say("The last exchange is taken back." if done else "There is nothing to take back.")
 
@@ -36,7 +41,7 @@ def edit(talk: Talk, argument: str) -> None:
     asked = [message for message in talk.session.messages if message["role"] == "user"]
     if not asked:
         raise InputError("nothing has been said yet")
-    turn = int(argument) if argument.isdecimal() else None
+    turn = whole_number(argument)
     if turn is not None and not 1 <= turn <= len(asked):
         raise InputError(f"there is no message {turn}: the conversation has {len(asked)}")
     message = asked[-1 if turn is None else turn - 1]
@@ -63,9 +68,10 @@ def branch_numbers(talk: Talk) -> Sequence[str]:
 
 def switch(talk: Talk, argument: str) -> None:
     """Go on with another branch."""
-    if not argument.isdecimal():
+    number = whole_number(argument)
+    if number is None:
         raise InputError("/switch takes the number of a branch: /branches lists them")
-    talk.session.session.switch(int(argument))
+    talk.session.session.switch(number)
     talk.forget()
     talk.keeping.save(talk.session)
     said = [line for message in talk.session.messages for line in [" ".join(text_of(message).split())]]

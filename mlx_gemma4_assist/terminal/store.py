@@ -183,7 +183,12 @@ class Store:
     def _latest(self) -> Path:
         chats = self.list()
         if not chats:
-            raise InputError("there is no saved chat yet")
+            damaged = len(self._paths())
+            raise InputError(
+                f"none of the chats in {self._sessions} can be read: {damaged} are damaged or another version's"
+                if damaged
+                else "there is no saved chat yet"
+            )
         return self._path(chats[0].name)
 
     def _found(self, name: str) -> Path:

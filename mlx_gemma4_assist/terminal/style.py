@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TextIO
 
+from .numbers import whole_number
+
 DIM, RESET = "\033[2m", "\033[0m"
 NARROW = 20
 """Windows of so few columns, or of fewer, get plain text."""
@@ -72,7 +74,7 @@ class Terminal:
             if columns > 0 and rows > 0:
                 return columns, rows
         said = (self._environ.get("COLUMNS", ""), self._environ.get("LINES", ""))
-        columns, rows = (int(text) if text.isdecimal() else 0 for text in said)
+        columns, rows = (whole_number(text) or 0 for text in said)
         return columns or _FALLBACK[0], rows or _FALLBACK[1]
 
     def write(self, text: str) -> None:
@@ -88,9 +90,11 @@ class Terminal:
     def note(self, text: str) -> None:
         """Write lines beside the output: dim where there are styles, and broken between words, as terminals do not.
 
-        What cannot be written is lost.
+        A terminal obeys nothing in them but styles: messages, names and errors of servers are among them. What cannot
+        be written is lost.
         """
         if self._notes.isatty():
+            text = "".join(each if _STYLE.fullmatch(each) else made_visible(each) for each in _STYLE.split(text))
             text = "\n".join(broken(line, self.width - 1) for line in text.split("\n"))
         dim = text and self._styled and self._moves_in(self._notes)
         self._beside((f"{DIM}{text}{RESET}" if dim else text) + "\n")
@@ -131,6 +135,7 @@ def broken(line: str, width: int) -> str:
     return "\n".join([*rows, line])
 
 
+_STYLE = re.compile("(\033\\[[0-9;]*m)")
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 

@@ -1,6 +1,7 @@
 """Whether a model thinks, and how long, from text and for a sentence."""
 
 from ..errors import InputError
+from .numbers import whole_number
 
 
 def thinking_of(text: str) -> tuple[bool, int | None]:
@@ -11,8 +12,8 @@ def thinking_of(text: str) -> tuple[bool, int | None]:
     """
     if text in ("on", "off"):
         return text == "on", None
-    if text.isdecimal() and int(text):
-        return True, int(text)
+    if budget := whole_number(text):
+        return True, budget
     raise InputError(f"thinking is {text!r:.40}, expected off, on, or the most tokens of a thought")
 
 
