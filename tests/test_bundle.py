@@ -1,21 +1,32 @@
 """Bundles: their programs make the package's text, and what is not whole is refused."""
 
 import json
+import random
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
-import synthetic
 from support.bundles import FAMILIES, FEW, exported, pair_of
 from support.commands import runner
 
 from mlx_gemma4_assist import InputError
+from mlx_gemma4_assist.backend import branches
 from mlx_gemma4_assist.bundle.chat_form import chat_form
 from mlx_gemma4_assist.bundle.loading import Bundle
-from mlx_gemma4_assist.bundle.writing import ExportOptions, digest_of, export
+from mlx_gemma4_assist.bundle.program import read_program
+from mlx_gemma4_assist.bundle.weights import Weights, named_networks
+from mlx_gemma4_assist.bundle.writing import ExportOptions, digest_of, export, layout_of, no_progress, traced_programs
 from mlx_gemma4_assist.engine.pair import Checkpoint
+from mlx_gemma4_assist.models.families import families
+from mlx_gemma4_assist.models.gemma4_assistant import Gemma4AssistantForCausalLM
+from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
+from mlx_gemma4_assist.rounds.accept import accept
+from mlx_gemma4_assist.rounds.sampling import Sampling
+from mlx_gemma4_assist.rounds.state import Decoder
 
 FORMS = {
     "float32": {},
@@ -109,13 +120,20 @@ def test_what_is_between_messages(bundle):
     assert text["stops"] == [1, 5]
 
 
-def test_programs_of_a_real_size_take_two_megabytes(tmp_path):
-    """E2B's 35 layers: what programs are long by."""
-    model = synthetic.write_pair(tmp_path / "e2b", "e2b", 0.02)[0]
-    export(Checkpoint.open(model), tmp_path / "X.bundle", ExportOptions())
-    programs = [path.stat().st_size for path in (tmp_path / "X.bundle" / "programs").iterdir()]
+def test_programs_of_a_published_size_take_two_megabytes():
+    """E2B as it is published, in 4 bits; weights are not even made to trace it."""
+    family = families()["E2B"]
+    target, assistant = Gemma4ForCausalLM(family.target), Gemma4AssistantForCausalLM(family.assistant)
+    for network in (target, assistant):
+        nn.quantize(network, group_size=64, bits=4)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    decoder = Decoder(target, assistant, layout_of(target, 8), Sampling(), accept)
+    weights = Weights(named_networks(target, assistant))
+    programs = traced_programs(weights, decoder, ExportOptions(), (258883, 258882), no_progress).all
     assert len(programs) == 20
-    assert sum(programs) <= 2_000_000
+    assert sum(len(program.text()) for program in programs) <= 2_000_000
+    assert mx.get_peak_memory() - before < 1e6
 
 
 # What is refused
@@ -166,6 +184,7 @@ def cut(name: str, left: int = 100):
     return change
 
 
+SHARD = "model.safetensors"
 ROUND = "programs/greedy-2.json"
 REFUSED = {
     "another format": (edited("manifest.json", lambda m: m.update(format="other")), "is no bundle of"),
@@ -182,11 +201,12 @@ REFUSED = {
     "weights cut off": (cut("../e2b/model.safetensors", -1), "is cut off or damaged"),
     "no weights": (lambda folder: (folder / "../e2b/model.safetensors").unlink(), "cannot read"),
     "other weights": (
-        lambda folder: shutil.copyfile(folder / "../e2b-assistant/model.safetensors", folder / "../e2b/model.safetensors"),
+        lambda folder: shutil.copyfile(folder / f"../e2b-assistant/{SHARD}", folder / f"../e2b/{SHARD}"),
         "is not the file of weights that the bundle was made for",
     ),
     "a tensor of another shape": (
-        edited("manifest.json", lambda m: m["weights"][0][4].append(1)), "has no language_model.model.embed_tokens.weight"
+        edited("manifest.json", lambda m: m["weights"][0][4].append(1)),
+        "has no language_model.model.embed_tokens.weight",
     ),
     "a tensor of another type": (
         edited("manifest.json", lambda m: m["weights"][0].__setitem__(3, "int32")), "which the bundle needs"
@@ -213,17 +233,61 @@ def test_what_is_not_whole_is_refused(bundle, tmp_path, case):
     assert said in damaged(bundle, tmp_path, change)
 
 
+def mutated(value, luck: random.Random):
+    """A JSON value with one part of it lost, or another thing in its place."""
+    if isinstance(value, dict | list) and value and luck.random() < 0.9:
+        place = luck.choice(list(value)) if isinstance(value, dict) else luck.randrange(len(value))
+        if luck.random() < 0.1:
+            value.pop(place)
+        else:
+            value[place] = mutated(value[place], luck)
+        return value
+    return luck.choice([None, True, -1, 0, 2**70, 1.5, "x", "end", [], {}, [[]], {"constant": 1}, float("nan")])
+
+
+def test_mutations_are_read_or_refused(bundle, tmp_path):
+    luck = random.Random(0)
+    for path in (bundle / ROUND, bundle / "programs/sampled-1.json", bundle / "programs/read-33-48.json"):
+        content, refused = path.read_text(), []
+        for _ in range(60):
+            try:
+                read_program(json.dumps(mutated(json.loads(content), luck)), path.name)
+            except InputError as error:
+                refused.append(str(error))
+        assert len(refused) > 30
+        assert "\n" not in "".join(refused)
+    copy = tmp_path / "pair" / "X.bundle"
+    shutil.copytree(bundle, copy)
+    for name in ("e2b", "e2b-assistant"):
+        (copy.parent / name).symlink_to(bundle.parent / name)
+    content = (bundle / "manifest.json").read_text()
+    for _ in range(40):
+        (copy / "manifest.json").write_text(json.dumps(mutated(json.loads(content), luck)))
+        with suppress(InputError):
+            assert Bundle(copy).constants
+
+
+def test_programs_are_the_same_whatever_device_traces_them(model, tmp_path):
+    for choice in ("cpu", "gpu"):
+        with branches(choice):
+            export(Checkpoint.open(model), tmp_path / f"{choice}.bundle", replace(FEW, drafts=1))
+    one, other = (Bundle(tmp_path / f"{choice}.bundle").manifest["files"] for choice in ("cpu", "gpu"))
+    assert one == other
+    used = {use.operation for use in Bundle(tmp_path / "cpu.bundle").rounds["sampled"][1].uses}
+    assert {"rms_norm", "rope", "attention", "dequantize", "quantized_matmul", "uniform", "gumbel"} <= used
+
+
 def test_a_bundle_that_computes_something_else_is_not_written(model, tmp_path, monkeypatch):
     """The check sees a wrong constant, and leaves nothing behind."""
-    from mlx_gemma4_assist.bundle import building
+    from mlx_gemma4_assist.bundle import assembling
 
-    real = building.Constants.number
+    real = assembling.Constants.number
 
     def wrong(self, array: mx.array) -> int:
         scaled = array.dtype == mx.float32 and array.ndim == 0
         return real(self, array * 1.5 if scaled else array)
 
-    monkeypatch.setattr(building.Constants, "number", wrong)
+    monkeypatch.setattr(assembling.Constants, "number", wrong)
     with pytest.raises(InputError, match="where the package gives|differ from the package's"):
         exported(model, tmp_path / "X.bundle")
     assert list(tmp_path.iterdir()) == []

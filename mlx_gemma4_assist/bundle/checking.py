@@ -1,8 +1,8 @@
 """Is a bundle's text the package's? Both make the same rounds after the same prompt, and are compared round by round.
 
 The prompt is read in pieces of all lengths that programs differ for, and is so long that rings wrap; rounds go on to
-where buffers grow and a bucket ends. In float32 all tokens have to be equal. Elsewhere two of them may part where logits are as
-close as rounding goes: what is compared of that text ends there.
+where buffers grow and a bucket ends. In float32 all tokens have to be equal. Elsewhere two of them may part where
+logits are as close as rounding goes: what is compared of that text ends there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +26,9 @@ from ..rounds.export import DRAWN
 from ..rounds.round import propose, settle
 from ..rounds.sampling import Sampling, in_use, settings_of
 from ..rounds.state import Decoder
-from .building import Weights, named_networks
 from .loading import Bundle
 from .runner import Made, Runner
+from .weights import Weights, named_networks
 
 TOKENS = 80  # of a text, which is more than a bucket
 SEED = 7
@@ -169,7 +169,9 @@ def _compare(
         where = f"{trial}, after {made} tokens"
         findings.difference = max(findings.difference, difference)
         if not difference <= allowed:
-            raise InputError(f"the bundle's logits differ from the package's by {difference:.2g} of the largest ({where})")
+            raise InputError(
+                f"the bundle's logits differ from the package's by {difference:.2g} of the largest ({where})"
+            )
         if ours[:2] != expected[:2]:
             if dtype == mx.float32:
                 raise InputError(f"the bundle gives {ours.tokens} where the package gives {expected.tokens} ({where})")

@@ -48,7 +48,9 @@ def fitted(points: Sequence[Point], graphs: Sequence[Sequence[Message]], marks: 
     varying = _varying(plane, constants, tags, marks)
     trace = read_graph(merged, marks)
     place_of = {id(array): place for place, array in enumerate(trace.constants)}
-    found = {place_of[id(constants[0][name])]: node for name, node in varying.items() if id(constants[0][name]) in place_of}
+    found = {
+        place_of[id(constants[0][name])]: node for name, node in varying.items() if id(constants[0][name]) in place_of
+    }
     return _with_made_constants(trace, found)
 
 
@@ -127,7 +129,7 @@ class Plane:
         self._inverse = _inverse([list(map(Fraction, row)) for row in self._rows[: len(self._names) + 1]])
 
     def fit(self, values: Sequence[Any]) -> Any:
-        """What has these values at the points: whole numbers by themselves or in lists; all else is the same everywhere.
+        """What has these values at the points: whole numbers, also in lists; all else is the same everywhere.
 
         Raises:
             InputError: nothing linear has.

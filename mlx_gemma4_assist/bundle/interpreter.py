@@ -53,9 +53,13 @@ def _inputs(program: Program, inputs: Mapping[str, mx.array], variables: Mapping
     for each in program.inputs:
         array = inputs[each.name]
         shape = [_at(size, variables) for size in each.shape]
-        fits = array.ndim == len(shape) and all(size in (None, own) for size, own in zip(shape, array.shape, strict=True))
+        fits = array.ndim == len(shape) and all(
+            size in (None, own) for size, own in zip(shape, array.shape, strict=True)
+        )
         if array.dtype != each.dtype or not fits:
-            raise InputError(f"{each.name} is {array.dtype} {array.shape}, and {program.name} takes {each.dtype} {shape}")
+            raise InputError(
+                f"{each.name} is {array.dtype} {array.shape}, and {program.name} takes {each.dtype} {shape}"
+            )
         found.append(array)
     return found
 

@@ -57,7 +57,9 @@ class Bundle:
             way: [self._program(each) for each in self._in(programs, way, list)] for way in programs if way != "read"
         }
         self.reads = [
-            Reading(self._in(each, "least", int), self._in(each, "most", int), self._program(self._in(each, "file", str)))
+            Reading(
+                self._in(each, "least", int), self._in(each, "most", int), self._program(self._in(each, "file", str))
+            )
             for each in self._in(programs, "read", list)
         ]
 
@@ -118,10 +120,12 @@ class Bundle:
         for each in self.kept:
             path, header = self._headers[each.file]
             if header.tensors.get(each.tensor) != Tensor(each.dtype, each.shape):
-                raise InputError(f"{path} has no {each.tensor:.100} of {each.dtype} {each.shape}, which the bundle needs")
+                raise InputError(
+                    f"{path} has no {each.tensor:.100} of {each.dtype} {each.shape}, which the bundle needs"
+                )
 
     def _program(self, name: Any) -> Program:
-        if name not in self._texts:
+        if not isinstance(name, str) or name not in self._texts:
             raise self._damaged(f"{name!r:.100} is no file of the bundle")
         program = read_program(decode_text(self._texts[name], str(self.folder / name)), str(self.folder / name))
         if program.weights != len(self.kept) or program.constants != self._field("constants", int):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from ..checkpoints.sampling import sampling_of
 from ..errors import InputError
 from ..files import read_json
 from ..rounds.compiled import GROWTH_SHARE, bucket_size
+from ..rounds.export import least_end
 from ..text.processor import Processor
-from .building import least_end
 from .chat_form import chat_form
 
 FORMAT, VERSION = "mlx_gemma4_assist bundle", 1
@@ -71,7 +72,7 @@ def of_text(processor: Processor, folder: Path) -> dict[str, Any]:
 
 def header() -> dict[str, Any]:
     """What a manifest begins with."""
-    return {"format": FORMAT, "version": VERSION, "made_by": f"mlx_gemma4_assist {__version__}", "mlx": mx.__version__}
+    return {"format": FORMAT, "version": VERSION, "made_by": f"mlx_gemma4_assist {__version__}", "mlx": version("mlx")}
 
 
 def of_weights(kept: Sequence[Kept]) -> list[list[Any]]:

@@ -161,7 +161,8 @@ def _gather_qmm(
     global_scale: mx.array | None = None,
     sorted_indices: bool = False,
 ) -> mx.array:
-    assert transpose and global_scale is None
+    assert transpose
+    assert global_scale is None
     shape = (*_batch(x, rhs_indices), x.shape[-2], w.shape[-2])
     arrays = _given(x, w, scales, rhs_indices, biases)
     named = {"group_size": group_size, "bits": bits, "mode": mode, "transpose": transpose, "sorted": sorted_indices}

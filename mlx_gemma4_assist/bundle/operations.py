@@ -135,8 +135,9 @@ def _dequantize(x: Arrays, a: Arguments) -> mx.array:
 
 
 def _quantized_matmul(x: Arrays, a: Arguments) -> mx.array:
+    rows, words, scales = x[:3]
     biases = x[3] if len(x) > 3 else None
-    return mx.quantized_matmul(*x[:2], x[2], biases, transpose=a["transpose"], **_packed(a))
+    return mx.quantized_matmul(rows, words, scales, biases, transpose=a["transpose"], **_packed(a))
 
 
 def _gather_qmm(x: Arrays, a: Arguments) -> mx.array:
@@ -205,10 +206,10 @@ OPERATIONS: dict[str, Operation] = {
     "min": Operation(lambda x, a: mx.min(x[0], axis=a["axes"], keepdims=True), arguments=_AXES),
     "prod": Operation(lambda x, a: mx.prod(x[0], axis=a["axes"], keepdims=True), arguments=_AXES),
     "sum": Operation(lambda x, a: mx.sum(x[0], axis=a["axes"], keepdims=True), arguments=_AXES),
-    "put_along_axis": Operation(lambda x, a: mx.put_along_axis(*x, axis=a["axis"]), 3, 3, _AXIS),
+    "put_along_axis": Operation(lambda x, a: mx.put_along_axis(x[0], x[1], x[2], axis=a["axis"]), 3, 3, _AXIS),
     "reshape": Operation(lambda x, a: x[0].reshape(a["shape"]), arguments={"shape": INTEGERS}),
     "slice": Operation(_slice, arguments={"start": INTEGERS, "stop": INTEGERS, "step": INTEGERS}),
-    "slice_update": Operation(lambda x, a: mx.slice_update(*x, axes=a["axes"]), 3, 3, _AXES),
+    "slice_update": Operation(lambda x, a: mx.slice_update(x[0], x[1], x[2], axes=a["axes"]), 3, 3, _AXES),
     "softmax": Operation(
         lambda x, a: mx.softmax(x[0], axis=-1, precise=a["precise"]), arguments={"precise": FLAG}
     ),
@@ -216,7 +217,7 @@ OPERATIONS: dict[str, Operation] = {
         lambda x, a: mx.split(x[0], list(a["places"]), axis=a["axis"]), arguments=_AXIS | {"places": INTEGERS}
     ),
     "squeeze": Operation(lambda x, a: mx.squeeze(x[0], a["axes"]), arguments=_AXES),
-    "take_along_axis": Operation(lambda x, a: mx.take_along_axis(*x, axis=a["axis"]), 2, 2, _AXIS),
+    "take_along_axis": Operation(lambda x, a: mx.take_along_axis(x[0], x[1], axis=a["axis"]), 2, 2, _AXIS),
     "transpose": Operation(lambda x, a: x[0].transpose(a["axes"]), arguments=_AXES),
     "unflatten": Operation(
         lambda x, a: mx.unflatten(x[0], a["axis"], a["shape"]), arguments=_AXIS | {"shape": INTEGERS}

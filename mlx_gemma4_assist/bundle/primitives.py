@@ -123,7 +123,9 @@ def called(name: str, state: State, dtype: mx.Dtype) -> Called | None:
     if name not in _WITH_STATE:
         raise InputError(f"programs have no operation for MLX's {name}")
     operation, arguments = _WITH_STATE[name](state)
-    return Called(operation, {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()})
+    return Called(
+        operation, {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    )
 
 
 def _integer(number: float | Linear) -> Number:

@@ -162,12 +162,16 @@ class _Checked:
         return Input(_text(given[0]), _type(given[1]), shape)
 
     def _use(self, given: Any) -> Use:
-        if not isinstance(given, dict) or given.get("operation") not in OPERATIONS:
+        known = OPERATIONS.get(_text(given.get("operation"))) if isinstance(given, dict) else None
+        if known is None:
             raise _Wrong(f"{given!r:.100} is no operation that is known here")
-        known = OPERATIONS[given["operation"]]
         inputs, outputs = _count(given.get("inputs"), "inputs"), _count(given.get("outputs"), "outputs")
         named = {name: value for name, value in given.items() if name not in ("operation", "inputs", "outputs")}
-        if not known.least <= inputs <= known.most or not 1 <= outputs <= MOST_OUTPUTS or named.keys() != known.arguments.keys():
+        if (
+            not known.least <= inputs <= known.most
+            or not 1 <= outputs <= MOST_OUTPUTS
+            or named.keys() != known.arguments.keys()
+        ):
             raise _Wrong(f"{given!r:.100} is not how the operation is called")
         arguments = tuple((name, self._argument(known.arguments[name], value)) for name, value in named.items())
         return Use(given["operation"], arguments, inputs, outputs)
@@ -196,7 +200,8 @@ class _Checked:
 
 def _steps(flat: Sequence[Any], uses: Sequence[Use], first: int) -> tuple[tuple[tuple[int, ...], ...], int]:
     """The steps, and how many arrays there are after the last of them."""
-    steps, place, end = [], 0, first
+    steps: list[tuple[int, ...]] = []
+    place, end = 0, first
     while place < len(flat):
         number = _count(flat[place], "a step's operation")
         if number >= len(uses):

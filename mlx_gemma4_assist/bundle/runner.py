@@ -50,12 +50,13 @@ class Runner:
         self._reserve(layout["least_end"])
 
     def read(self, tokens: Sequence[int], pieces: Sequence[int]) -> None:
-        """A prompt, all but its last token, in pieces of these lengths, again and again; the last token is the first
-        round's."""
+        """A prompt, all but its last token, in pieces of these lengths, again and again, as far as programs read so
+        many tokens at once; the last token is the first round's."""
         rest = list(tokens[:-1])
         for length in cycle(pieces):
             if not rest:
                 break
+            length = min(length, self._bundle.reads[-1].most)
             self._read(rest[:length])
             del rest[:length]
         self._state["token"] = mx.array([[tokens[-1]]], mx.int32)
@@ -70,7 +71,9 @@ class Runner:
         self._reserve(end)
         given = {"length": self._state["length"], "ids": mx.array([list(ids)], mx.int32), **self._buffers}
         sizes = {"begin": self.length, "count": len(ids)}
-        self._buffers = run(reading.program, self._fixed, given, {name: sizes[name] for name in reading.program.variables})
+        self._buffers = run(
+            reading.program, self._fixed, given, {name: sizes[name] for name in reading.program.variables}
+        )
         mx.eval(self._buffers)
         self.length = end
         self._state["length"] = mx.array([end], mx.int32)

@@ -1,10 +1,10 @@
 """A pair as a bundle: traced, written, and checked before it takes its place."""
 
 import hashlib
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,22 @@ import mlx.core as mx
 
 from ..backend import branches, dtype_name
 from ..cache.layout import CacheLayout
-from ..checkpoints.loading import unread_assistant, unread_model
 from ..conversion.staging import staged
+from ..drafts.costs import unknown_costs
 from ..drafts.learned import AUTO_LONGEST
 from ..engine.engine import slack_for
 from ..engine.pair import Checkpoint
 from ..errors import InputError
-from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
-from ..models.network import Network
 from ..rounds.accept import accept
 from ..rounds.sampling import CANDIDATES, Sampling, in_use
 from ..rounds.state import Decoder
 from . import manifest
-from .building import ASSISTANT, TARGET, Builder, Constants, Weights, named_networks, numbered, pieces
-from .manifest import Kept
+from .assembling import Constants, numbered
+from .building import Builder, pieces
 from .program import Program
-from .tensor_files import read_header, tensors_as_they_lie, write_tensors
+from .tensor_files import write_tensors
+from .weights import Networks, Weights, write_weights
 
 GREEDY, SAMPLED, READ = "greedy", "sampled", "read"
 MOST_DRAFTS = AUTO_LONGEST
@@ -76,28 +75,6 @@ class Programs:
         return [program for each in self.rounds.values() for program in each] + [read for *_, read in self.reads]
 
 
-@dataclass(frozen=True)
-class Networks:
-    """A pair's networks before their weights are read, and their folders."""
-
-    target: Gemma4ForCausalLM
-    assistant: Gemma4AssistantForCausalLM | None
-    folders: dict[str, Path]
-
-    @classmethod
-    def unread(cls, checkpoint: Checkpoint) -> "Networks":
-        dtype, drafter = checkpoint.source.dtype, checkpoint.assistant
-        target = unread_model(checkpoint.folder, dtype)
-        if drafter is None:
-            return cls(target, None, {TARGET: checkpoint.folder})
-        folders = {TARGET: checkpoint.folder, ASSISTANT: drafter.folder}
-        return cls(target, unread_assistant(drafter.folder, dtype), folders)
-
-    @property
-    def named(self) -> dict[str, Network]:
-        return named_networks(self.target, self.assistant)
-
-
 def export(
     checkpoint: Checkpoint,
     out: Path,
@@ -140,34 +117,36 @@ def check_out(out: Path) -> None:
         raise InputError(f"{out} exists already: name another folder, or remove it")
 
 
-def write(
-    folder: Path, checkpoint: Checkpoint, networks: Networks, options: ExportOptions, progress: Progress
-) -> None:
+def write(folder: Path, checkpoint: Checkpoint, networks: Networks, options: ExportOptions, progress: Progress) -> None:
     """Write a bundle's files to a folder that is there."""
-    target, assistant = networks.target, networks.assistant
-    layout = layout_of(target, 0 if assistant is None else options.drafts)
-    decoder = Decoder(target, assistant, layout, Sampling(), accept)
+    layout = layout_of(networks.target, 0 if networks.assistant is None else options.drafts)
+    decoder = Decoder(networks.target, networks.assistant, layout, Sampling(), accept)
     never = checkpoint.processor.suppress_tokens
     programs = traced_programs(Weights(networks.named), decoder, options, never, progress)
-    content = manifest.header() | {
-        "name": Path(checkpoint.source.path_or_repo).name,
-        "vocabulary": layout.config.vocab_size,
-        "context": layout.config.max_position_embeddings,
-        "hidden": {"size": layout.config.hidden_size, "dtype": dtype_name(target.hidden_dtype)},
-        "layout": manifest.of_layout(layout),
-        "text": manifest.of_text(checkpoint.processor, checkpoint.folder),
-        "drafts": len(programs.rounds[GREEDY]) - 1,
-        "most_top_k": options.top_k,
-        "programs": _write_programs(folder, programs),
-    }
-    write_tensors(
-        folder / manifest.CONSTANTS, {str(number): array for number, array in enumerate(programs.constants)}
-    )
-    content["constants"] = len(programs.constants)
+    content = _told(checkpoint, networks.target, layout, programs)
+    content |= {"most_top_k": options.top_k, "programs": _write_programs(folder, programs)}
+    constants = {str(number): array for number, array in enumerate(programs.constants)}
+    content["constants"] = len(constants)
+    write_tensors(folder / manifest.CONSTANTS, constants)
     _write_tokenizer(folder, checkpoint)
-    files, weights = _write_weights(folder, networks, options.copy_weights)
+    files, weights = write_weights(folder, networks, options.copy_weights)
     content |= {"files": _digests(folder), "weight_files": files, "weights": manifest.of_weights(weights)}
     (folder / manifest.MANIFEST).write_text(manifest.written(content), encoding="utf-8")
+
+
+def _told(checkpoint: Checkpoint, target: Gemma4ForCausalLM, layout: CacheLayout, programs: Programs) -> dict[str, Any]:
+    """What the manifest says of the model."""
+    config, drafts = layout.config, len(programs.rounds[GREEDY]) - 1
+    return manifest.header() | {
+        "name": Path(checkpoint.source.path_or_repo).name,
+        "vocabulary": config.vocab_size,
+        "context": config.max_position_embeddings,
+        "hidden": {"size": config.hidden_size, "dtype": dtype_name(target.hidden_dtype)},
+        "layout": manifest.of_layout(layout),
+        "text": manifest.of_text(checkpoint.processor, checkpoint.folder),
+        "drafts": drafts,
+        "first_costs": [round(exp(cost), 4) for cost in unknown_costs(drafts, 1).mean],
+    }
 
 
 def layout_of(target: Gemma4ForCausalLM, drafts: int) -> CacheLayout:
@@ -240,44 +219,6 @@ def _write_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
         shutil.copyfile(own, folder / manifest.TOKENIZER)
     else:
         checkpoint.processor.tokenizer.backend_tokenizer.save(str(folder / manifest.TOKENIZER))
-
-
-def _write_weights(
-    folder: Path, networks: Networks, copy: bool
-) -> tuple[list[dict[str, Any]], list[Kept]]:
-    """The manifest's files of weights, and where each weight is; what lies in no file as it is wanted is written."""
-    lying: dict[str, tuple[Path, str]] = {}
-    for prefix, network in networks.named.items():
-        if not copy:
-            found = tensors_as_they_lie(networks.folders[prefix], network)
-            lying |= {f"{prefix}.{name}": where for name, where in found.items()}
-    named = Weights(networks.named).named
-    copied = {name: array for name, array in named.items() if name not in lying}
-    own = folder / manifest.WEIGHTS
-    paths = list(dict.fromkeys(path for path, _ in lying.values())) + ([own] if copied else [])
-    kept = [
-        Kept(name, paths.index(lying[name][0]), lying[name][1], array.dtype, array.shape)
-        if name in lying
-        else Kept(name, len(paths) - 1, name, array.dtype, array.shape)
-        for name, array in named.items()
-    ]
-    del named
-    if copied:
-        _let_go(networks.named)
-        write_tensors(own, copied)
-    return [_weight_file(folder, path) for path in paths], kept
-
-
-def _let_go(networks: Mapping[str, Network]) -> None:
-    """Leave copied weights to those who write them: nobody else holds what they have read."""
-    for network in networks.values():
-        network.clear()
-
-
-def _weight_file(folder: Path, path: Path) -> dict[str, Any]:
-    header = read_header(path)
-    where = path.name if path.parent == folder else os.path.relpath(path.absolute(), folder.absolute())
-    return {"path": where, "bytes": header.size, "header_sha256": header.digest}
 
 
 def _digests(folder: Path) -> dict[str, dict[str, Any]]:

@@ -81,5 +81,6 @@ def _tell(found: "Findings") -> None:
 def _size(folder: Path) -> str:
     from ..backend import readable
 
-    programs = sum(path.stat().st_size for path in (folder / "programs").iterdir())
-    return f"{readable(programs)} of programs, {readable(sum(p.stat().st_size for p in folder.rglob('*') if p.is_file()))} in all"
+    sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    programs = sum(size for path, size in sizes.items() if path.parent.name == "programs")
+    return f"{readable(programs)} of programs, {readable(sum(sizes.values()))} in all"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 
-from ..cache.layout import CacheLayout
+from ..cache.layout import BUCKET, CacheLayout, round_up
 from ..cache.store import Buffers, empty
 from .chunk import Chunk, fill
 from .round import propose, settle
@@ -37,6 +37,11 @@ DRAWN = Settings._fields[: Settings._fields.index("draft_temperature") + 1]
 def buffer_names(layout: CacheLayout) -> list[tuple[str, str]]:
     """The names of each owning layer's keys and values."""
     return [(f"keys.{layer}", f"values.{layer}") for layer in range(len(layout.kinds))]
+
+
+def least_end(layout: CacheLayout) -> int:
+    """Where attention ends at least: rounds attend to whole rings, which a shorter linear buffer would not fill."""
+    return round_up(layout.ring, BUCKET)
 
 
 def round_inputs(decoder: Decoder, size: int) -> dict[str, mx.array]:
