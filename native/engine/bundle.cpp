@@ -11,10 +11,7 @@
 
 namespace gemma4 {
 
-namespace {
-
 namespace fs = std::filesystem;
-constexpr uint64_t kMostBytes = 100 << 20;  // of a small file, and of a safetensors file's header
 
 std::string sha256(std::string_view text) {  // FIPS 180-4
   static constexpr auto primes = [] {
@@ -61,6 +58,10 @@ std::string sha256(std::string_view text) {  // FIPS 180-4
     for (int shift = 28; shift >= 0; shift -= 4) digits += "0123456789abcdef"[each >> shift & 15];
   return digits;
 }
+
+namespace {
+
+constexpr uint64_t kMostBytes = 100 << 20;  // of a small file, and of a safetensors file's header
 
 uint64_t size_of(const fs::path& path) {
   std::error_code error;
@@ -221,14 +222,28 @@ void Bundle::read(const Json& content, const fs::path& root) {
   }
   for (const auto& each : programs.at<Json::List>("read"))
     reads.push_back({number(each, "least", 1, kMost), number(each, "most", 1, kMost), program(each.at("file"))});
-  for (size_t i = 0; i < weights; ++i)  // ids that rows are looked up by
-    if (const auto& each = fixed[i]; each.size() && (each.dtype() == mx::int32 || each.dtype() == mx::int64))
-      if (mx::min(each).item<int64_t>() < 0 || mx::max(each).item<int64_t>() >= vocabulary)
-        throw Error("a weight has ids beyond the vocabulary");
+  settle(weights);
+}
+
+// Reads what is needed of weights and constants, and makes what depends on nothing else.
+void Bundle::settle(size_t weights) {
   try {
-    mx::eval(fixed);
+    for (size_t i = 0; i < weights; ++i)  // ids that rows are looked up by
+      if (const auto& each = fixed[i]; each.size() && (each.dtype() == mx::int32 || each.dtype() == mx::int64))
+        if (mx::min(mx::astype(each, mx::int64)).item<int64_t>() < 0 ||
+            mx::max(mx::astype(each, mx::int64)).item<int64_t>() >= vocabulary)
+          throw Error("a weight has ids beyond the vocabulary");
+    std::vector<bool> needed(fixed.size());
+    for (auto* programs : {&greedy, &sampled}) for (auto& each : *programs) each.fold(fixed, folded, needed);
+    for (auto& each : reads) each.program.fold(fixed, folded, needed);
+    for (size_t i = 0; i < fixed.size(); ++i)
+      if (!needed[i]) fixed[i] = mx::array(0);  // what was made of it stands for it
+    for (auto* arrays : {&folded.arrays, &fixed})
+      for (auto& each : *arrays) mx::eval(each);
+  } catch (const Error&) {
+    throw;
   } catch (const std::exception& error) {
-    throw Error(std::string("weights cannot be read: ") + error.what());
+    throw Error(std::string("its weights cannot be read: ") + error.what());
   }
 }
 

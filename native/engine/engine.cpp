@@ -103,7 +103,7 @@ struct Model {
   // A program's outputs, but logits, each of the shape that the next round takes.
   Arrays run(const Program& program, Arrays given, const Variables& variables, int drafts = -1) {
     const auto function = [this, &program, variables, drafts](const Arrays& inputs) {
-      return kept(program, inputs, program.run(bundle.fixed, inputs, variables), drafts);
+      return kept(program, inputs, program.run(bundle.fixed, bundle.folded, inputs, variables), drafts);
     };
     if (drafts < 0 || !compiles || !is_worth_tracing(&program, drafts, variables[0].second)) return function(given);
     if (compiled_.size() >= kMostTraces) compiled_.clear();
@@ -131,11 +131,11 @@ struct Model {
     return drafts == 0 && !asked_.insert({program, end}).second;
   }
 
-  static Arrays kept(const Program& program, const Arrays& given, Arrays made, int drafts) {
+  Arrays kept(const Program& program, const Arrays& given, const Arrays& made, int drafts) const {
     Arrays found;
     for (size_t i = 0; i < made.size(); ++i) {
       const std::string& name = program.outputs[i].first;
-      if (name == "logits") continue;
+      if (name == "logits" && made[i].shape(-1) == bundle.vocabulary) continue;
       bool fits = made[i].dtype() == mx::int32 &&
                   made[i].shape() == (name == "tokens" ? mx::Shape{1, drafts + 1} : mx::Shape{1});
       for (size_t j = 0; j < given.size(); ++j)
@@ -215,8 +215,8 @@ class Text {
       if (asked.drafts[i] < 0 || asked.drafts[i] > bundle().drafts) throw Error("the bundle has no rounds of so many drafts");
     const auto within = [](float value, float least, float most) { return value >= least && value <= most; };
     if (asked.max_tokens < 1 || !within(asked.temperature, 0, 1e4) || !within(asked.draft_temperature, 0, 1e4) ||
-        (asked.temperature > 0 && (!within(asked.top_p, 1e-6f, 1) || !within(asked.min_p, 0, 1) || asked.top_k < 0 ||
-                                   asked.top_k > bundle().most_top_k)))
+        (asked.temperature > 0 && (!within(asked.top_p, 1e-6f, 1) || !within(asked.min_p, 0, 1) || asked.top_k > bundle().most_top_k ||
+                                   asked.top_k < (asked.top_p < 1 ? 1 : 0))))
       throw Error("the request has a setting that is out of bounds");
   }
 

@@ -1,4 +1,5 @@
 // Programs: what each operation takes and does, and straight lines of them.
+#include <algorithm>
 #include <unordered_map>
 
 #include "bundle.h"
@@ -159,6 +160,17 @@ void check_argument(char kind, const Json& value, const std::vector<std::string>
   if (kind == 't') dtype_of(value.as<std::string>("a type"));
 }
 
+// Adds an argument to a name; false if it depends on variables.
+bool spelled(const Json& value, std::string& name) {
+  if (value.is<Json::Object>()) return false;
+  if (value.is<int64_t>()) name += std::to_string(value.as<int64_t>("")) + " ";
+  if (value.is<double>()) name += std::to_string(value.as<double>("")) + " ";
+  if (value.is<bool>()) name += value.as<bool>("") ? "true " : "false ";
+  if (value.is<std::string>()) name += value.as<std::string>("") + " ";
+  if (value.is<Json::List>()) for (const auto& each : value.as<Json::List>("")) if (!spelled(each, name)) return false;
+  return true;
+}
+
 }  // namespace
 
 mx::Dtype dtype_of(std::string_view name) {
@@ -194,11 +206,11 @@ Program::Program(const Json& content, size_t weights, size_t constants) : name(c
     for (const auto& [argument, kind] : known.arguments) check_argument(kind, each.at(argument), variables);
   }
   size_t end = weights + constants + inputs.size(), left = 0;  // left: arrays that the step still takes
-  const Use* use = nullptr;
   for (const auto& each : content.at<Json::List>("steps")) {
-    steps.push_back(each.whole("a step", 0, (left ? end : uses.size()) - 1));
-    left = left ? left - 1 : (use = &uses[steps.back()])->inputs;
-    if (!left) end += use->outputs;
+    const size_t number = each.whole("a step", 0, static_cast<int64_t>(left ? end : uses.size()) - 1);
+    if (left) --left, steps.back().taken.push_back(number);
+    else left = uses[number].inputs, steps.push_back({&uses[number], {}});
+    if (!left) end += steps.back().use->outputs;
   }
   if (left) throw Error("its last step is cut off");
   for (const auto& each : content.at<Json::List>("outputs")) {
@@ -208,32 +220,75 @@ Program::Program(const Json& content, size_t weights, size_t constants) : name(c
   }
 }
 
-Arrays Program::run(const Arrays& fixed, const Arrays& given, const Variables& values) const {
+void Program::fold(const Arrays& fixed, Folded& folded, std::vector<bool>& needed) {
+  static constexpr std::string_view kViews[] = {"transpose", "reshape", "flatten", "unflatten", "expand_dims", "squeeze"};
+  static constexpr std::string_view kLookUp[] = {"gather", "take_along_axis", "put_along_axis", "slice_update", "gather_mm",
+                                                 "gather_qmm"};  // nobody has checked what by
+  constexpr size_t kSmall = 4096;  // bytes
+  std::vector<std::string> names(fixed.size());  // of what is made of fixed arrays alone; empty: it is not
+  for (size_t i = 0; i < fixed.size(); ++i) names[i] = std::to_string(i);
+  names.resize(fixed.size() + inputs.size());
+  std::map<size_t, mx::array> made;
+  for (auto& step : steps) {
+    std::string name = step.use->arguments.find("operation")->second.as<std::string>("");
+    const bool is_view = std::ranges::find(kViews, name) != std::end(kViews);
+    bool alone = step.use->outputs == 1 && std::ranges::find(kLookUp, name) == std::end(kLookUp);
+    for (const size_t each : step.taken) alone = alone && !names[each].empty(), name += " " + names[each];
+    for (const auto& [argument, value] : step.use->arguments) alone = alone && spelled(value, name += " " + argument + " ");
+    Arrays taken;
+    for (const size_t each : step.taken)
+      if (alone) taken.push_back(each < fixed.size() ? fixed[each] : made.at(each));
+    std::optional<mx::array> found;
+    if (alone) found = attempt([&] { return step.use->operation->run(taken, {step.use->arguments, {}}); }).at(0);
+    if (alone && (is_view || found->nbytes() <= kSmall)) {
+      auto [place, is_new] = folded.places.try_emplace(name, folded.arrays.size());
+      if (is_new) folded.arrays.push_back(mx::default_device() == mx::Device::cpu ? mx::contiguous(*found) : *found);
+      step.folded = static_cast<ptrdiff_t>(place->second);
+      made.insert_or_assign(names.size(), folded.arrays[place->second]);
+    } else {
+      name.clear();
+      for (const size_t each : step.taken) if (each < needed.size()) needed[each] = true;
+    }
+    names.push_back(name);
+    names.resize(names.size() + step.use->outputs - 1);
+  }
+  for (const auto& each : outputs) if (each.second < needed.size()) needed[each.second] = true;
+}
+
+Arrays Program::run(const Arrays& fixed, const Folded& folded, const Arrays& given, const Variables& values) const {
   Arrays own = given;
   const auto at = [&](size_t number) { return number < fixed.size() ? fixed[number] : own[number - fixed.size()]; };
-  try {
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      bool fits = given[i].dtype() == inputs[i].dtype && given[i].ndim() == inputs[i].shape.size();
-      for (size_t axis = 0; fits && axis < given[i].ndim(); ++axis)
-        fits = inputs[i].shape[axis].is<std::nullptr_t>() ||
-               Arguments::at(inputs[i].shape[axis], values) == given[i].shape(axis);
-      if (!fits) throw Error("it takes another " + inputs[i].name);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    bool fits = given[i].dtype() == inputs[i].dtype && given[i].ndim() == inputs[i].shape.size();
+    for (size_t axis = 0; fits && axis < given[i].ndim(); ++axis)
+      fits = inputs[i].shape[axis].is<std::nullptr_t>() ||
+             Arguments::at(inputs[i].shape[axis], values) == given[i].shape(static_cast<int>(axis));
+    if (!fits) throw Error("the program " + name + " takes another " + inputs[i].name);
+  }
+  for (const auto& step : steps) {
+    if (step.folded >= 0) {
+      own.push_back(folded.arrays[step.folded]);
+      continue;
     }
-    for (size_t place = 0; place < steps.size();) {
-      const Use& use = uses[steps[place++]];
-      Arrays taken;
-      for (size_t i = 0; i < use.inputs; ++i) taken.push_back(at(steps[place++]));
-      Arrays made = use.operation->run(taken, {use.arguments, values});
-      if (made.size() != use.outputs) throw Error("an operation gives another number of arrays");
-      own.insert(own.end(), made.begin(), made.end());
-    }
-  } catch (const std::exception& error) {
-    const std::string_view why = error.what();
-    throw Error("the program " + name + " cannot be run: " + std::string(why.substr(0, why.find('\n'))));
+    Arrays taken;
+    for (const size_t each : step.taken) taken.push_back(at(each));
+    Arrays made = attempt([&] { return step.use->operation->run(taken, {step.use->arguments, values}); });
+    if (made.size() != step.use->outputs) throw Error("the program " + name + " has an operation of other outputs");
+    own.insert(own.end(), made.begin(), made.end());
   }
   Arrays found;
   for (const auto& each : outputs) found.push_back(at(each.second));
   return found;
+}
+
+template <class Action>
+Arrays Program::attempt(Action action) const {
+  try {
+    return action();
+  } catch (const std::exception& error) {
+    const std::string_view why = error.what();
+    throw Error("the program " + name + " cannot be run: " + std::string(why.substr(0, why.find('\n'))));
+  }
 }
 
 }  // namespace gemma4

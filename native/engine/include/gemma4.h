@@ -30,7 +30,7 @@ typedef struct {
   const int32_t *drafts;   /* of one round after the other, again and again: a fixed number is a list of one */
   size_t draft_count;      /* 0: as many as have paid so far */
   float temperature;       /* 0: the likeliest tokens; what follows does not matter then */
-  int32_t top_k;           /* 0: all tokens; the bundle says what it may be at most */
+  int32_t top_k;           /* likeliest tokens that are looked at, as many as the bundle allows; 0: all, if top_p is 1 */
   float top_p, min_p;      /* 1 and 0: all tokens */
   float draft_temperature; /* 0: the assistant's likeliest tokens are drafts, and a seed's text depends on no drafts */
   uint64_t seed;

@@ -1,0 +1,56 @@
+"""The C++ engine, built once, and texts made by its runner."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SOURCES = Path(__file__).resolve().parents[2] / "native"
+QUICK = "-O1"
+
+
+def has_compiler() -> bool:
+    return shutil.which("g++") is not None
+
+
+def build(out: Path, *, flags: str = QUICK, extra: Sequence[str] = ()) -> Path:
+    """Build the runner, and what else is named, into a folder."""
+    environment = os.environ | {"CXX": "g++", "CXXFLAGS": flags, "EXTRA": " ".join(extra)}
+    command = [str(SOURCES / "build.sh"), str(out), sys.executable]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr, done.stderr
+    return out / "gemma4"
+
+
+@dataclass(frozen=True)
+class Text:
+    """What the runner made of a prompt, and what it said of it."""
+
+    tokens: list[int]
+    said: dict[str, Any]
+
+
+def make(runner: Path, bundle: Path, prompts: Sequence[Sequence[int]], *options: str) -> list[Text]:
+    """Texts of one conversation."""
+    lines = "".join(" ".join(map(str, prompt)) + "\n" for prompt in prompts)
+    done = subprocess.run(
+        [str(runner), str(bundle), *options], input=lines, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    made = [list(map(int, line.split())) for line in done.stdout.splitlines()]
+    return [Text(*each) for each in zip(made, map(json.loads, done.stderr.splitlines()), strict=True)]
+
+
+def refusal(runner: Path, bundle: Path, *options: str, prompt: str = "2 300") -> str:
+    """The one line that the runner refuses with."""
+    command = [str(runner), str(bundle), *options]
+    done = subprocess.run(command, input=prompt + "\n", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done
+    (line,) = done.stderr.splitlines()
+    return line
