@@ -194,7 +194,7 @@ void Bundle::read(const Json& content, const fs::path& root) {
     Tensors& there = tensors.at(parts[1].whole("a weight's file", 0, static_cast<int64_t>(tensors.size()) - 1));
     const auto found = there.find(parts[2].as<std::string>("a weight's name"));
     const auto shape = integers(parts[4], INT32_MAX);
-    if (found == there.end() || found->second.dtype() != dtype_of(parts[3].as<std::string>("a type")) ||
+    if (found == there.end() || !found->second.size() || found->second.dtype() != dtype_of(parts[3].as<std::string>("a type")) ||
         !std::ranges::equal(found->second.shape(), shape))
       throw Error("no file has " + parts[2].as<std::string>("") + " as the bundle needs it");
     fixed.push_back(found->second);

@@ -29,7 +29,12 @@ struct Folded {
 
 struct Program {
   struct Input { std::string name; mx::Dtype dtype; Json::List shape; };
-  struct Use { const Operation* operation; size_t inputs, outputs; Json::Object arguments; };
+  struct Use {
+    const Operation* operation;
+    size_t inputs, outputs;
+    Json::Object arguments;
+    Arrays made(const Arrays& taken, const Variables& values) const;
+  };
   struct Step { const Use* use; std::vector<size_t> taken; ptrdiff_t folded = -1; };  // its place among these
 
   std::string name;

@@ -162,6 +162,7 @@ class Text {
     flying_.clear();
     const auto last = prompt_.end() - 1;
     rewind(std::mismatch(prompt_.begin(), last, ids_.begin(), ids_.end()).first - prompt_.begin());
+    kept_ = static_cast<int32_t>(ids_.size());
     made_ = chosen_ = 0, finished_ = cancelled = false, started_ = false, read_at_.reset(), pause_ = 0;
   }
 
@@ -177,6 +178,7 @@ class Text {
       reset();  // what the device was doing with the buffers is not known
       throw;
     }
+    piece.kept = kept_;
     piece.to_read = static_cast<int32_t>(prompt_.size()) - 1;
     piece.read = std::min(piece.to_read, static_cast<int32_t>(ids_.size()));
     if (piece.finish != GEMMA4_GOES_ON) finished_ = true, flying_.clear(), mx::clear_cache();
@@ -195,7 +197,7 @@ class Text {
   gemma4_request request_{};
   std::deque<Flight> flying_;
   int64_t budget_ = 0, made_ = 0, chosen_ = 0;
-  int32_t newest_ = 0;
+  int32_t newest_ = 0, kept_ = 0;
   bool started_ = false, finished_ = true;
   Seconds read_at_;
   double left_at_ = 0, pause_ = 0;

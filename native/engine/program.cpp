@@ -220,6 +220,12 @@ Program::Program(const Json& content, size_t weights, size_t constants) : name(c
   }
 }
 
+Arrays Program::Use::made(const Arrays& taken, const Variables& values) const {
+  const bool joins = operation->most > 5;  // concatenate; others may divide by a size
+  for (const auto& each : taken) if (!joins && !each.size()) throw Error("an operation takes an empty array");
+  return operation->run(taken, {arguments, values});
+}
+
 void Program::fold(const Arrays& fixed, Folded& folded, std::vector<bool>& needed) {
   static constexpr std::string_view kViews[] = {"transpose", "reshape", "flatten", "unflatten", "expand_dims", "squeeze"};
   static constexpr std::string_view kLookUp[] = {"gather", "take_along_axis", "put_along_axis", "slice_update", "gather_mm",
@@ -239,7 +245,7 @@ void Program::fold(const Arrays& fixed, Folded& folded, std::vector<bool>& neede
     for (const size_t each : step.taken)
       if (alone) taken.push_back(each < fixed.size() ? fixed[each] : made.at(each));
     std::optional<mx::array> found;
-    if (alone) found = attempt([&] { return step.use->operation->run(taken, {step.use->arguments, {}}); }).at(0);
+    if (alone) found = attempt([&] { return step.use->made(taken, {}); }).at(0);
     if (alone && (is_view || found->nbytes() <= kSmall)) {
       auto [place, is_new] = folded.places.try_emplace(name, folded.arrays.size());
       if (is_new) folded.arrays.push_back(mx::default_device() == mx::Device::cpu ? mx::contiguous(*found) : *found);
@@ -272,7 +278,7 @@ Arrays Program::run(const Arrays& fixed, const Folded& folded, const Arrays& giv
     }
     Arrays taken;
     for (const size_t each : step.taken) taken.push_back(at(each));
-    Arrays made = attempt([&] { return step.use->operation->run(taken, {step.use->arguments, values}); });
+    Arrays made = attempt([&] { return step.use->made(taken, values); });
     if (made.size() != step.use->outputs) throw Error("the program " + name + " has an operation of other outputs");
     own.insert(own.end(), made.begin(), made.end());
   }

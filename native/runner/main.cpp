@@ -25,7 +25,8 @@ char wrong[512];
 const char* kUsage =
     "usage: gemma4 BUNDLE [--drafts 3 | 0,3,8 | learned] [--max-tokens N] [--temperature T] [--top-k K] [--top-p P]\n"
     "              [--min-p P] [--draft-temperature T] [--seed N] [--compile 0|1] [--cache-limit BYTES]\n"
-    "              [--memory-limit BYTES] [--exit-after ROUNDS] < ids, a prompt a line";
+    "              [--memory-limit BYTES] [--cancel-after PIECES, of the first prompt] [--exit-after ROUNDS]\n"
+    "              < ids, a prompt a line";
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -38,7 +39,7 @@ std::vector<int32_t> numbers(std::string text) {
   return found;
 }
 
-void tell(int rounds, int drafted, int accepted, double start, double second, double end, int made) {
+void tell(int pieces, int kept, int rounds, int drafted, int accepted, double start, double second, double end, int made) {
   rusage used{};
   getrusage(RUSAGE_SELF, &used);
   const gemma4_memory memory = gemma4_memory_in_use();
@@ -48,9 +49,9 @@ void tell(int rounds, int drafted, int accepted, double start, double second, do
   const long resident = used.ru_maxrss * 1024;
 #endif
   std::fprintf(stderr,
-               "{\"rounds\": %d, \"drafted\": %d, \"accepted\": %d, \"tokens\": %d, \"to_second\": %.6f, "
+               "{\"pieces\": %d, \"kept\": %d, \"rounds\": %d, \"drafted\": %d, \"accepted\": %d, \"tokens\": %d, \"to_second\": %.6f, "
                "\"seconds\": %.6f, \"resident\": %ld, \"active\": %zu, \"cache\": %zu, \"peak\": %zu}\n",
-               rounds, drafted, accepted, made, second - start, end - start, resident, memory.active, memory.cache,
+               pieces, kept, rounds, drafted, accepted, made, second - start, end - start, resident, memory.active, memory.cache,
                memory.peak);
 }
 
@@ -61,7 +62,7 @@ int main(int count, char** words) {
   gemma4_options options{-1, 0, 0};
   std::vector<int32_t> drafts;
   gemma4_request request{256, nullptr, 0, 0, 0, 1, 0, 0, 0};
-  long exit_after = -1;
+  long exit_after = -1, cancel_after = -1;
   if (count < 2 || count % 2) fail(kUsage);
   for (int i = 2; i < count; i += 2) {
     const std::string name = words[i], value = words[i + 1];
@@ -77,6 +78,7 @@ int main(int count, char** words) {
     else if (name == "--compile") options.compile = number != 0;
     else if (name == "--cache-limit") options.cache_limit = static_cast<size_t>(number);
     else if (name == "--memory-limit") options.memory_limit = static_cast<size_t>(number);
+    else if (name == "--cancel-after") cancel_after = static_cast<long>(number);
     else if (name == "--exit-after") exit_after = static_cast<long>(number);
     else fail(kUsage);
   }
@@ -90,11 +92,13 @@ int main(int count, char** words) {
   for (std::string line; std::getline(std::cin, line); start = now()) {
     const std::vector<int32_t> ids = numbers(line);
     if (gemma4_begin(text, ids.data(), ids.size(), &request, wrong, sizeof wrong)) fail(wrong);
-    int rounds = 0, drafted = 0, accepted = 0, made = 0;
+    int rounds = 0, drafted = 0, accepted = 0, made = 0, pieces = 0, kept = -1;
     double second = 0;
     for (gemma4_piece piece{}; piece.finish == GEMMA4_GOES_ON;) {
       if (gemma4_next(text, &piece, wrong, sizeof wrong)) fail(wrong);
       if (piece.count) ++rounds;
+      if (kept < 0) kept = piece.kept;
+      if (++pieces == cancel_after) gemma4_cancel(text), cancel_after = -1;
       if (made < 2 && made + piece.count >= 2) second = now();
       drafted += piece.drafted, accepted += piece.accepted;
       for (int i = 0; i < piece.count; ++i) std::printf("%s%d", made++ ? " " : "", piece.tokens[i]);
@@ -102,7 +106,7 @@ int main(int count, char** words) {
     }
     std::printf("\n");
     std::fflush(stdout);
-    tell(rounds, drafted, accepted, start, second, now(), made);
+    tell(pieces, kept, rounds, drafted, accepted, start, second, now(), made);
   }
   gemma4_free_text(text);
   gemma4_close(model);

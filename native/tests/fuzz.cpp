@@ -63,7 +63,7 @@ void build_graphs(const Bundle& bundle, const Program& program) {
   for (const auto& each : program.inputs) {
     mx::Shape shape;
     for (const auto& size : each.shape)
-      shape.push_back(size.is<int64_t>() ? static_cast<int>(std::clamp<int64_t>(size.as<int64_t>(""), 0, 1 << 16))
+      shape.push_back(size.is<int64_t>() ? static_cast<int>(std::clamp<int64_t>(size.as<int64_t>(""), 1, 1 << 16))
                       : size.is<std::nullptr_t>() ? 256 : 20);
     given.push_back(mx::zeros(shape, each.dtype));
   }

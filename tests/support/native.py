@@ -5,10 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mlx_gemma4_assist.bundle.writing import digest_of
 
 SOURCES = Path(__file__).resolve().parents[2] / "native"
 QUICK = "-O1"
@@ -54,3 +56,18 @@ def refusal(runner: Path, bundle: Path, *options: str, prompt: str = "2 300") ->
     assert done.returncode == 1, done
     (line,) = done.stderr.splitlines()
     return line
+
+
+def edit(folder: Path, name: str, change: Callable[[Any], object]) -> None:
+    """Change a JSON file of a bundle, and let the manifest agree with it."""
+    path, manifest = folder / name, folder / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    if path != manifest:
+        edit(folder, manifest.name, lambda said: said["files"].update({name: written(path)}))
+
+
+def written(path: Path) -> dict[str, Any]:
+    """What a manifest says of a small file."""
+    return {"bytes": path.stat().st_size, "sha256": digest_of(path)}

@@ -39,7 +39,8 @@ typedef struct {
 typedef enum { GEMMA4_GOES_ON, GEMMA4_STOPPED, GEMMA4_LENGTH, GEMMA4_CANCELLED } gemma4_finish;
 
 typedef struct {
-  int32_t read, to_read;                      /* tokens of the prompt whose keys are there, and of all but the last */
+  int32_t read, to_read;                      /* tokens of the prompt whose keys are there; all but the last */
+  int32_t kept;                               /* of which were there already, from earlier turns */
   int32_t tokens[GEMMA4_MOST_DRAFTS + 1];     /* what the round adds to the text, a stop token included */
   int32_t count, accepted, drafted;           /* of these; the first `accepted` were drafts, of so many in the round */
   gemma4_finish finish;
