@@ -221,8 +221,11 @@ Program::Program(const Json& content, size_t weights, size_t constants) : name(c
 }
 
 Arrays Program::Use::made(const Arrays& taken, const Variables& values) const {
-  const bool joins = operation->most > 5;  // concatenate; others may divide by a size
-  for (const auto& each : taken) if (!joins && !each.size()) throw Error("an operation takes an empty array");
+  static constexpr std::string_view kDivide[] = {"reshape", "unflatten", "matmul", "gather", "gather_mm", "gather_qmm",
+                                                 "rms_norm", "rope", "attention", "dequantize", "quantized_matmul",
+                                                 "argpartition"};  // by sizes
+  const bool divides = std::ranges::find(kDivide, arguments.find("operation")->second.as<std::string>("")) != std::end(kDivide);
+  for (const auto& each : taken) if (divides && !each.size()) throw Error("an operation takes an empty array");
   return operation->run(taken, {arguments, values});
 }
 

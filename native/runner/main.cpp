@@ -102,6 +102,7 @@ int main(int count, char** words) {
       if (made < 2 && made + piece.count >= 2) second = now();
       drafted += piece.drafted, accepted += piece.accepted;
       for (int i = 0; i < piece.count; ++i) std::printf("%s%d", made++ ? " " : "", piece.tokens[i]);
+      std::fflush(stdout);
       if (rounds == exit_after) std::exit(0);  // with a round in flight, and nothing closed
     }
     std::printf("\n");

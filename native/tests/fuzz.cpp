@@ -126,7 +126,8 @@ int main(int count, char** words) {
       ++opened;
       for (const auto* each : {&changed.greedy, &changed.sampled}) for (const auto& program : *each) build_graphs(changed, program);
       for (const auto& each : changed.reads) build_graphs(changed, each.program);
-    } catch (const Error&) {
+    } catch (const Error& error) {
+      if (std::getenv("FUZZ_TELL")) std::cerr << error.what() << "\n";
       ++refused;
     }
     write(scratch / name, before);
