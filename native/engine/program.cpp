@@ -39,7 +39,7 @@ struct Arguments {
 
 struct Operation {
   size_t least, most;  // arrays that it takes
-  std::vector<std::pair<std::string_view, char>> arguments;  // i(nteger), I(ntegers), n(umber), f(lag), t(ype), w(ord)
+  std::vector<std::pair<std::string_view, char>> arguments;  // i(nteger), I(ntegers), b(its), g(roup), n(umber), f(lag), t(ype), w(ord)
   Arrays (*run)(const Arrays& x, const Arguments& a);
 };
 
@@ -52,7 +52,7 @@ namespace {
 #define OVER_KEPT(name) {#name, {1, 1, {{"axis", 'i'}}, DOES { return {mx::name(x[0], a.integer("axis"), true)}; }}}
 #define OVER_AXES(name) {#name, {1, 1, {{"axes", 'I'}}, DOES { return {mx::name(x[0], a.integers("axes"), true)}; }}}
 #define WITH_AXES(name) {#name, {1, 1, {{"axes", 'I'}}, DOES { return {mx::name(x[0], a.integers("axes"))}; }}}
-#define PACKED {"group_size", 'i'}, {"bits", 'i'}, {"mode", 'w'}
+#define PACKED {"group_size", 'g'}, {"bits", 'b'}, {"mode", 'w'}
 
 std::optional<mx::array> maybe(const Arrays& x, size_t place) {
   return place < x.size() ? std::optional(x[place]) : std::nullopt;
@@ -153,6 +153,8 @@ void check_linear(const Json& value, const std::vector<std::string>& variables) 
 
 void check_argument(char kind, const Json& value, const std::vector<std::string>& variables) {
   if (kind == 'i') check_linear(value, variables);
+  if (kind == 'b') value.whole("bits", 2, 8);  // MLX divides by both
+  if (kind == 'g') value.whole("a group's size", 1, 1024);
   if (kind == 'I') for (const auto& each : value.as<Json::List>("a list")) check_linear(each, variables);
   if (kind == 'n' && !value.is<std::nullptr_t>() && !value.is<int64_t>()) value.as<double>("a number");
   if (kind == 'f') value.as<bool>("a flag");

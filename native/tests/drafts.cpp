@@ -12,7 +12,7 @@ int main(int, char** words) {
   std::ifstream file(words[1]);
   const Json table = JsonReader::read(std::string(std::istreambuf_iterator<char>(file), {}));
   int number = 0, rounds = 0;
-  for (const auto& each : table.as<Json::List>("cases")) {
+  for (const auto& each : table.at<Json::List>("cases")) {
     AutoDraftLength rule(static_cast<int>(each.at("longest").whole("longest")));
     for (const auto& round : each.at<Json::List>("rounds")) {  // [chosen, drafted, accepted, seconds]
       const auto& parts = round.as<Json::List>("a round");
