@@ -739,6 +739,8 @@ def test_one_line_on_an_answer():
 def test_without_drafts_and_without_measures():
     plain = Usage(completion_tokens=1, rounds=1)
     assert statistics(reply(usage=plain, generation=0.0, prompt=0)) == "[1 token; first token after 0.25 s]"
+    once = Usage(completion_tokens=3, drafted=2, accepted=2, rounds=1)  # all at once: no time passed behind the first
+    assert "per second" not in statistics(reply(usage=once, generation=0.001))
     assert statistics(reply(finished=False)) == "[12 tokens; 1,204 of 1,310 prompt tokens reused; stopped]"
     assert statistics(reply(finished=False, prompt=0)) == "[12 tokens; stopped]"
 

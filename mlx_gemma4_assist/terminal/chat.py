@@ -8,6 +8,7 @@ from . import slash
 from .completion import Completions
 from .opening import Opened, Opening
 from .prompt import Prompt
+from .statistics import tokens_per_second
 from .style import Terminal
 from .talk import Talk
 
@@ -185,6 +186,7 @@ def toolbar(talk: Talk, loading: bool) -> str:
         parts.append("loading")
     if talk.used:
         parts.append(f"{talk.used:,} of {model.context:,} tokens" if model.context else f"{talk.used:,} tokens")
-    if last is not None and last.finished is not None and last.finished.generation > 0:
-        parts.append(f"{last.finished.usage.completion_tokens / last.finished.generation:.1f} tokens per second")
+    speed = None if last is None or last.finished is None else tokens_per_second(last.finished)
+    if speed is not None:
+        parts.append(f"{speed:.1f} tokens per second")
     return "  ".join(parts)

@@ -3,6 +3,7 @@
 from ..errors import InputError
 from ..server.chat_session import Reply
 from .attached import text_of
+from .statistics import tokens_per_second
 from .talk import Talk
 
 AROUND = 24  # characters that are shown of where two texts part
@@ -51,20 +52,12 @@ def verdict(text: str, again: str, stopped: bool, sampled: bool) -> str:
 
 def pace(before: Reply | None, again: Reply) -> str:
     """How many times as fast drafts were; empty where it is not known."""
-    if before is None:
+    if before is None or before.finished is None or again.finished is None:
         return ""
-    with_drafts, without = _tokens_per_second(before), _tokens_per_second(again)
+    with_drafts, without = tokens_per_second(before.finished), tokens_per_second(again.finished)
     if with_drafts is None or without is None:
         return ""
     rates = f"{with_drafts:.1f} tokens per second with them, {without:.1f} without"
     if with_drafts >= without:
         return f"Drafts made it {with_drafts / without:.2f} times as fast: {rates}."
     return f"Drafts made it {without / with_drafts:.2f} times as slow: {rates}."
-
-
-def _tokens_per_second(reply: Reply) -> float | None:
-    """Behind the first token, which reading the prompt brings."""
-    finished = reply.finished
-    if finished is None or finished.generation <= 0 or finished.usage.completion_tokens < 2:
-        return None
-    return (finished.usage.completion_tokens - 1) / finished.generation

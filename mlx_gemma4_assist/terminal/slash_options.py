@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..errors import InputError
+from ..errors import InputError, counted
 from ..options import flags
 from .setting import listed, option_named, value_of
 from .statistics import legend
@@ -75,7 +75,7 @@ def stats(talk: Talk, argument: str) -> None:
     """What the answers took so far."""
     totals, health = talk.totals, talk.backend.health()
     used = totals.usage
-    parts = [f"{totals.answers:,} answers, {used.completion_tokens:,} tokens"]
+    parts = [f"{counted(totals.answers, 'answer')}, {counted(used.completion_tokens, 'token')}"]
     if used.drafted and used.rounds:
         parts.append(f"{used.completion_tokens / used.rounds:.2f} per round")
         parts.append(f"{used.accepted / used.drafted:.0%} of drafts accepted")

@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING
 
+from ..errors import counted
 from .drafts import legend
 
 if TYPE_CHECKING:
     from ..server.chat_session import Reply
+    from ..server.exchange import Finished
 
-__all__ = ["legend", "statistics"]
+__all__ = ["legend", "statistics", "tokens_per_second"]
 
 
 def statistics(reply: "Reply", *, max_tokens: int | None = None, context: int | None = None) -> str:
@@ -24,17 +26,26 @@ def statistics(reply: "Reply", *, max_tokens: int | None = None, context: int | 
 
 def _made(reply: "Reply") -> list[str]:
     tokens = _tokens(reply)
-    parts = [f"{tokens:,} token" if tokens == 1 else f"{tokens:,} tokens"]
+    parts = [counted(tokens, "token")]
     finished = reply.finished
     if finished is None:
         return parts
     usage = finished.usage
-    if tokens > 1 and finished.generation > 0:
-        parts.append(f"{(tokens - 1) / finished.generation:.1f} per second")
+    speed = tokens_per_second(finished)
+    if speed is not None:
+        parts.append(f"{speed:.1f} per second")
     if usage.drafted and usage.rounds:
         parts.append(f"{tokens / usage.rounds:.2f} per round")
         parts.append(f"{usage.accepted / usage.drafted:.0%} of drafts accepted")
     return parts
+
+
+def tokens_per_second(finished: "Finished") -> float | None:
+    """Behind the first token; None where a single round brought all, so that nothing took time behind it."""
+    tokens, rounds = finished.usage.completion_tokens, finished.usage.rounds
+    if tokens < 2 or rounds == 1 or finished.generation <= 0:  # servers of others tell no rounds
+        return None
+    return (tokens - 1) / finished.generation
 
 
 def _tokens(reply: "Reply") -> int:

@@ -1,6 +1,6 @@
 """Whether a model thinks, and how long, from text and for a sentence."""
 
-from ..errors import InputError
+from ..errors import InputError, counted
 from .numbers import whole_number
 
 
@@ -21,4 +21,4 @@ def thinking_words(thinks: bool | None, budget: int | None) -> str:
     """As ``thinking_of`` reads them."""
     if not thinks:
         return "off"
-    return "on" if budget is None else f"on, with {budget:,} tokens at most"
+    return "on" if budget is None else f"on, with {counted(budget, 'token')} at most"
