@@ -114,7 +114,7 @@ def test_a_conversation_with_commands(talk):
         "There is nothing to take back.",
         "The last exchange is taken back.",
         "A new conversation.",
-        "1 answers, ",
+        "1 answer, ",
         "Context: 0 of 4,096",
         "/compare",
     ):
