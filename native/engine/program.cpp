@@ -39,7 +39,7 @@ struct Arguments {
 
 struct Operation {
   size_t least, most;  // arrays that it takes
-  std::vector<std::pair<std::string_view, char>> arguments;  // i(nteger), I(ntegers), b(its), g(roup), n(umber), f(lag), t(ype), w(ord)
+  std::vector<std::pair<std::string_view, char>> arguments;  // i(nteger), I(ntegers), s(tep), S(teps), b(its), g(roup), n(umber), f(lag), t(ype), w(ord)
   Arrays (*run)(const Arrays& x, const Arguments& a);
 };
 
@@ -84,7 +84,7 @@ const std::unordered_map<std::string_view, Operation>& operations() {
       OVER_AXES(max), OVER_AXES(min), OVER_AXES(prod), OVER_AXES(sum), WITH_AXES(expand_dims), WITH_AXES(squeeze),
       WITH_AXES(transpose),
       {"where", {3, 3, {}, DOES { return {mx::where(x[0], x[1], x[2])}; }}},
-      {"arange", {0, 0, {{"start", 'i'}, {"stop", 'i'}, {"step", 'i'}, {"dtype", 't'}}, DOES {
+      {"arange", {0, 0, {{"start", 'i'}, {"stop", 'i'}, {"step", 's'}, {"dtype", 't'}}, DOES {
          return {mx::arange(a.integer("start"), a.integer("stop"), a.integer("step"), a.dtype())}; }}},
       {"scalar", {0, 0, {{"value", 'i'}, {"dtype", 't'}}, DOES { return {mx::array(a.integer("value"), a.dtype())}; }}},
       {"argpartition", {1, 1, {{"kth", 'i'}, {"axis", 'i'}}, DOES {
@@ -104,7 +104,7 @@ const std::unordered_map<std::string_view, Operation>& operations() {
       {"take_along_axis", {2, 2, {{"axis", 'i'}}, DOES { return {mx::take_along_axis(x[0], x[1], a.integer("axis"))}; }}},
       {"put_along_axis", {3, 3, {{"axis", 'i'}}, DOES {
          return {mx::put_along_axis(x[0], x[1], x[2], a.integer("axis"))}; }}},
-      {"slice", {1, 1, {{"start", 'I'}, {"stop", 'I'}, {"step", 'I'}}, DOES {
+      {"slice", {1, 1, {{"start", 'I'}, {"stop", 'I'}, {"step", 'S'}}, DOES {
          return {mx::slice(x[0], a.integers<mx::Shape>("start"), a.integers<mx::Shape>("stop"),
                            a.integers<mx::Shape>("step"))}; }}},
       {"slice_update", {3, 3, {{"axes", 'I'}}, DOES { return {mx::slice_update(x[0], x[1], x[2], a.integers("axes"))}; }}},
@@ -153,7 +153,9 @@ void check_linear(const Json& value, const std::vector<std::string>& variables) 
 
 void check_argument(char kind, const Json& value, const std::vector<std::string>& variables) {
   if (kind == 'i') check_linear(value, variables);
-  if (kind == 'b') value.whole("bits", 2, 8);  // MLX divides by both
+  if (kind == 's') value.whole("a step", 1);
+  if (kind == 'S') for (const auto& each : value.as<Json::List>("steps")) each.whole("a step", 1);
+  if (kind == 'b') value.whole("bits", 2, 8);  // MLX divides by these
   if (kind == 'g') value.whole("a group's size", 1, 1024);
   if (kind == 'I') for (const auto& each : value.as<Json::List>("a list")) check_linear(each, variables);
   if (kind == 'n' && !value.is<std::nullptr_t>() && !value.is<int64_t>()) value.as<double>("a number");
