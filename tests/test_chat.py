@@ -369,6 +369,7 @@ def test_scripts_may_go_on_with_what_was_saved(talk, home):
         (["--server", "a", "--no-compile"], "--compile is for a model in this process, but --server lets a server"),
         (["--server", "a", "--no-learned"], "--no-learned is for a model in this process"),
         (["--server", "a", "--assistant-model", "none"], "--assistant-model is for a model in this process"),
+        (["--server", "a", "--adapter-path", "b"], "--adapter-path is for a model in this process"),
         (["--resume"], "there is no saved chat yet"),
         (["--model", "nowhere"], "no folder 'nowhere'"),
     ],

@@ -74,6 +74,7 @@ MODEL = {
     "model": ("--model PAIR", ""),
     "assistant_model": ("", "--assistant-model none", "--assistant-model PAIR-assistant"),
     "dtype": ("", "--dtype bfloat16"),
+    "adapter_path": ("",),
 }
 NO_MODEL: dict[str, dict[str, str]] = {
     "model": {"--model nowhere": NOWHERE, "--model PAIR-assistant": "PAIR-assistant has no tokenizer.json"},
@@ -82,6 +83,7 @@ NO_MODEL: dict[str, dict[str, str]] = {
         "--assistant-model PAIR": "not a Gemma 4 assistant",
     },
     "dtype": {"--dtype float8": "--dtype is 'float8', expected"},
+    "adapter_path": {"--adapter-path nowhere": "there is no folder 'nowhere' to read an adapter from"},
 }
 DRAWN = {
     "max_tokens": ("--max-tokens 3", "-m 2"),

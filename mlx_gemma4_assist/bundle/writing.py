@@ -97,8 +97,10 @@ def export(
         The folder.
 
     Raises:
-        InputError: damaged weights, a folder that cannot be written, or what ``check`` raises.
+        InputError: an adapter; damaged weights, a folder that cannot be written, or what ``check`` raises.
     """
+    if checkpoint.source.adapter_path is not None:
+        raise InputError("a bundle reads its checkpoint's own files, which an adapter is not in: fuse it first")
     check_out(out)
     networks = Networks.unread(checkpoint)
     weights = sum(array.nbytes for array in Weights(networks.named).named.values())

@@ -18,6 +18,7 @@ from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 from ..models.network import Network, named_parameters
 from ..models.towers import Gemma4Towers, UnifiedTowers, towers_of
+from .adapter import Adapter
 from .hub import resolve
 from .quantized import quantize_layers, read_quantization
 from .weights import assign, read_weights
@@ -27,7 +28,11 @@ PathOrRepo = str | os.PathLike[str]
 
 
 def load_model(
-    path_or_repo: PathOrRepo, *, dtype: str | mx.Dtype | None = None, revision: str | None = None
+    path_or_repo: PathOrRepo,
+    *,
+    dtype: str | mx.Dtype | None = None,
+    revision: str | None = None,
+    adapter_path: str | os.PathLike[str] | None = None,
 ) -> Gemma4ForCausalLM:
     """A target's text network, in memory and in evaluation mode. Towers for pictures and sound are never read.
 
@@ -39,6 +44,7 @@ def load_model(
             "float16" (or MLX's own) cast every floating-point parameter, the scales and biases of affine quantization
             among them, since they decide what a quantized layer computes in.
         revision: a branch, tag or commit of the repo.
+        adapter_path: the folder of an adapter that mlx-lm has written, which is merged into the weights.
 
     Raises:
         InputError: no such checkpoint, not a Gemma 4, damaged or misfitting weights: one sentence that names it.
@@ -47,8 +53,10 @@ def load_model(
     config = read_json(folder / "config.json")
 
     def load() -> Gemma4ForCausalLM:
+        adapter = None if adapter_path is None else Adapter.open(adapter_path)  # in the thread that reads its weights
         model = Gemma4ForCausalLM(read_target_config(config))
-        return _load(folder, config, dtype, model, model.model.layers)
+        model.adapter = "" if adapter is None else adapter.digest()
+        return _load(folder, config, dtype, model, model.model.layers, adapter)
 
     return ending_in_order(load)
 
@@ -133,10 +141,17 @@ def held(network: Network, folder: Path, dtype: str | mx.Dtype | None = None) ->
 
 
 def _load(
-    folder: Path, config: Mapping[str, Any], dtype: str | mx.Dtype | None, model: Model, parts: Sequence[nn.Module]
+    folder: Path,
+    config: Mapping[str, Any],
+    dtype: str | mx.Dtype | None,
+    model: Model,
+    parts: Sequence[nn.Module],
+    adapter: Adapter | None = None,
 ) -> Model:
     """Give an untrained model its checkpoint's weights; its large ``parts`` are evaluated one by one."""
     _assign(folder, config, dtype, model)
+    if adapter is not None:
+        adapter.merge(model)
     if not on_gpu():
         lay_out_by_columns(model)
     # Evaluated, because a lazy array is bound to the stream of the thread that first asks for it.

@@ -65,10 +65,7 @@ def read_weights(folder: Path, wanted: Callable[[str], bool]) -> dict[str, mx.ar
     """
     weights: dict[str, mx.array] = {}
     for path in checked_files(folder):
-        try:
-            weights |= {name: array for name, array in _lazy(path).items() if wanted(name)}
-        except RuntimeError as error:  # a data type that MLX does not have
-            raise InputError(f"MLX cannot read {path}: {first_line(error)}") from None
+        weights |= {name: array for name, array in lazy_tensors(path).items() if wanted(name)}
     return weights
 
 
@@ -86,8 +83,16 @@ def tensors_with_nan(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _lazy(path: Path) -> dict[str, mx.array]:
-    arrays = mx.load(str(path), format="safetensors")
+def lazy_tensors(path: Path) -> dict[str, mx.array]:
+    """A file's tensors, each of which MLX reads when it is evaluated; its header has been checked.
+
+    Raises:
+        InputError: a data type that MLX does not have.
+    """
+    try:
+        arrays = mx.load(str(path), format="safetensors")
+    except RuntimeError as error:
+        raise InputError(f"MLX cannot read {path}: {first_line(error)}") from None
     assert isinstance(arrays, dict)  # what this format is read as
     return arrays
 
@@ -100,7 +105,7 @@ def checked_files(folder: Path) -> Iterator[Path]:
     """
     source: dict[str, Path] = {}
     for path in weight_files(folder):
-        names = _checked_names(path)
+        names = checked_names(path)
         twice = sorted(names & source.keys())
         if twice:
             raise InputError(f"{listed(twice)} is in {source[twice[0]].name} and again in {path.name} of {folder}")
@@ -108,7 +113,7 @@ def checked_files(folder: Path) -> Iterator[Path]:
         yield path
 
 
-def _checked_names(path: Path) -> set[str]:
+def checked_names(path: Path) -> set[str]:
     """The tensors of a file, once its header agrees with its size (MLX reads past what a header gets wrong)."""
     try:
         with safe_open(path, framework="numpy") as file:

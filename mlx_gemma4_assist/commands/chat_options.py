@@ -107,7 +107,7 @@ class Remote:
             if self.api_key is not None:
                 raise OptionError("{api_key} is for a {server}, and there is none")
             return
-        local = {"assistant_model": choice.assistant_model, "dtype": choice.dtype}
+        local = {name: vars(choice)[name] for name in ("assistant_model", "dtype", "adapter_path")}
         local |= {name: value or None for name, value in others.items()}
         local |= {name: value for name, value in said.values.items() if name not in OF_SERVERS}
         for name, value in local.items():

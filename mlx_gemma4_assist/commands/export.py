@@ -10,7 +10,7 @@ import typer
 from ..options import GenerationOptions
 from .interrupts import ending_at_once
 from .loading import check_choice, load_pair, open_checkpoint
-from .options import ModelChoice, grouped
+from .options import ModelChoice, Only, grouped
 from .streams import moves_cursor, note
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class BundleChoice:
 
 
 @grouped
-def export(choice: ModelChoice, bundle: BundleChoice) -> int:
+def export(choice: Annotated[ModelChoice, Only("model", "assistant_model", "dtype")], bundle: BundleChoice) -> int:
     """Write rounds and prompt reading as programs, for apps without Python.
 
     What a runner has to know is in docs/bundle.md. Weights are read by an app where they lie: a bundle goes with its

@@ -166,7 +166,9 @@ def open_checkpoint(choice: ModelChoice, options: GenerationOptions, *, compares
         from ..engine.pair import MATCHING, Checkpoint
         from ..engine.request import check_biases
 
-        checkpoint = Checkpoint.open(choice.model, MATCHING if named is None else named, dtype=choice.dtype)
+        checkpoint = Checkpoint.open(
+            choice.model, MATCHING if named is None else named, dtype=choice.dtype, adapter_path=choice.adapter_path
+        )
         kv_quantization(options, checkpoint.config)
         check_biases(options, checkpoint.config)
     if checkpoint.assistant is None and named is None:

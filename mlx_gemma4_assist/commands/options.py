@@ -47,6 +47,9 @@ class ModelChoice:
     ] = EMBEDDED
     assistant_model: AssistantModel = None
     dtype: Dtype = None
+    adapter_path: Annotated[
+        str | None, typer.Option("--adapter-path", help="A folder of mlx-lm's with what fine-tuning learned for it.")
+    ] = None
 
 
 class Only:

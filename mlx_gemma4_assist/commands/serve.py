@@ -26,7 +26,7 @@ UNSAID = {"max_tokens": "Where a request does not say; without it 4,096."} | dic
 DRAWN_UNSEEDED = tuple(name for name in DRAWN if name != "seed")
 WHO_ANSWERS = "The embedded tiny pair answers, from Jane Austen's novels; --model google/gemma-4-E2B-it is a real one."
 CACHE_FOLDER = "--prefix-cache-folder"
-FOLDERS = ("--model", "--assistant-model", CACHE_FOLDER)
+FOLDERS = ("--model", "--assistant-model", "--adapter-path", CACHE_FOLDER)
 """Options that may name a folder."""
 NAMES = (EMBEDDED, f"{EMBEDDED}-assistant", "none", "matching")
 """What these take that is no folder, whatever lies about."""

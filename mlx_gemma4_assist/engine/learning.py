@@ -113,11 +113,12 @@ class BatchLengths:
 
 
 def draft_key(target: Gemma4ForCausalLM, assistant: Gemma4AssistantForCausalLM, compiled: bool) -> DraftKey:
-    """What the figures hold for. A configuration's fingerprint stands for a network: costs depend on little else."""
+    """What the figures hold for. A configuration's fingerprint stands for a network, and an adapter's stands
+    behind it: costs depend on little else."""
     device = mx.device_info()
     chip = str(device.get("device_name", device.get("architecture", "CPU")))
     return DraftKey(
-        target=_fingerprint(target.config),
+        target=f"{_fingerprint(target.config)}{target.adapter}",
         assistant=_fingerprint(assistant.config),
         quantization=f"{_formats(target)}; {_formats(assistant)}",
         chip=f"{chip}, {'compiled' if compiled else 'eager'}",

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..backend import dtype_of
+from ..checkpoints.adapter import Adapter
 from ..checkpoints.hub import resolve
 from ..checkpoints.loading import load_assistant, load_model
 from ..checkpoints.pairing import assistant_for
@@ -50,13 +51,17 @@ SAMPLED = 8  # places of each axis of a tensor that a fingerprint looks at
 
 
 def load(
-    path_or_repo: PathOrRepo, *, dtype: str | mx.Dtype | None = None, revision: str | None = None
+    path_or_repo: PathOrRepo,
+    *,
+    dtype: str | mx.Dtype | None = None,
+    revision: str | None = None,
+    adapter_path: str | os.PathLike[str] | None = None,
 ) -> tuple[Gemma4ForCausalLM, Processor]:
     """A target and its processor. Arguments and errors as for ``checkpoints.loading.load_model``."""
     _check_dtype(dtype)
     folder = resolve(path_or_repo, revision=revision)
     processor = Processor.from_pretrained(folder)  # first: it fails faster
-    return load_model(folder, dtype=dtype), processor
+    return load_model(folder, dtype=dtype, adapter_path=adapter_path), processor
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Source:
     path_or_repo: PathOrRepo
     dtype: str | mx.Dtype | None = None
     revision: str | None = None
+    adapter_path: str | os.PathLike[str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +112,14 @@ class Pair:
         *,
         dtype: str | mx.Dtype | None = None,
         revision: str | None = None,
+        adapter_path: str | os.PathLike[str] | None = None,
     ) -> "Pair":
         """Read a target, its processor and its assistant. Arguments and errors as for :meth:`Checkpoint.open`; what is
         wrong with the weights is an error too."""
-        return Checkpoint.open(path_or_repo, assistant_model, dtype=dtype, revision=revision).load()
+        found = Checkpoint.open(
+            path_or_repo, assistant_model, dtype=dtype, revision=revision, adapter_path=adapter_path
+        )
+        return found.load()
 
     def encode(self, prompt: Prompt, *, chat: bool = True) -> list[int]:
         """A prompt's token ids. Arguments and errors as for ``Processor.encode``.
@@ -185,6 +195,7 @@ class Checkpoint:
         *,
         dtype: str | mx.Dtype | None = None,
         revision: str | None = None,
+        adapter_path: str | os.PathLike[str] | None = None,
     ) -> "Checkpoint":
         """Find both, downloaded if need be, and read their small files.
 
@@ -194,6 +205,7 @@ class Checkpoint:
                 without if none is known, "none" goes without.
             dtype: float32, bfloat16 or float16 instead of what the checkpoints say, for both networks.
             revision: a branch, tag or commit of the target's repo.
+            adapter_path: the folder of an adapter of mlx-lm's, merged into the target's weights.
 
         Raises:
             InputError: one sentence on what is not there, is damaged, or does not belong together.
@@ -202,11 +214,13 @@ class Checkpoint:
         folder = resolve(path_or_repo, revision=revision)
         processor = Processor.from_pretrained(folder)
         config = read_target_config(read_json(folder / "config.json"))
+        if adapter_path is not None:
+            Adapter.open(adapter_path).merge(Gemma4ForCausalLM(config))  # whose weights are never read
         found = assistant_for(path_or_repo) if assistant_model == MATCHING else assistant_model
         assistant = None
         if found is not None and found != NONE:
             assistant = _Assistant.find(found, assistant_model != MATCHING, config)
-        return cls(Source(path_or_repo, dtype, revision), folder, config, processor, assistant)
+        return cls(Source(path_or_repo, dtype, revision, adapter_path), folder, config, processor, assistant)
 
     def prepare(
         self,
@@ -239,7 +253,8 @@ class Checkpoint:
             InputError: damaged or misfitting weights, see ``checkpoints.loading.load_model``.
         """
         assistant = None if self.assistant is None else self.assistant.load(self.source.dtype)
-        return Pair(load_model(self.folder, dtype=self.source.dtype), assistant, self.processor, self.source)
+        target = load_model(self.folder, dtype=self.source.dtype, adapter_path=self.source.adapter_path)
+        return Pair(target, assistant, self.processor, self.source)
 
 
 @dataclass(frozen=True)
@@ -288,12 +303,12 @@ def _explained(assistant: PathOrRepo, was_named: bool) -> Iterator[None]:
 
 
 def fingerprint(target: Gemma4ForCausalLM) -> str:
-    """A hash of a target's configuration and of some numbers of every tensor, spread over it.
+    """A hash of a target's configuration, its adapter, and some numbers of every tensor, spread over it.
 
     Keys and values that were computed with one target are of no use with another, also where sizes are equal. Training
     changes nearly all numbers of the tensors that it changes; a change of a few that are not looked at goes unseen.
     """
-    digest = hashlib.sha256(repr(target.config).encode())
+    digest = hashlib.sha256(repr(target.config).encode() + target.adapter.encode())
     tensors = [(name, value) for name, value in named_parameters(target).items() if value.size]
     sampled = [_spread(value).astype(mx.float32) for _, value in tensors]
     for (name, value), numbers in zip(tensors, sampled, strict=True):

@@ -140,6 +140,7 @@ class Gemma4ForCausalLM(Network):
     """A Gemma 4 target (transformers' ``Gemma4ForCausalLM``): tokens in, hidden states and logits out.
 
     Attributes:
+        adapter: a name for the adapter that is merged into the weights; empty without one.
         kept: what others make for this network and want to find again as long as it lives; no part of what it computes.
     """
 
@@ -147,6 +148,7 @@ class Gemma4ForCausalLM(Network):
         super().__init__()
         self.config = config
         self.model = Gemma4TextModel(config)
+        self.adapter = ""
         self.kept = Kept(KEPT)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)

@@ -15,6 +15,7 @@ from mlx_gemma4_assist.checkpoints.loading import load_model
 from mlx_gemma4_assist.conversion.options import NONE, ConversionOptions
 from mlx_gemma4_assist.conversion.pair import Conversion, plan_pair
 from mlx_gemma4_assist.conversion.writing import write_pair
+from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 from support import checkpoints as helpers
 
 TOKENS = [2, 9, 30, 41, 17, 8, 60, 61, 62, 33, 5, 90]
@@ -58,7 +59,11 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 def logits(folder: Path, tokens: list[int] = TOKENS) -> mx.array:
     """Of the package's own network, (1, L, V) float32."""
-    model = load_model(folder)
+    return logits_of(load_model(folder), tokens)
+
+
+def logits_of(model: Gemma4ForCausalLM, tokens: list[int] = TOKENS) -> mx.array:
+    """Of a network that is loaded."""
     floating = (array.dtype for _, array in tree_flatten(model.parameters()) if mx.issubdtype(array.dtype, mx.floating))
     layout = CacheLayout(model.config, 4, next(floating))
     block = Block(layout, KVCache(layout).buffers, mx.array([0], mx.int32), len(tokens), 0, exact=True)
