@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -28,6 +29,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """In each worker too, and before the package is imported; commands that tests start inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell: Ctrl-C is tested
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if chosen := config.getoption("--branches"):
         os.environ["MLX_GEMMA4_ASSIST_BRANCHES"] = chosen
 

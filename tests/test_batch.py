@@ -349,7 +349,7 @@ def test_a_row_reads_its_last_hidden_state_for_drafts_only(pair, monkeypatch):
     last_hidden = run_module.last_hidden
     monkeypatch.setattr(run_module, "last_hidden", lambda *given: read.append(given) or last_hidden(*given))
     target, assistant = pair
-    for drafter, drafts, forwards in ((None, None, 0), (assistant, None, 0), (assistant, 2, 2), (assistant, 0, 2)):
+    for drafter, drafts, forwards in ((None, None, 0), (assistant, None, 0), (assistant, 2, 2), (assistant, 0, 0)):
         read.clear()
         engine = Engine(Pair(target, drafter))
         prompts = [letters(9 + row, step=5 + row) for row in range(3)]

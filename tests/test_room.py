@@ -105,6 +105,11 @@ def test_an_assistant_is_counted():
     assert alone != both
 
 
+INTRODUCED = (  # by a chat
+    "The embedded tiny pair answers, from Jane Austen's novels.\n--model google/gemma-4-E2B-it is a real one.\n"
+)
+
+
 @pytest.fixture
 def said_before_loading(monkeypatch, capsys):
     """What a command says on a machine of so many bytes before it reads weights, which it never does."""
@@ -116,15 +121,20 @@ def said_before_loading(monkeypatch, capsys):
         with pytest.raises(SystemExit):
             run_one(vars(LOADING[name])[name])
         said = capsys.readouterr().err
-        assert said.endswith("error: weights are read\n")
-        return said.removesuffix("error: weights are read\n")
+        error = (
+            "error: the model could not be loaded: weights are read\n"
+            if name == "chat"
+            else "error: weights are read\n"
+        )
+        assert said.endswith(error)
+        return said.removesuffix(error).removeprefix(INTRODUCED)
 
     return run
 
 
 @pytest.mark.parametrize("name", LOADING)
 def test_every_command_warns_in_one_line(said_before_loading, name):
-    arguments = ("--dtype", "float32", *(("--prompt", "hello") if name == "generate" else ()))
+    arguments = ("--dtype", "float32", *(("--prompt", "hello") if name in ("generate", "chat") else ()))
     said = said_before_loading(name, *arguments)
     assert said.startswith("Warning: the weights take ")
     assert "more than the 0.1 MB that MLX may use on this machine" in said
@@ -168,7 +178,7 @@ def weights_of_the_embedded_pair() -> int:
 
 def test_a_chats_context_is_all_that_the_model_has(said_before_loading):
     context = json.loads((ASSETS / "tiny" / "config.json").read_text())["max_position_embeddings"]
-    said = said_before_loading("chat", "--max-tokens", "7", usable=weights_of_the_embedded_pair())
+    said = said_before_loading("chat", "--prompt", "hello", "--max-tokens", "7", usable=weights_of_the_embedded_pair())
     assert f"for {context:,} tokens are more than" in said
 
 

@@ -75,7 +75,7 @@ class Local:
         service = Service(
             checkpoint,
             Settings(options=sampling, max_tokens=UNLIMITED),
-            load=partial(self._load, checkpoint, options),
+            load=_tried_once(partial(self._load, checkpoint, options)),
             engine=self._engine(options),
         )
         for kind in self.shows:
@@ -169,3 +169,19 @@ def open_server(url: str, key: str | None, model: str | None, options: Mapping[s
     from ..server.remote import RemoteBackend
 
     return Opened(RemoteBackend.open(url, key, model), options=options)
+
+
+def _tried_once(load: "Callable[[], Pair]") -> "Callable[[], Pair]":
+    """What reads a pair; where that fails it is not tried again by the first message, which may have come already."""
+    failed: list[InputError] = []
+
+    def tried() -> "Pair":
+        if failed:
+            raise failed[0]
+        try:
+            return load()
+        except InputError as error:
+            failed.append(error)
+            raise
+
+    return tried
