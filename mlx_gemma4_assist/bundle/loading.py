@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 import mlx.core as mx
 
+from ..checkpoints.weights import lazy_tensors
 from ..errors import InputError, first_line
 from ..files import decode_text
 from .manifest import CONSTANTS, MANIFEST, Kept, read_manifest
 from .operations import TYPES
 from .program import Program, read_program
-from .tensor_files import Header, Tensor, lazy_tensors, read_header
+from .tensor_files import Header, Tensor, read_header
 
 T = TypeVar("T")
 

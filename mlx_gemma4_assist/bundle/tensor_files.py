@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from ..checkpoints.weights import checked_files
+from ..checkpoints.weights import checked_files, lazy_tensors
 from ..errors import InputError, first_line
 from ..files import parse_json
 from ..models.network import Network, named_parameters
@@ -102,20 +102,6 @@ def tensors_as_they_lie(folder: Path, network: Network) -> dict[str, tuple[Path,
                 if same and parameters.get(own) == Tensor(array.dtype, array.shape):
                     found[own] = path, name
     return found
-
-
-def lazy_tensors(path: Path) -> dict[str, mx.array]:
-    """The tensors of a file, which are read when they are evaluated, in this thread.
-
-    Raises:
-        InputError: MLX does not read the file.
-    """
-    try:
-        arrays = mx.load(str(path), format="safetensors")
-    except RuntimeError as error:
-        raise InputError(f"MLX cannot read {path}: {first_line(error)}") from None
-    assert isinstance(arrays, dict)  # what this format is read as
-    return arrays
 
 
 def write_tensors(path: Path, tensors: dict[str, mx.array]) -> None:
