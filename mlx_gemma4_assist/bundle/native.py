@@ -56,7 +56,7 @@ def build(folder: Path) -> Path:
         raise InputError("the C++ engine's sources are not here")
     environment = {"CXXFLAGS": "-O1", **os.environ, "CXX": compiler() or "c++"}
     done = subprocess.run(
-        [found / "build.sh", folder, sys.executable], env=environment, capture_output=True, text=True, check=False
+        ["sh", found / "build.sh", folder, sys.executable], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         why = next((line for line in done.stderr.splitlines() if "error" in line), "its compiler failed")
