@@ -284,6 +284,31 @@ def test_what_is_not_whole_is_refused(runner, bundle, tmp_path, case):
     assert expected in refusal(runner, copy)
 
 
+def test_names_in_a_manifest_may_be_spelled_by_escapes(runner, bundle, prompt, tmp_path):
+    """As ``json.dumps`` does, with two of them for what is beyond 65,536; a half of one is no text."""
+    copy = shutil.copytree(bundle, tmp_path / "X.bundle")
+    name = 'Gewichte "ü" \U0001f600.safetensors'
+    (copy / "weights.safetensors").rename(copy / name)
+    edit(copy, "manifest.json", lambda manifest: manifest["weight_files"][-1].update(path=name))
+    assert '\\u00fc\\" \\ud83d\\ude00' in (copy / "manifest.json").read_text()
+    options = ("--max-tokens", "3", "--compile", "0")
+    assert make(runner, copy, [prompt], *options)[0].tokens == make(runner, bundle, [prompt], *options)[0].tokens
+    edit(copy, "manifest.json", lambda manifest: manifest["weight_files"][-1].update(path="\ud83d"))
+    assert "manifest.json is damaged" in refusal(runner, copy)
+
+
+def test_an_argument_that_is_out_of_bounds_is_refused_where_it_is_used(runner, bundle, tmp_path):
+    """Rather than divided by."""
+
+    def damage(program) -> None:
+        (slices, *_) = [each for each in program["operations"] if each["operation"] == "slice"]
+        slices["step"] = [0 for _ in slices["step"]]
+
+    copy = shutil.copytree(bundle, tmp_path / "X.bundle")
+    edit(copy, "programs/greedy-0.json", damage)
+    assert refusal(runner, copy).endswith("the program greedy-0 cannot be run: an integer is 0")
+
+
 def test_requests_out_of_bounds_are_refused(runner, bundle):
     for options, expected in (
         (("--drafts", "9"), "no rounds of so many drafts"),
