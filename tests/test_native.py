@@ -27,12 +27,12 @@ pytestmark = pytest.mark.skipif(not has_compiler(), reason="the C++ engine is bu
 TOKENS = 1500
 FEW_TOKENS = 300
 LEAVES = 40  # processes; 200 were tried once
-FUZZED = 1000
+FUZZED = 800
 DRAWN = ("--temperature", "0.3", "--top-k", "40", "--top-p", "0.95", "--min-p", "0.02", "--seed", "7")
 SAMPLING = {"temperature": 0.3, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "seed": 7}
 BLOCKS = {"draft_temperature": 1.0}
 WAYS = {"likeliest": (), "drawn": DRAWN, "drawn, drafts too": (*DRAWN, "--draft-temperature", "1")}
-MIXED = "0,3,8,1,5,2,2,7"
+MIXED = "0,3,1,8,0,2,1,5"
 CASES = [(way, drafts) for way in ("likeliest", "drawn") for drafts in ("0", "3", MIXED, "learned")]
 CASES += [("drawn, drafts too", "3")]
 COMPILED = [("likeliest", "0"), ("likeliest", "3"), ("drawn", "3"), ("drawn, drafts too", "3")]
@@ -322,7 +322,7 @@ def test_requests_out_of_bounds_are_refused(runner, bundle):
 
 
 def test_changed_bundles_are_opened_or_refused(runner, tmp_path):
-    """Damaged and forged ones, of a small pair; native/tests/fuzz.cpp says how. A hundred thousand were tried once."""
+    """Damaged and forged ones, of a small pair; native/tests/fuzz.cpp says how, native/README.md how to run more."""
     model = pair_of(tmp_path, "e2b", q_bits=4, q_group_size=32)
     out = export(Checkpoint.open(model), tmp_path / "X.bundle", ExportOptions(copy_weights=True, drafts=2))
     command = [str(runner.with_name("fuzz")), str(out), str(tmp_path), str(FUZZED)]
