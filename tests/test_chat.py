@@ -7,24 +7,27 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from inspect import signature
 from itertools import pairwise
 
 import pytest
-from support.paths import PHOTO
+from support.paths import PHOTO, ROOT
 from support.running import Stranger, running
 from support.serving import MODEL, ScriptedBackend, finished, piece
 
-from mlx_gemma4_assist import ChatSession, InputError, Pair
+from mlx_gemma4_assist import ChatSession, InputError, MediaOptions, Pair
 from mlx_gemma4_assist.commands import chat_opening
 from mlx_gemma4_assist.commands import run as commands
 from mlx_gemma4_assist.commands.chat import chat as command
 from mlx_gemma4_assist.commands.chat_opening import Local
 from mlx_gemma4_assist.commands.chat_start import WHO_ANSWERS
+from mlx_gemma4_assist.commands.generate import generate
 from mlx_gemma4_assist.commands.options import ModelChoice, Said
 from mlx_gemma4_assist.commands.run import run_one
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.pair import Checkpoint
 from mlx_gemma4_assist.engine.prefix import LEAST
+from mlx_gemma4_assist.engine.session import Session
 from mlx_gemma4_assist.server.exchange import Piece, Started, TokenInfo
 from mlx_gemma4_assist.server.service import Service
 from mlx_gemma4_assist.terminal import prompt as prompts
@@ -370,6 +373,8 @@ def test_scripts_may_go_on_with_what_was_saved(talk, home):
         (["--server", "a", "--no-learned"], "--no-learned is for a model in this process"),
         (["--server", "a", "--assistant-model", "none"], "--assistant-model is for a model in this process"),
         (["--server", "a", "--adapter-path", "b"], "--adapter-path is for a model in this process"),
+        (["--server", "a", "--max-soft-tokens", "70"], "--max-soft-tokens is for a model in this process"),
+        (["--max-soft-tokens", "71"], "--max-soft-tokens is 71, expected one of 70"),
         (["--resume"], "there is no saved chat yet"),
         (["--model", "nowhere"], "no folder 'nowhere'"),
     ],
@@ -400,10 +405,12 @@ def test_a_cache_folder_that_cannot_be_is_one_line(tiny, tmp_path, monkeypatch):
     """The conversation goes on without it."""
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setattr(chat_opening, "load_pair", lambda *_: tiny)
-    nothing = {"held": {}, "system_prompt": None, "thinking": False, "shows": frozenset(), "learned": False}
+    nothing = {"held": {}, "system_prompt": None, "thinking": None, "shows": frozenset(), "learned": False}
     told = []
     store = Store(tmp_path)
-    local = Local(choice=ModelChoice(), said=Said({}), store=store, file=None, note=told.append, **nothing)
+    local = Local(
+        choice=ModelChoice(), said=Said({}), store=store, file=None, note=told.append, media=MediaOptions(), **nothing
+    )
     opened = local.open()
     opened.load()
     assert "".join(each.text for each in ChatSession(opened.backend, options={"max_tokens": 3}).send("Hi"))
@@ -538,6 +545,35 @@ def test_a_strangers_key_and_model(talk, monkeypatch):
         assert (code, "not known to heed num_assistant_tokens" in err) == (2, True)
 
 
+def test_the_model_that_was_typed_goes_on(talk, monkeypatch, home):
+    """Tiny, too, which is otherwise what answers where nobody is named."""
+    entry = Store(home).begin("someone/gemma")
+    entry.rename("talk")
+    session = Session()
+    session.say({"role": "user", "content": "Hello"})
+    session.answer({"role": "assistant", "content": "Hi."})
+    entry.save(session)
+    code, out, err = talk(["And?"], "--resume", "talk", "--no-history", "--model", "tiny")
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert "It was a conversation with someone/gemma; tiny reads it again and goes on." in err
+    opened = []
+
+    def open_checkpoint(choice, options):
+        opened.append(choice.model)
+        raise InputError("no network")
+
+    monkeypatch.setattr(chat_opening, "checkpoint_sampling", lambda model: {})
+    monkeypatch.setattr(chat_opening, "open_checkpoint", open_checkpoint)
+    assert talk(["And?"], "--resume", "talk", "--no-history")[0] == 2
+    assert opened == ["someone/gemma"]
+
+
+def test_a_server_is_asked_for_the_model_that_was_typed(talk):
+    with running(ScriptedBackend()) as url:
+        code, out, err = talk(["Hi"], "--server", url, "--model", "tiny")
+    assert (code, out, err) == (2, "", f"error: {url} has no model 'tiny', but {MODEL.id}\n")
+
+
 def test_another_model_goes_on(talk):
     assert "Saved as talk" in talk(["Hello", "/save talk"])[2]
     with running(backend := ScriptedBackend()) as url:
@@ -545,6 +581,14 @@ def test_another_model_goes_on(talk):
     assert (code, out) == (0, "Hello, world\n")
     assert f"It was a conversation with tiny; {MODEL.id} reads it again and goes on." in err
     assert [message["role"] for message in backend.requests[0].messages] == ["user", "assistant", "user"]
+
+
+def test_an_option_of_generate_is_there_or_has_something_in_its_place():
+    missing = set(signature(generate).parameters) - set(signature(command).parameters)
+    assert missing == {"messages", "as_json", "skip_special_tokens", "top_logprobs", "ignore_chat_template"}
+    page = (ROOT / "docs" / "chat.md").read_text()
+    for flag in ("--messages", "--json", "--no-skip-special-tokens", "--top-logprobs", "--ignore-chat-template"):
+        assert f"| `{flag}" in page
 
 
 # Processes

@@ -1,12 +1,14 @@
 """Real pictures, sound and video through processor, towers and generation, and from the command line."""
 
 import json
+import re
 import threading
 import warnings
 
 import mlx.core as mx
 import pytest
 from support import media as media_helpers
+from support.commands import runner
 from support.decoding import random_pair
 from support.multimodal import write_pair
 
@@ -89,6 +91,19 @@ def test_the_command_takes_media(checkpoint, sources, capsys):
     assert whole["prompt_tokens"] > bare["prompt_tokens"] + 270
     brief = generated(capsys, checkpoint, image=[sources["photo"]], max_soft_tokens=70, system_prompt="Be brief.")
     assert bare["prompt_tokens"] + 40 < brief["prompt_tokens"] < 200
+
+
+def test_a_chat_reads_pictures_in_as_many_tokens(checkpoint, sources, monkeypatch, capsys):
+    """For all of the conversation: of the second picture, too."""
+    run, lines = runner(monkeypatch, capsys), f"Who? {sources['photo']}\nAnd {sources['tall']}?\n".encode()
+    read = []
+    for small in ((), ("--max-soft-tokens", "70")):
+        done = run("chat", "--model", str(checkpoint), "-m", "2", "--seed", "3", *small, stdin=lines)
+        assert done.returncode == 0, done.stderr
+        read.append([int(number) for number in re.findall(r" of (\d+) prompt tokens", done.stderr)])
+    (whole, both), (few, twice) = read
+    assert 40 < few < 120 < 270 < whole
+    assert few + 40 < twice < both - whole + few
 
 
 @pytest.mark.parametrize(
