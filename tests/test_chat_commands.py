@@ -267,6 +267,7 @@ def test_options_are_set_and_listed(scene):
     assert "* top-k                 5" in listed
     assert "  min-p                 0.0" in listed
     assert there.do("/set top_k default") == "top-k is as without it.\n"
+    assert there.do(f"/set regex {'a' * 500}") == f"regex is {'a' * 60} from now on.\n"
     assert "top_k" not in there.session.options
 
 
@@ -294,14 +295,24 @@ def test_grammars_may_be_files(scene, tmp_path):
     ("line", "message"),
     [
         ("/set tempo 1", "there is no option 'tempo'"),
+        pytest.param(f"/set {'x' * 99} 1", "no option 'x{39}: /set", id="a long name"),
         ("/set top-k", "needs a value"),
-        ("/set top-k many", "top_k is 'many', expected 0 or a positive integer"),
-        ("/set temp -1", "temperature is -1"),
-        ("/set json-schema {", "json_schema is"),
-        ("/set kv-bits 3", "kv_bits is 3"),
+        ("/set top-k many", "^top-k is 'many', expected 0 or a positive integer"),
+        ("/set top_k many", "^top-k is 'many'"),
+        ("/set temp -1", "^temp is -1"),
+        ("/set temperature -1", "^temp is -1"),
+        ("/set draft-temperature 1", "^draft-temperature needs a temp above 0"),
+        ("/set json-schema {", "^json-schema is"),
+        ('/set json-schema {"type": 5}', "^json-schema is not supported: "),
+        ("/set regex (", "^regex is not supported: "),
+        ("/set lark start: (", "^lark is not supported: "),
+        ("/set kv-bits 3", "^kv-bits is 3"),
         ("/thinking maybe", "thinking is 'maybe', expected off, on"),
         ("/drafts maybe", "switched on or off"),
-        pytest.param("/set top-k " + "[" * 100_000, "expected 0 or a positive integer", id="nested"),
+        pytest.param(
+            "/set top-k " + "[" * 100_000, r"^top-k is '\[{99}, expected 0 or a positive integer", id="nested"
+        ),
+        pytest.param("/set json-schema " + "[" * 9999, r"^json-schema is '\[{99}, expected", id="longer than any name"),
         pytest.param("/thinking " + "9" * 5000, "expected off, on", id="thousands of digits"),
         pytest.param("/switch " + "9" * 5000, "takes the number of a branch", id="a branch of thousands of digits"),
     ],

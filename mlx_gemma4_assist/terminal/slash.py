@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import InputError
-from ..options import flags
 from . import slash_options as options
 from . import slash_stored as stored
 from . import slash_turns as turns
 from .compare import compare
 from .completion import PATH, Completions
 from .dropped import dropped
-from .setting import SETTABLE
+from .setting import SETTABLE, spelled
 from .style import Terminal
 from .talk import Talk
 
@@ -158,7 +157,7 @@ def completions(talk: Callable[[], Talk | None]) -> Completions:
         if command.values is not None:
             arguments[f"/{name}"] = _values_of(command.values, talk)
     for name in SETTABLE:
-        arguments[f"/set {flags(name)[0].lstrip('-')}"] = lambda: (PATH, "default")
+        arguments[f"/set {spelled(name)}"] = lambda: (PATH, "default")
     return Completions(helps, arguments)
 
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from ..errors import InputError, counted
-from ..options import flags
-from .setting import listed, option_named, value_of
+from ..errors import InputError, OptionError, counted
+from .setting import as_typed, check_grammar_of, listed, option_named, shown, spelled, value_of
 from .statistics import legend
 from .talk import NUMBER_OF_DRAFTS, Talk
 from .thinking import thinking_of, thinking_words
@@ -23,14 +22,19 @@ def set_option(talk: Talk, argument: str) -> None:
     if not value.strip():
         raise InputError(f"/set {name} needs a value; /set {name} default takes it back")
     found = value_of(option, value.strip())
-    talk.session.set_option(option, found)
-    spelled = flags(option)[0].lstrip("-")
-    talk.say(f"{spelled} is as without it." if found is None else f"{spelled} is {value.strip()} from now on.")
+    try:
+        if found is not None:
+            check_grammar_of(option, found)
+        talk.session.set_option(option, found)
+    except OptionError as error:
+        raise as_typed(error) from None
+    called = spelled(option)
+    talk.say(f"{called} is as without it." if found is None else f"{called} is {shown(value)} from now on.")
 
 
 def names(talk: Talk) -> Sequence[str]:
     """Of all options, as the command line spells them."""
-    return [flags(name)[0].lstrip("-") for name in talk.settable]
+    return [spelled(name) for name in talk.settable]
 
 
 def thinking(talk: Talk, argument: str) -> None:
