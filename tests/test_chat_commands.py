@@ -225,6 +225,7 @@ def test_pictures_go_with_the_next_message(scene):
     for line, message in (
         ("/image", "takes the path"),
         ("/image no.png", "no file"),
+        (f"/image {PHOTO.parent}", "is a folder, expected a picture"),
         ("/image '", "names no file"),
         ("/audio a.wav", "takes no sound"),
     ):
@@ -440,6 +441,16 @@ def test_what_cannot_be_saved_is_said_once(scene, tmp_path):
     assert there.do("Hi").count("The conversation is not saved: ") == 1
     assert "not saved" not in there.do("Hi")
     assert there.contents == ["Hi", "One.", "Hi", "Two."]
+
+
+def test_of_nothing_nothing_is_kept(scene, tmp_path):
+    there = scene()
+    there.do("/system Be brief.")
+    for line in ("/save", "/save mine", f"/export {tmp_path}/talk.md", f"/export {tmp_path}/talk.json"):
+        with pytest.raises(InputError, match="nothing has been said yet"):
+            there.do(line)
+    assert there.do("/sessions") == "No conversation is saved.\n"
+    assert [path.name for path in tmp_path.rglob("talk*")] == []
 
 
 def test_export_and_copy(scene, tmp_path, monkeypatch):
