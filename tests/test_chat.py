@@ -275,6 +275,15 @@ def test_a_full_context_is_called_so(tiny, talk):
     assert "; cut off by --max-tokens]" in talk(["Hello"], "-m", "3")[2]
 
 
+def test_what_does_not_fit_the_model_is_said_in_the_words_that_were_typed(talk):
+    """And what was set before goes on."""
+    lines = ["/set kv-bits 4", "Hello", "/set kv-bits default", "Hello"]
+    code, out, err = talk(lines)
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert "error: kv-bits quantizes in groups of 64 numbers" in err
+    assert "kv-group-size 32 does" in err
+
+
 def test_sampling_with_a_seed(talk):
     texts = [talk(["Hello", "And?"], "--temp", "1", "--seed", str(seed), "-m", "8")[1] for seed in (3, 3, 4)]
     assert texts[0] == texts[1] != texts[2]
@@ -542,7 +551,7 @@ def test_a_strangers_key_and_model(talk, monkeypatch):
         assert "there is no assistant" in err
         assert "made without drafts" in err
         code, _, err = talk([], "--server", stranger.url, "--num-assistant-tokens", "2", "--prompt", "Hi")
-        assert (code, "not known to heed num_assistant_tokens" in err) == (2, True)
+        assert (code, "not known to heed num-assistant-tokens" in err) == (2, True)
 
 
 def test_the_model_that_was_typed_goes_on(talk, monkeypatch, home):

@@ -254,6 +254,18 @@ def test_a_text_model_is_shown_nothing(scene):
 # Options
 
 
+def test_what_another_option_needs_stays(scene):
+    there = scene()
+    there.do("/set kv-bits 8")
+    there.do("/set kv-group-size 32")
+    with pytest.raises(InputError, match="^kv-group-size is for quantized keys and values, and there is no kv-bits"):
+        there.do("/set kv-bits default")
+    assert there.session.options == {"kv_bits": 8, "kv_group_size": 32}
+    there.do("/set kv-group-size default")
+    there.do("/set kv-bits default")
+    assert there.session.options == {}
+
+
 def test_options_are_set_and_listed(scene):
     there = scene(said("One."), said("Two."))
     assert there.do("/set top-k 5") == "top-k is 5 from now on.\n"
@@ -345,6 +357,16 @@ def test_the_assistant_is_switched(scene):
     there.do("/assistant on")
     there.do("Hi")
     assert [request.options for request in there.backend.requests] == [{"num_assistant_tokens": 0}, {}]
+    drawn = {"temperature": 1.0, "num_assistant_tokens": 2, "draft_temperature": 0.7}
+    for name, value in drawn.items():
+        there.session.set_option(name, value)
+    there.do("/assistant on")
+    assert there.session.options == drawn
+    for line in ("/assistant off", "/assistant off"):
+        there.do(line)
+        assert there.session.options == {"temperature": 1.0, "num_assistant_tokens": 0}
+    there.do("/assistant")
+    assert there.session.options == drawn
     with pytest.raises(InputError, match="no assistant"):
         scene(assistant=None).do("/assistant off")
 

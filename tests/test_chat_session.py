@@ -515,6 +515,14 @@ def test_the_seed_of_an_answer_that_never_came_is_not_compared(script):
     assert seeds[0] == seeds[2] != seeds[1]
 
 
+def test_how_drafts_are_drawn_is_left_out_where_there_are_none():
+    backend = ScriptedBackend(said("One."), said("One."))
+    session = ChatSession(backend, options={"temperature": 1.0, "draft_temperature": 0.7, "num_assistant_tokens": 2})
+    session.send("1")
+    session.compare()
+    assert dict(backend.requests[1].options) == {"temperature": 1.0, "num_assistant_tokens": 0}
+
+
 def test_each_answer_is_compared_with_its_own_seed():
     """And with the options and the system prompt that it had, however one has come to it."""
     backend = ScriptedBackend(*(said(text) for text in ("One.", "Uno.", "Two.", "One!", "Two!", "Uno!")))

@@ -12,7 +12,7 @@ from ..terminal.attached import Attached, check_taken, counts, named
 from ..terminal.chat import Chat
 from ..terminal.keeping import Keeping
 from ..terminal.opening import Opened
-from ..terminal.setting import SETTABLE
+from ..terminal.setting import NAMES, SETTABLE
 from ..terminal.slash_stored import greet
 from ..terminal.statistics import legend
 from ..terminal.store import Store
@@ -166,9 +166,13 @@ class Start:
         if thinks and not opened.backend.model.thinking:
             raise InputError(f"{opened.backend.model.id} knows no thinking")
         session = ChatSession(
-            opened.backend, self._beginning.system_prompt, thinking=thinks, options=dict(opened.options)
+            opened.backend,
+            self._beginning.system_prompt,
+            thinking=thinks,
+            options=dict(opened.options),
+            thinking_budget=budget,
+            names=NAMES,
         )
-        session.thinking_budget = budget
         if self._resumed is not None:
             self._go_on(session, self._resumed)
         if self._file is not None:

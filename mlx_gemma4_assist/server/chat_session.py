@@ -38,6 +38,7 @@ class ChatSession:
         thinking_budget: the most tokens of thought; None sets no limit.
         seeded: whether each message gets a seed of its own where the options name none, so that :meth:`compare` draws
             what the answer drew.
+        names: what the backend's errors call options, by their Python names.
 
     Raises:
         OptionError: an option of another kind or out of its range.
@@ -53,11 +54,12 @@ class ChatSession:
         options: Mapping[str, Any] | None = None,
         thinking_budget: int | None = None,
         seeded: bool = False,
+        names: Mapping[str, str] | None = None,
     ):
         self._options = checked_options(options)
         self._backend = backend
         self._thinking, self._thinking_budget = checked_thinking(thinking), checked_budget(thinking_budget)
-        self._seeded = seeded
+        self._seeded, self._names = seeded, names or {}
         self._session = Session(system_prompt)
         self._lock = threading.RLock()  # whoever cancels in a signal handler may interrupt who holds it
         self._reply: Reply | None = None
@@ -150,13 +152,13 @@ class ChatSession:
         """Set one of the options for the next answers; None leaves it to the checkpoint again.
 
         Raises:
-            OptionError: it is of another kind or out of its range.
+            OptionError: it is of another kind or out of its range, or another one cannot be without it.
             InputError: there is no such option.
         """
         check_names([name])
         with self._lock:
             others = {key: each for key, each in self._options.items() if key != name}
-            self._options = others if value is None else checked_options(others | {name: value})
+            self._options = checked_options(others if value is None else others | {name: value})
 
     def send(
         self,
@@ -216,8 +218,8 @@ class ChatSession:
             self._check_free()
             request = self._answered.last(self._session, self._request())
             self._reply = reply
-        plain = {**request.options, "num_assistant_tokens": 0}
-        return self._submit(reply, replace(request, options=plain))
+        plain = {name: value for name, value in request.options.items() if name != "draft_temperature"}
+        return self._submit(reply, replace(request, options=plain | {"num_assistant_tokens": 0}))
 
     def cancel(self) -> None:
         """End the reply that is being made, if there is one. What was made of it stays."""
@@ -345,6 +347,7 @@ class ChatSession:
             thinking=self._thinking,
             thinking_budget=self._thinking_budget,
             stream=True,
+            fields=self._names,
         )
 
     def _seed(self, request: ChatRequest) -> ChatRequest:

@@ -32,9 +32,13 @@ def spelled(name: str) -> str:
     return flags(name)[0].partition("/")[0].lstrip("-")
 
 
+NAMES = {name: spelled(name) for name in GenerationOptions.__dataclass_fields__} | {"enable_thinking": "thinking"}
+"""What a person calls what can be set, by Python names."""
+
+
 def as_typed(error: OptionError) -> InputError:
     """An error in the words that are typed here."""
-    return InputError(error.spelled({name: spelled(name) for name in GenerationOptions.__dataclass_fields__}))
+    return InputError(error.spelled(NAMES))
 
 
 def names() -> Mapping[str, str]:

@@ -10,6 +10,8 @@ from .thinking import thinking_of, thinking_words
 
 SHOWN_PLACES = 4
 GIGABYTE = 1e9
+OF_DRAFTS = (NUMBER_OF_DRAFTS, "draft_temperature")
+"""Options that only drafts heed."""
 
 
 def set_option(talk: Talk, argument: str) -> None:
@@ -64,8 +66,18 @@ def assistant(talk: Talk, argument: str) -> None:
     """Whether the assistant drafts."""
     if talk.backend.model.assistant is None:
         raise InputError("there is no assistant: every token is the target's own")
-    on = _switched(argument, talk.session.options.get(NUMBER_OF_DRAFTS) == 0)
-    talk.session.set_option(NUMBER_OF_DRAFTS, (talk.drafts_asked or None) if on else 0)
+    session = talk.session
+    drafts = session.options.get(NUMBER_OF_DRAFTS) != 0
+    on = _switched(argument, not drafts)
+    if drafts and not on:
+        talk.drafting = {name: value for name in OF_DRAFTS if (value := session.options.get(name)) is not None}
+        for name in OF_DRAFTS:
+            session.set_option(name, None)
+        session.set_option(NUMBER_OF_DRAFTS, 0)
+    if on and not drafts:
+        session.set_option(NUMBER_OF_DRAFTS, None)
+        for name, value in talk.drafting.items():
+            session.set_option(name, value)
     talk.say("The assistant drafts from now on." if on else "There are no drafts from now on.")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..server.chat_session import ChatSession, Reply
 from ..server.endpoint import Backend
@@ -84,7 +84,7 @@ class Talk:
         edited: what the next message takes the place of; None for nothing.
         last: the last answer, if it was made here.
         used: tokens of the conversation, as far as known without counting.
-        drafts_asked: how many drafts of a round were asked for when the chat began.
+        drafting: options of drafts to go back to where there are none now.
         stopped: whether Ctrl-C has ended the last answer.
     """
 
@@ -106,7 +106,7 @@ class Talk:
         self.edited: Edited | None = None
         self.last: Reply | None = None
         self.used = 0
-        self.drafts_asked = session.options.get(NUMBER_OF_DRAFTS)
+        self.drafting: dict[str, Any] = {}
         self.stopped = False
 
     def say(self, text: str) -> None:
