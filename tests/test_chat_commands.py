@@ -132,6 +132,22 @@ def test_help_names_every_command():
     assert max(map(len, told.splitlines())) < 80
 
 
+def test_help_and_leaving(scene):
+    there = scene()
+
+    def at_once(line):
+        there.notes.truncate(there.notes.seek(0))
+        return slash.at_once(there.talk.terminal, slash.typed(line)), there.notes.getvalue()
+
+    assert at_once("/help") == (False, f"{slash.help_text()}\n")
+    assert at_once("/help undo") == (False, "/undo  take back files that wait, else the last exchange\n")
+    assert at_once("/help /SET") == (False, "/set [NAME VALUE]  list the options of generation, or set one\n")
+    assert at_once("/quit") == (True, "")
+    for line, message in (("/help redo", "no command /redo, perhaps /undo"), ("/quit now", "takes nothing behind it")):
+        with pytest.raises(InputError, match=message):
+            at_once(line)
+
+
 def test_completion(scene):
     there = scene()
     words = slash.completions(lambda: there.talk)
