@@ -175,6 +175,17 @@ def long_sound(tmp_path_factory):
     return str(media_helpers.save_wave(path, media_helpers.tone(31, 16_000), 16_000))
 
 
+def test_a_person_is_told(checkpoint, long_sound, monkeypatch, capsys):
+    """Once, though the conversation goes on to have the sound."""
+    done = runner(monkeypatch, capsys)(
+        *("chat", "--model", str(checkpoint), "-m", "2", "--temp", "0", "--audio", long_sound), stdin=b"What?\nAnd?\n"
+    )
+    assert done.returncode == 0, done.stderr
+    cut = "gemma4_unified" not in (checkpoint / "config.json").read_text()
+    assert done.stderr.count("a sound lasts 31 seconds, of which the model hears the first 30\n") == cut
+    assert done.stderr.count("prompt tokens reused") == 2
+
+
 def test_python_users_are_told(checkpoint, long_sound):
     """Once, where they have called; the 12B hears everything."""
     read = load_media(checkpoint)

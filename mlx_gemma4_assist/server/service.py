@@ -134,6 +134,7 @@ class Service:
                 request.answers,
                 Desk(partial(self._error, request.fields), self._took, order.following),
                 echo=order.echo(),
+                notes=[note for prompt in order.prompts for note in prompt.notes],
                 streams=request.stream,
             )
             tasks = order.tasks(lambda number, turn: Answering(delivery, number, turn, self._spelled))

@@ -107,6 +107,7 @@ class Talk:
         self.last: Reply | None = None
         self.used = 0
         self.drafting: dict[str, Any] = {}
+        self._noted: set[str] = set()
         self.stopped = False
 
     def say(self, text: str) -> None:
@@ -116,6 +117,7 @@ class Talk:
     def forget(self) -> None:
         """Another conversation goes on."""
         self.attached, self.edited, self.last, self.used = [], None, None, 0
+        self._noted.clear()
 
     def message(self, text: str) -> None:
         """Send what was typed, with what it drops on the window. Dropped files alone wait for words.
@@ -230,6 +232,10 @@ class Talk:
         if not (reply.answer or reply.thought) and reply.finish_reason == "cancelled":
             self.say("Nothing was answered; the message is taken back.")
             return None
+        for note in dict.fromkeys(reply.notes):
+            if note not in self._noted:
+                self.say(note)
+        self._noted.update(reply.notes)
         self.say(statistics(reply, max_tokens=self.max_tokens, context=self.backend.model.context))
         if recorded:
             self.last = reply
