@@ -356,6 +356,7 @@ def test_what_is_no_value(scene, line, message):
 def test_thinking(scene):
     there = scene(said("One."), said("Two."))
     assert there.do("/thinking") == "Thinking is off.\n"
+    assert there.do("/thinking ON") == "Thinking is on from now on.\n"
     assert there.do("/thinking 64") == "Thinking is on, with 64 tokens at most from now on.\n"
     there.do("Hi")
     there.do("/thinking off")
@@ -393,6 +394,17 @@ def test_what_it_took(scene):
     there.do("Hi")
     assert "2 answers, 6 tokens, 1.50 per round, 50% of drafts accepted, 2.0 per second" in there.do("/stats")
     assert there.do("/context") == "Context: 1 of 100 tokens (1%)\n"
+
+
+def test_figures_of_a_server_that_is_gone_are_one_line(scene, monkeypatch):
+    def gone():
+        raise RequestError(503, "nobody answers at http://127.0.0.1:1")
+
+    there = scene(said("One."))
+    there.do("Hi")
+    monkeypatch.setattr(there.backend, "health", gone)
+    with pytest.raises(InputError, match="nobody answers at"):
+        there.do("/stats")
 
 
 # Comparing

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from ..errors import InputError, OptionError, counted
+from ..server.endpoint import Health
+from ..server.exchange import RequestError
 from .setting import as_typed, check_grammar_of, listed, option_named, shown, spelled, value_of
 from .statistics import legend
 from .talk import NUMBER_OF_DRAFTS, Talk
@@ -82,14 +84,15 @@ def assistant(talk: Talk, argument: str) -> None:
 
 
 def _switched(argument: str, otherwise: bool) -> bool:
-    if argument not in ("", "on", "off"):
+    switch = argument.lower()
+    if switch not in ("", "on", "off"):
         raise InputError(f"it is switched on or off, not {argument!r:.40}")
-    return argument == "on" if argument else otherwise
+    return switch == "on" if switch else otherwise
 
 
 def stats(talk: Talk, argument: str) -> None:
     """What the answers took so far."""
-    totals, health = talk.totals, talk.backend.health()
+    totals, health = talk.totals, _health(talk)
     used = totals.usage
     parts = [f"{counted(totals.answers, 'answer')}, {counted(used.completion_tokens, 'token')}"]
     if used.drafted and used.rounds:
@@ -102,6 +105,16 @@ def stats(talk: Talk, argument: str) -> None:
         most = max(health.peak_memory, health.active_memory) / GIGABYTE
         lines.append(f"Memory: {health.active_memory / GIGABYTE:.2f} GB, at most {most:.2f} GB")
     talk.say("\n".join(lines))
+
+
+def _health(talk: Talk) -> Health:
+    """Raises:
+    InputError: the server is gone.
+    """
+    try:
+        return talk.backend.health()
+    except RequestError as error:
+        raise InputError(error.message) from None
 
 
 def context(talk: Talk, argument: str) -> None:
