@@ -268,10 +268,13 @@ def test_a_conversation_beyond_the_context(talk):
     assert len(out.splitlines()) == 2
 
 
-def test_a_full_context_is_called_so(tiny, talk):
+def test_a_full_context_is_called_so(tiny, talk, tmp_path):
     few, more = (len(tiny.text().encode([{"role": "user", "content": "the " * count}])) for count in (100, 200))
-    _code, _out, err = talk(["the " * (100 + (4060 - few) * 100 // (more - few))], "-m", "100000")
+    long, file = "the " * (100 + (4060 - few) * 100 // (more - few)), tmp_path / "kept.safetensors"
+    code, _out, err = talk([long], "-m", "100000", "--prompt-cache-file", str(file))
+    assert code == 0
     assert "the context is full]" in err
+    assert int(re.search(r"holds ([\d,]+) tokens now", err)[1].replace(",", "")) > 4000
     assert "; cut off by --max-tokens]" in talk(["Hello"], "-m", "3")[2]
 
 
