@@ -219,6 +219,22 @@ def test_ctrl_c_at_the_prompt(talk, monkeypatch):
     assert len(out.splitlines()) == 1
 
 
+def test_ctrl_c_at_the_prompt_leaves_a_message_as_it_was(talk, monkeypatch, home):
+    """And so does an empty line: what is typed then is a message of its own."""
+    pressed = iter(["Hello", "/edit", KeyboardInterrupt, "And?", "/edit 1", "", "More?", "/save talk", None])
+
+    def read(self, default=""):
+        found = next(pressed)
+        if found is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(prompts.Prompt, "read", read)
+    assert talk([])[0] == 0
+    _, session = Store(home).open("talk")
+    assert [each["content"] for each in session.messages if each["role"] == "user"] == ["Hello", "And?", "More?"]
+
+
 def test_ctrl_c_between_an_answer_and_the_prompt(monkeypatch):
     """Counts as one at the prompt: pressed there once more, it leaves. It is no reason to end in an answer's middle."""
     order = []

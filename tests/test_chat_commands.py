@@ -192,7 +192,7 @@ def test_a_message_is_edited(scene):
     there = scene(said("One."), said("Two."), said("Three."), said("Four."))
     there.do(f"Who? {PHOTO}")
     there.do("And?")
-    there.do("/edit 1")
+    assert there.do("/edit 1").startswith("What is sent next takes the place of message 1; an empty line")
     assert there.talk.draft == "Who?"
     there.do("Where?")
     shown, text = there.session.messages[0]["content"]
@@ -200,7 +200,7 @@ def test_a_message_is_edited(scene):
     assert there.contents[1:] == ["Three."]
     there.do("/edit When?")
     assert there.session.messages[0]["content"][-1]["text"] == "When?"
-    there.do("/edit")
+    assert "the place of message 1;" in there.do("/edit")
     there.do("/context")
     assert there.talk.edited is not None
     there.do("/undo")
