@@ -573,27 +573,57 @@ def test_a_strangers_key_and_model(talk, monkeypatch):
         assert (code, "not known to heed num-assistant-tokens" in err) == (2, True)
 
 
-def test_the_model_that_was_typed_goes_on(talk, monkeypatch, home):
-    """Tiny, too, which is otherwise what answers where nobody is named."""
-    entry = Store(home).begin("someone/gemma")
-    entry.rename("talk")
-    session = Session()
-    session.say({"role": "user", "content": "Hello"})
-    session.answer({"role": "assistant", "content": "Hi."})
-    entry.save(session)
-    code, out, err = talk(["And?"], "--resume", "talk", "--no-history", "--model", "tiny")
-    assert (code, len(out.splitlines())) == (0, 1)
-    assert "It was a conversation with someone/gemma; tiny reads it again and goes on." in err
-    opened = []
+@pytest.fixture
+def saved(home):
+    """Saves a conversation with a model, named talk."""
+
+    def save(model):
+        entry, session = Store(home).begin(model), Session()
+        entry.rename("talk")
+        session.say({"role": "user", "content": "Hello"})
+        session.answer({"role": "assistant", "content": "Hi."})
+        entry.save(session)
+
+    return save
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Models that are asked for, none of which is there."""
+    found = []
 
     def open_checkpoint(choice, options):
-        opened.append(choice.model)
+        found.append(choice.model)
         raise InputError("no network")
 
     monkeypatch.setattr(chat_opening, "checkpoint_sampling", lambda model: {})
     monkeypatch.setattr(chat_opening, "open_checkpoint", open_checkpoint)
-    assert talk(["And?"], "--resume", "talk", "--no-history")[0] == 2
-    assert opened == ["someone/gemma"]
+    return found
+
+
+@pytest.mark.parametrize("kept", [(), ("--no-history",)])
+def test_the_model_that_was_typed_goes_on(talk, saved, kept):
+    """Tiny, too, which is otherwise what answers where nobody is named."""
+    saved("someone/gemma")
+    code, out, err = talk(["And?"], "--resume", "talk", *kept, "--model", "tiny")
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert "It was a conversation with someone/gemma; tiny reads it again and goes on." in err
+
+
+@pytest.mark.parametrize("kept", [(), ("--no-history",)])
+@pytest.mark.parametrize(("model", "typed"), [("someone/gemma", ()), ("mine", ("--model", "./mine")), ("tiny", ())])
+def test_a_conversation_goes_on_with_its_model(talk, saved, opened, model, typed, kept):
+    saved(model)
+    assert talk(["And?"], "--resume", "talk", *kept, *typed)[0] == 2
+    assert opened == [typed[-1] if typed else model]
+
+
+def test_a_model_that_nobody_knows_where_to_find_is_not_replaced(talk, saved, opened):
+    saved("mine")
+    code, out, err = talk(["And?"], "--resume", "talk")
+    assert (code, out, opened) == (2, "", [])
+    why = "error: it was a conversation with mine, which is no repo: --model or --server names who goes on with it\n"
+    assert err == why
 
 
 def test_a_server_is_asked_for_the_model_that_was_typed(talk):

@@ -32,10 +32,7 @@ class Networks:
 
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model",
-            help=f"{WHICH_MODEL} Without it that of the conversation that goes on, if it is a repo, else tiny.",
-        ),
+        typer.Option("--model", help=f"{WHICH_MODEL} Without it that of the resumed conversation, else tiny."),
     ] = None
     assistant_model: AssistantModel = None
     dtype: Dtype = None

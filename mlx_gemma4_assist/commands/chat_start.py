@@ -46,7 +46,7 @@ class Start:
         terminal: where.
 
     Raises:
-        InputError: there is nothing to go on with, or nowhere to keep conversations.
+        InputError: there is nothing to go on with, nobody to do it, or nowhere to keep conversations.
     """
 
     def __init__(
@@ -111,10 +111,20 @@ class Start:
         return found
 
     def _choice_of(self, networks: Networks) -> ModelChoice:
-        """The networks that were named; where no model was, that of the conversation that goes on."""
-        if "/" not in self._model_before or self._remote.server is not None:
+        """The networks that were named; where no model was, that of the conversation that goes on.
+
+        Raises:
+            InputError: that is no repo, so that nobody knows where it is.
+        """
+        before = self._model_before
+        if not before or networks.model is not None or self._remote.server is not None:
             return networks.choice()
-        return networks.choice(self._model_before)
+        if "/" not in before and before != EMBEDDED:
+            raise InputError(
+                f"it was a conversation with {printable(before, 80)}, which is no repo: --model or --server names who "
+                "goes on with it"
+            )
+        return networks.choice(before)
 
     def _greet(self) -> None:
         served = self._remote.server
