@@ -421,6 +421,18 @@ def test_an_answer_is_compared(scene):
     assert there.contents == ["Hi", "abc"]
 
 
+def test_texts_are_judged_by_how_the_answer_was_drawn(scene):
+    """Whatever is set since."""
+    there = scene(drafted("a", "b"), drafted("a", "c", drafted=0), drafted("d", "e"), drafted("d", "f", drafted=0))
+    there.do("/set temp 1")
+    there.do("Hi")
+    there.do("/set temp 0")
+    assert "Drawn texts may differ" in there.do("/compare")
+    there.do("And?")
+    there.do("/set temp 1")
+    assert "Greedy texts are the same" in there.do("/compare")
+
+
 def test_without_drafts_there_is_nothing_to_compare(scene):
     there = scene(drafted("a", "b", drafted=0))
     there.do("Hi")

@@ -221,6 +221,11 @@ class ChatSession:
         plain = {name: value for name, value in request.options.items() if name != "draft_temperature"}
         return self._submit(reply, replace(request, options=plain | {"num_assistant_tokens": 0}))
 
+    def answer_options(self) -> dict[str, Any]:
+        """The options that :meth:`compare` goes by: of the last answer, as far as they were given. InputError: none."""
+        with self._lock:
+            return dict(self._answered.last(self._session, self._request()).options)
+
     def cancel(self) -> None:
         """End the reply that is being made, if there is one. What was made of it stays."""
         reply = self._reply
