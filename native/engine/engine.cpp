@@ -276,7 +276,7 @@ class Text {
     const auto first = prompt_.begin() + begin;
     const bool alone = found == bundle().reads.end();
     if (alone) {
-      start({*first}), submit(0, true), flying_.clear();
+      start(*first), submit(0, true), flying_.clear();
     } else {
       Variables variables;
       for (const auto& each : found->program.variables) variables.emplace_back(each, each == "begin" ? begin : count);

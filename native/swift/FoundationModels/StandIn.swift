@@ -1,0 +1,1 @@
+/// What Apple declares is to stand here.

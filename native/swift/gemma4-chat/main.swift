@@ -1,0 +1,3 @@
+import Gemma4
+
+print("gemma4-chat")
