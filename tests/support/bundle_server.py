@@ -1,4 +1,4 @@
-"""A server of files for tests of downloads, with what servers and networks do wrong. The standard library is all it needs.
+"""A server of files for tests of downloads, with what servers and networks do wrong. It needs the standard library.
 
 ``python bundle_server.py`` prints its address, http://127.0.0.1:PORT, and ends once its standard input does, or after
 half an hour. Files are put there with PUT, and lie in memory: ``PUT /NAME/FILE``, ``GET /BEHAVIOUR/NAME/FILE``, where a
@@ -129,7 +129,12 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     print(server.address, flush=True)
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     ended.wait(LONGEST)  # all threads are daemons
 
 
