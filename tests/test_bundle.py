@@ -1,5 +1,6 @@
 """Bundles: their programs make the package's text, and what is not whole is refused."""
 
+import hashlib
 import json
 import random
 import re
@@ -122,6 +123,7 @@ def test_own_conversions_are_used_as_they_lie(model, bundle):
     assert {each["path"] for each in opened.manifest["weight_files"]} == {
         f"../{folder.name}/model.safetensors" for folder in (model, model.with_name(f"{model.name}-assistant"))
     }
+    assert all("sha256" not in each for each in opened.manifest["weight_files"])  # nobody downloads these
 
 
 def test_what_lies_otherwise_is_copied(tmp_path):
@@ -139,6 +141,7 @@ def test_copied_weights_need_no_checkpoint(model, tmp_path):
     exported(model, out, replace(FEW, copy_weights=True), tokens=4)
     (only,) = Bundle(out).manifest["weight_files"]
     assert only["path"] == "weights.safetensors"
+    assert only["sha256"] == hashlib.sha256((out / "weights.safetensors").read_bytes()).hexdigest()
 
 
 def test_weights_are_found_from_behind_links(model, tmp_path):

@@ -19,6 +19,11 @@ enum Cases {
     subscript(way: Way) -> Text {
       get throws { try #require(texts[way.rawValue]) }
     }
+
+    /// The first tokens of a text.
+    func first(_ count: Int, _ way: Way = .likeliest) throws -> [Int32] {
+      Array(try self[way].tokens.prefix(count))
+    }
   }
 
   /// How tokens are drawn.

@@ -51,7 +51,7 @@ struct TextTests {
     let texts = try Cases.texts
     let options = Cases.Way.likeliest.options(.fixed(3), tokens: 100)
     let pieces = try await all(Cases.model(.init(compile: true)).stream(ids: texts.prompt, options: options))
-    #expect(try pieces.ids == Array(texts[.likeliest].tokens.prefix(100)))
+    #expect(try pieces.ids == texts.first(100))
   }
 
   @Test func hasOtherTokensWithAnotherSeed() async throws {
@@ -79,7 +79,7 @@ struct TextTests {
       }
       return try await group.reduce(into: [:]) { $0[$1.0] = $1.1 }
     }
-    for way in ways { #expect(try made[way] == Array(texts[way].tokens.prefix(150))) }
+    for way in ways { #expect(try made[way] == texts.first(150, way)) }
   }
 
   @Test func twoModelsOneAfterTheOther() async throws {
@@ -87,7 +87,7 @@ struct TextTests {
     let options = Cases.Way.likeliest.options(.fixed(3), tokens: 60)
     for _ in 0..<2 {
       let gemma = try Cases.model()
-      #expect(try await all(gemma.stream(ids: texts.prompt, options: options)).ids == Array(texts[.likeliest].tokens.prefix(60)))
+      #expect(try await all(gemma.stream(ids: texts.prompt, options: options)).ids == texts.first(60))
       await gemma.unload()
     }
   }
@@ -107,6 +107,6 @@ struct TextTests {
     #expect(await gemma.residence.isLoaded)
     let texts = try Cases.texts
     let options = Cases.Way.likeliest.options(.fixed(3), tokens: 20)
-    #expect(try await all(gemma.stream(ids: texts.prompt, options: options)).ids == Array(texts[.likeliest].tokens.prefix(20)))
+    #expect(try await all(gemma.stream(ids: texts.prompt, options: options)).ids == texts.first(20))
   }
 }
