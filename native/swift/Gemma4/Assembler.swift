@@ -33,8 +33,11 @@ struct Assembler: Sendable {
   private mutating func add(_ text: ChannelText, to pieces: inout [Piece]) {
     if text.channel != channel {
       channel = text.channel
-      if pieces[pieces.count - 1].tokens.isEmpty { pieces.removeLast() }
-      pieces.append(empty)
+      if pieces[pieces.count - 1].text.isEmpty {
+        pieces[pieces.count - 1].channel = channel
+      } else {
+        pieces.append(empty)
+      }
     }
     pieces[pieces.count - 1].text += text.text
   }
