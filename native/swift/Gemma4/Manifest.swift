@@ -31,8 +31,8 @@ public struct Manifest: Decodable, Sendable, Equatable {
     public let sampling: Sampling
     /// Ids of the tokens that open and close what is no plain answer.
     public let markers: Markers
-    /// Text between messages; nil for a model that does not chat.
-    public let chat: Chat?
+    /// What the chat template writes; nil for a model that does not chat.
+    public let chat: ChatForm?
   }
 
   /// How a checkpoint wants text to be drawn.
@@ -62,22 +62,6 @@ public struct Manifest: Decodable, Sendable, Equatable {
     enum CodingKeys: String, CodingKey {
       case open, close, call, turn, quote
       case endOfCall = "end_of_call"
-    }
-  }
-
-  /// Text before, between and after messages, in which special tokens are spelled.
-  public struct Chat: Decodable, Sendable, Equatable {
-    public let begin: String
-    public let toModel: String
-    public let toUser: String
-    public let system: String?
-    public let afterSystem: String?
-
-    enum CodingKeys: String, CodingKey {
-      case begin, system
-      case toModel = "to_model"
-      case toUser = "to_user"
-      case afterSystem = "after_system"
     }
   }
 

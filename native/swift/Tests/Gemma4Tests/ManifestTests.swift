@@ -3,26 +3,6 @@ import Testing
 
 @testable import Gemma4
 
-/// What `tools/swift_cases` has written.
-enum Cases {
-  static var folder: URL {
-    get throws {
-      let path = try #require(ProcessInfo.processInfo.environment["GEMMA4_CASES"], "tools/test_swift sets GEMMA4_CASES")
-      return URL(fileURLWithPath: path, isDirectory: true)
-    }
-  }
-
-  /// A file of JSON, decoded.
-  static func read<Content: Decodable>(_ name: String, as type: Content.Type = Content.self) throws -> Content {
-    try JSONDecoder().decode(type, from: Data(contentsOf: folder.appendingPathComponent(name)))
-  }
-
-  /// The bundle of the embedded pair.
-  static var tiny: URL {
-    get throws { try folder.appendingPathComponent("tiny.bundle", isDirectory: true) }
-  }
-}
-
 struct ManifestTests {
   @Test func saysWhatTheModelIs() throws {
     let manifest = try Manifest(bundle: Cases.tiny)
