@@ -23,6 +23,7 @@ var targets: [Target] = [
   .target(name: "Gemma4", dependencies: ["CGemma4"], path: "swift/Gemma4"),
   .executableTarget(name: "gemma4-chat", dependencies: ["Gemma4"], path: "swift/gemma4-chat"),
   .testTarget(name: "Gemma4Tests", dependencies: ["Gemma4"], path: "swift/Tests/Gemma4Tests"),
+  .testTarget(name: "ChatTests", dependencies: ["gemma4-chat"], path: "swift/Tests/ChatTests"),
 ]
 var adapter: [Target.Dependency] = ["Gemma4"]
 if mlx == nil {
@@ -30,7 +31,12 @@ if mlx == nil {
 }
 #if os(Linux)
 // What Apple's framework declares, as far as the adapter needs it, so that it is type-checked.
-targets.append(.target(name: "FoundationModels", path: "swift/FoundationModels"))
+targets += [
+  .target(name: "FoundationModels", path: "swift/FoundationModels"),
+  .testTarget(
+    name: "Gemma4FoundationModelsTests", dependencies: ["Gemma4FoundationModels", "FoundationModels"],
+    path: "swift/Tests/Gemma4FoundationModelsTests"),
+]
 adapter.append("FoundationModels")
 #endif
 targets.append(.target(name: "Gemma4FoundationModels", dependencies: adapter, path: "swift/Gemma4FoundationModels"))

@@ -22,8 +22,10 @@ struct Assembler: Sendable {
     var pieces = [empty]
     for token in made.tokens {
       let isStop = stops.contains(token.id)
-      for text in isStop ? parser.finish() : parser.add(token.id) { add(text, to: &pieces) }
-      pieces[pieces.count - 1].tokens.append(token)
+      let said = isStop ? parser.finish() : parser.add(token.id)
+      for text in said { add(text, to: &pieces) }
+      let own = said.filter { $0.channel == channel }.map(\.text).joined()
+      pieces[pieces.count - 1].tokens.append(Piece.Token(id: token.id, draft: token.draft, text: own))
     }
     if made.finish != nil { for text in parser.finish() { add(text, to: &pieces) } }
     pieces[pieces.count - 1].finish = made.finish

@@ -20,10 +20,13 @@ public struct Piece: Sendable, Equatable {
     public let id: Int32
     /// 0 is the target's own, n the n-th draft of its round.
     public let draft: Int
+    /// What it adds to the piece's text.
+    public var text: String
 
-    public init(id: Int32, draft: Int) {
+    public init(id: Int32, draft: Int, text: String = "") {
       self.id = id
       self.draft = draft
+      self.text = text
     }
   }
 

@@ -39,7 +39,7 @@ struct BundleStoreTests {
     let file = BundleListing.File(
       path: ServedBundle.weights, bytes: Int64(served.weights.count), digest: SHA256Digest.hex(of: served.weights))
     let task = Task { try await slow.run() }
-    while place.received(of: file) < bytes { try await Task.sleep(for: .milliseconds(5)) }
+    try await wait { place.received(of: file) >= bytes }
     task.cancel()
     await #expect(throws: CancellationError.self) { try await task.value }
     #expect(place.received(of: file) == bytes)
@@ -221,7 +221,7 @@ struct BundleStoreTests {
     let steps = Steps()
     let one = Task { try await patient.bundle(from: url) { steps.add($0) } }
     let other = Task { try await patient.bundle(from: url) }
-    while (steps.all.last?.received ?? 0) < 15_000 { try await Task.sleep(for: .milliseconds(5)) }
+    try await wait { (steps.all.last?.received ?? 0) >= 15_000 }
     one.cancel()
     await #expect(throws: CancellationError.self) { try await one.value }
     try check(try await other.value, served)
@@ -233,7 +233,7 @@ struct BundleStoreTests {
     let url = try served.url("slow=15000")
     let steps = Steps()
     let task = Task { try await store.bundle(from: url) { steps.add($0) } }
-    while (steps.all.last?.received ?? 0) < 25_200 { try await Task.sleep(for: .milliseconds(5)) }
+    try await wait { (steps.all.last?.received ?? 0) >= 25_200 }
     let clock = ContinuousClock()
     let taken = await clock.measure {
       task.cancel()
@@ -241,7 +241,7 @@ struct BundleStoreTests {
     }
     #expect(taken < .seconds(2))
     let later = Task { try await store.bundle(from: url) { steps.add($0) } }
-    while (steps.all.last?.received ?? 0) < 40_200 { try await Task.sleep(for: .milliseconds(5)) }
+    try await wait { (steps.all.last?.received ?? 0) >= 40_200 }
     later.cancel()
     await #expect(throws: CancellationError.self) { try await later.value }
     #expect(try await served.requests().last?.range == "bytes=15000-")
@@ -321,6 +321,15 @@ struct BundleStoreTests {
     #expect(place("https://a.example/X.bundle") != place("https://b.example/X.bundle"))
     #expect(place("https://a.example/%2e%2e%2fX%20Y").hasSuffix("X-Y"))
     #expect(BundleStore().folder.lastPathComponent == "Gemma4")
+  }
+}
+
+/// Waits until something is so, half a minute at most.
+private func wait(_ condition: () -> Bool) async throws {
+  let end = ContinuousClock.now + .seconds(30)
+  while !condition() {
+    try #require(ContinuousClock.now < end, "it did not come")
+    try await Task.sleep(for: .milliseconds(5))
   }
 }
 

@@ -1,1 +1,0 @@
-/// What Apple declares is to stand here.

@@ -1,3 +1,0 @@
-import Gemma4
-
-print("gemma4-chat")
