@@ -387,7 +387,7 @@ def _read(name: str, metadata: Mapping[str, Any], value: Any) -> Any:
     except (TypeError, ValueError, OverflowError):
         accepted = False
     if not accepted:
-        raise OptionError(f"{{{name}}} is {{value!r}}, expected {metadata['expected']}", value=value)
+        raise OptionError(f"{{{name}}} is {{value!r:.100}}, expected {metadata['expected']}", value=value)
     return read
 
 

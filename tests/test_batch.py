@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -415,6 +416,44 @@ def test_what_nobody_needs_any_longer_is_forgotten(monkeypatch):
     for _ in range(2):
         kept.count_round()
     assert kept.of([plain]).greedy
+
+
+@contextmanager
+def as_if_compiled():
+    """Rounds are made as those that are compiled, without a compiler's minutes."""
+    mx.disable_compile()
+    try:
+        yield
+    finally:
+        mx.enable_compile()
+
+
+def test_rows_of_rare_kinds_that_begin_alone_share_what_rounds_are_made_for(pair):
+    """A common kind of settings has compiled rounds of its own, rare ones those of all that was needed; texts are the
+    same."""
+    engine = Engine(Pair(*pair))
+    kinds = [{}, {"presence_penalty": 0.3}, {"temperature": 0.9, "top_k": 5}, {"logit_bias": {3: -2.0}}]
+    kinds += [{"top_logprobs": 3}, {"temperature": 0.8, "min_p": 0.1}, {"temperature": 0.7, "top_p": 0.8}]
+
+    def needed(number: int) -> Sampling:
+        options = {"seed": 1, "num_assistant_tokens": 2, "max_tokens": 9} | kinds[number]
+        with as_if_compiled():
+            run = engine.run(request_of(letters(9), **options, compile=True))
+            run.begin()
+            while not run.ready:
+                engine.scheduler.step()
+            found = engine.scheduler._batch._flight.decoder.sampling
+            assert tokens_of(run) == alone(engine.pair, request_of(letters(9), **options))
+        return found
+
+    assert {needed(0) for _ in range(4)} == {drawing.in_use([Sampling()])}
+    for number in range(1, 7):
+        needed(number)
+    (together,) = {needed(number) for number in range(1, 7)}
+    assert together.penalizes
+    assert together.top_k
+    assert together.logit_bias
+    assert {needed(2) for _ in range(8)} - {together} == {drawing.in_use([Sampling(temperature=0.9, top_k=5)])}
 
 
 def test_rows_without_a_penalty_share_rounds_that_penalize(pair):

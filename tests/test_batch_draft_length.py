@@ -7,6 +7,7 @@ import pickle
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
+from random import Random
 from statistics import fmean
 
 import pytest
@@ -99,17 +100,17 @@ def test_the_bounds_hold_on_a_disturbed_machine(disturbed):
 class OneRow:
     """A batch of one request, as what chooses for one row."""
 
-    def __init__(self, batch: AutoBatchDraftLength):
-        self._batch = batch
+    def __init__(self, batch: AutoBatchDraftLength, name: int = 0):
+        self._batch, self._name = batch, name
         self.longest = batch.longest
 
     def choose(self) -> int:
-        choice = self._batch.choose(["only"], [self.longest])
+        choice = self._batch.choose([self._name], [self.longest])
         assert choice.limits == [choice.drafts]
         return choice.drafts
 
     def observe(self, drafted: int, accepted: list[int], seconds: float | None = None) -> None:
-        self._batch.observe(["only"], drafted, [drafted], accepted, seconds)
+        self._batch.observe([self._name], drafted, [drafted], accepted, seconds)
 
 
 @pytest.mark.parametrize("remembered", [False, True])
@@ -125,6 +126,32 @@ def test_a_batch_of_one_row_is_one_row(remembered):
         assert simulation.run(OneRow(batch), each) == simulation.run(row, each)
         assert batch.learned().costs == pytest.approx(row.learned().costs)
         assert sum(batch.learned().timed) == sum(row.learned().timed) > 30
+
+
+def spent_on_short_texts(tokens: int, chance: float, kept: bool) -> float:
+    """Plain steps per token of 160 texts, one after the other, on which drafts nearly pay: with one instance, or with
+    one for each text, which begins with what the one before has left."""
+    luck, spent, batch = Random(tokens), 0.0, AutoBatchDraftLength(LONGEST)
+    costs = [1 + 0.87 * drafts for drafts in range(LONGEST + 1)]
+    for number in range(160):
+        if not kept:
+            batch = AutoBatchDraftLength(LONGEST, batch.learned() if number else None)
+        own = min(0.98, max(0.05, luck.gauss(chance, 0.15)))
+        text = setting("", costs, [own] * tokens, luck.getrandbits(32), decay=0.95)
+        spent += simulation.run(OneRow(batch, number), text, noise=0.1, overlap=0.3, change=0.15).spent
+        batch.left(number)
+    return spent / (160 * tokens)
+
+
+@pytest.mark.parametrize("tokens", [24, 64])
+@pytest.mark.parametrize("chance", [0.3, 0.6, 0.75])
+def test_short_texts_one_after_the_other_cost_no_more_than_plain_decoding(tokens, chance):
+    kept, anew = (spent_on_short_texts(tokens, chance, each) for each in (True, False))
+    print(
+        f"\n{tokens} tokens, drafts stand with {chance}: {1 / kept:.3f} of plain decoding, {1 / anew:.3f} learned anew"
+    )
+    assert 1 / kept >= 0.98
+    assert kept < anew
 
 
 def drafts_per_round(made, first: int, last: int) -> float:

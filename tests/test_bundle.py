@@ -1,5 +1,6 @@
 """Bundles: their programs make the package's text, and what is not whole is refused."""
 
+import hashlib
 import json
 import random
 import re
@@ -13,13 +14,16 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from support.bundles import FAMILIES, FEW, FORMS, exported, pair_of
+from support.chat_format import TEMPLATES, chat_processor
+from support.checkpoints import TEMPLATE, WORDS, save_tokenizer
 from support.commands import runner
 from support.paths import ROOT
+from support.plain_chats import messages_of, random_chats
 
-from mlx_gemma4_assist import InputError
+from mlx_gemma4_assist import InputError, Processor
 from mlx_gemma4_assist.backend import branches
 from mlx_gemma4_assist.bundle import operations
-from mlx_gemma4_assist.bundle.chat_form import chat_form
+from mlx_gemma4_assist.bundle.chat_form import chat_form, written
 from mlx_gemma4_assist.bundle.interpreter import run
 from mlx_gemma4_assist.bundle.loading import Bundle
 from mlx_gemma4_assist.bundle.marks import Marks, whole
@@ -42,6 +46,7 @@ from mlx_gemma4_assist.models.gemma4_text import Gemma4ForCausalLM
 from mlx_gemma4_assist.rounds.accept import accept
 from mlx_gemma4_assist.rounds.sampling import Sampling
 from mlx_gemma4_assist.rounds.state import Decoder
+from mlx_gemma4_assist.text.renderer import Renderer
 
 CASES = [(family, form) for family in FAMILIES for form in ("float32", "affine")]
 CASES += [("e2b", "mxfp4"), ("26b-a4b", "mxfp8"), ("31b", "nvfp4")]
@@ -111,6 +116,7 @@ def test_own_conversions_are_used_as_they_lie(model, bundle):
     assert {each["path"] for each in opened.manifest["weight_files"]} == {
         f"../{folder.name}/model.safetensors" for folder in (model, model.with_name(f"{model.name}-assistant"))
     }
+    assert all("sha256" not in each for each in opened.manifest["weight_files"])  # nobody downloads these
 
 
 def test_what_lies_otherwise_is_copied(tmp_path):
@@ -128,6 +134,7 @@ def test_copied_weights_need_no_checkpoint(model, tmp_path):
     exported(model, out, replace(FEW, copy_weights=True), tokens=4)
     (only,) = Bundle(out).manifest["weight_files"]
     assert only["path"] == "weights.safetensors"
+    assert only["sha256"] == hashlib.sha256((out / "weights.safetensors").read_bytes()).hexdigest()
 
 
 def test_weights_are_found_from_behind_links(model, tmp_path):
@@ -198,17 +205,64 @@ def test_the_manifest_is_documented(bundle):
     assert [entry for entry in entries if entry not in text] == []
 
 
-def test_what_is_between_messages(bundle):
+def test_how_a_chat_is_written(bundle):
     assert chat_form(Checkpoint.open("tiny").processor) == {
-        "begin": "<bos><|turn>user\n",
-        "to_model": "<turn|>\n<|turn>model\n",
-        "to_user": "<turn|>\n<|turn>user\n",
-        "system": "<bos><|turn>system\n",
-        "after_system": "<turn|>\n<|turn>user\n",
+        "begin": "<bos>",
+        "user": {"open": "<|turn>user\n", "close": "<turn|>\n"},
+        "model": {"open": "<|turn>model\n", "close": "<turn|>\n"},
+        "system": {"open": "<|turn>system\n", "close": "<turn|>\n"},
+        "prompt": "<|turn>model\n",
+        "trimmed": True,
+        "joined": False,
+        "thoughts": None,
+        "control": [],
     }
     text = Bundle(bundle).manifest["text"]
-    assert text["chat"] is None  # its template has another name for the model's turn when it is over
+    assert text["chat"]["model"]["open"] == "<|turn>assistant\n"  # so its template calls a turn that is over
+    assert not text["chat"]["trimmed"]
     assert text["stops"] == [1, 5]
+
+
+@pytest.mark.parametrize(("form", "prompt"), [("full", "<|channel>thought\n<channel|>"), ("compact", "")])
+def test_how_a_chat_with_thoughts_is_written(tmp_path, form, prompt):
+    found = chat_form(chat_processor(tmp_path, TEMPLATES[form]))
+    assert found["prompt"] == f"<|turn>model\n{prompt}"
+    assert found["thinking"] == {"ask": "<|think|>\n", "prompt": "<|turn>model\n"}
+    assert found["thoughts"] == {"open": "<|channel>", "close": "<channel|>"}
+    assert found["joined"]
+
+
+@pytest.mark.parametrize("form", TEMPLATES)
+def test_a_form_writes_what_the_package_does(tmp_path, form):
+    processor = chat_processor(tmp_path, TEMPLATES[form])
+    found, renderer, made = chat_form(processor), Renderer(processor), random_chats(300, seed=1)
+    for said, thinking in made:
+        rendered = renderer.render(messages_of(said), thinking=thinking).text
+        assert written(found, said, thinking=thinking) == renderer.shown(rendered)
+    assert any("<|turn>" in message.text for said, _ in made for message in said)
+
+
+@pytest.mark.parametrize(
+    ("changed", "entry"),
+    [
+        (
+            ("{% if m.role == 'tool' %}", "{% if m.role == 'user' and loop.index > 2 %}{% elif m.role == 'tool' %}"),
+            None,
+        ),
+        (("m.content is string %}{{ m.content }}", "m.content is string %}{{ m.content + m.content }}"), None),
+        (("{{ '<|think|>\n' }}", "{{ messages | length }}"), "thinking"),
+    ],
+)
+def test_templates_of_another_kind(tmp_path, changed, entry):
+    template = TEMPLATES["compact"].replace(*changed)
+    assert template != TEMPLATES["compact"]
+    found = chat_form(chat_processor(tmp_path, template))
+    assert found is None if entry is None else entry not in found
+
+
+def test_control_tokens_that_a_tokenizer_does_not_call_special(tmp_path):
+    folder = save_tokenizer(tmp_path, words=(*WORDS, "<mine>"), template=TEMPLATE + "{{ '<mine>' if false }}")
+    assert chat_form(Processor.from_pretrained(folder))["control"] == ["<mine>"]
 
 
 def test_programs_of_a_published_size_take_two_megabytes():

@@ -7,24 +7,27 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from inspect import signature
 from itertools import pairwise
 
 import pytest
-from support.paths import PHOTO
+from support.paths import PHOTO, ROOT
 from support.running import Stranger, running
 from support.serving import MODEL, ScriptedBackend, finished, piece
 
-from mlx_gemma4_assist import ChatSession, InputError, Pair
+from mlx_gemma4_assist import ChatSession, InputError, MediaOptions, Pair
 from mlx_gemma4_assist.commands import chat_opening
 from mlx_gemma4_assist.commands import run as commands
 from mlx_gemma4_assist.commands.chat import chat as command
 from mlx_gemma4_assist.commands.chat_opening import Local
 from mlx_gemma4_assist.commands.chat_start import WHO_ANSWERS
+from mlx_gemma4_assist.commands.generate import generate
 from mlx_gemma4_assist.commands.options import ModelChoice, Said
 from mlx_gemma4_assist.commands.run import run_one
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.pair import Checkpoint
 from mlx_gemma4_assist.engine.prefix import LEAST
+from mlx_gemma4_assist.engine.session import Session
 from mlx_gemma4_assist.server.exchange import Piece, Started, TokenInfo
 from mlx_gemma4_assist.server.service import Service
 from mlx_gemma4_assist.terminal import prompt as prompts
@@ -216,6 +219,22 @@ def test_ctrl_c_at_the_prompt(talk, monkeypatch):
     assert len(out.splitlines()) == 1
 
 
+def test_ctrl_c_at_the_prompt_leaves_a_message_as_it_was(talk, monkeypatch, home):
+    """And so does an empty line: what is typed then is a message of its own."""
+    pressed = iter(["Hello", "/edit", KeyboardInterrupt, "And?", "/edit 1", "", "More?", "/save talk", None])
+
+    def read(self, default=""):
+        found = next(pressed)
+        if found is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(prompts.Prompt, "read", read)
+    assert talk([])[0] == 0
+    _, session = Store(home).open("talk")
+    assert [each["content"] for each in session.messages if each["role"] == "user"] == ["Hello", "And?", "More?"]
+
+
 def test_ctrl_c_between_an_answer_and_the_prompt(monkeypatch):
     """Counts as one at the prompt: pressed there once more, it leaves. It is no reason to end in an answer's middle."""
     order = []
@@ -265,11 +284,23 @@ def test_a_conversation_beyond_the_context(talk):
     assert len(out.splitlines()) == 2
 
 
-def test_a_full_context_is_called_so(tiny, talk):
+def test_a_full_context_is_called_so(tiny, talk, tmp_path):
     few, more = (len(tiny.text().encode([{"role": "user", "content": "the " * count}])) for count in (100, 200))
-    _code, _out, err = talk(["the " * (100 + (4060 - few) * 100 // (more - few))], "-m", "100000")
+    long, file = "the " * (100 + (4060 - few) * 100 // (more - few)), tmp_path / "kept.safetensors"
+    code, _out, err = talk([long], "-m", "100000", "--prompt-cache-file", str(file))
+    assert code == 0
     assert "the context is full]" in err
+    assert int(re.search(r"holds ([\d,]+) tokens now", err)[1].replace(",", "")) > 4000
     assert "; cut off by --max-tokens]" in talk(["Hello"], "-m", "3")[2]
+
+
+def test_what_does_not_fit_the_model_is_said_in_the_words_that_were_typed(talk):
+    """And what was set before goes on."""
+    lines = ["/set kv-bits 4", "Hello", "/set kv-bits default", "Hello"]
+    code, out, err = talk(lines)
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert "error: kv-bits quantizes in groups of 64 numbers" in err
+    assert "kv-group-size 32 does" in err
 
 
 def test_sampling_with_a_seed(talk):
@@ -370,6 +401,8 @@ def test_scripts_may_go_on_with_what_was_saved(talk, home):
         (["--server", "a", "--no-learned"], "--no-learned is for a model in this process"),
         (["--server", "a", "--assistant-model", "none"], "--assistant-model is for a model in this process"),
         (["--server", "a", "--adapter-path", "b"], "--adapter-path is for a model in this process"),
+        (["--server", "a", "--max-soft-tokens", "70"], "--max-soft-tokens is for a model in this process"),
+        (["--max-soft-tokens", "71"], "--max-soft-tokens is 71, expected one of 70"),
         (["--resume"], "there is no saved chat yet"),
         (["--model", "nowhere"], "no folder 'nowhere'"),
     ],
@@ -400,10 +433,12 @@ def test_a_cache_folder_that_cannot_be_is_one_line(tiny, tmp_path, monkeypatch):
     """The conversation goes on without it."""
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setattr(chat_opening, "load_pair", lambda *_: tiny)
-    nothing = {"held": {}, "system_prompt": None, "thinking": False, "shows": frozenset(), "learned": False}
+    nothing = {"held": {}, "system_prompt": None, "thinking": None, "shows": frozenset(), "learned": False}
     told = []
     store = Store(tmp_path)
-    local = Local(choice=ModelChoice(), said=Said({}), store=store, file=None, note=told.append, **nothing)
+    local = Local(
+        choice=ModelChoice(), said=Said({}), store=store, file=None, note=told.append, media=MediaOptions(), **nothing
+    )
     opened = local.open()
     opened.load()
     assert "".join(each.text for each in ChatSession(opened.backend, options={"max_tokens": 3}).send("Hi"))
@@ -535,7 +570,66 @@ def test_a_strangers_key_and_model(talk, monkeypatch):
         assert "there is no assistant" in err
         assert "made without drafts" in err
         code, _, err = talk([], "--server", stranger.url, "--num-assistant-tokens", "2", "--prompt", "Hi")
-        assert (code, "not known to heed num_assistant_tokens" in err) == (2, True)
+        assert (code, "not known to heed num-assistant-tokens" in err) == (2, True)
+
+
+@pytest.fixture
+def saved(home):
+    """Saves a conversation with a model, named talk."""
+
+    def save(model):
+        entry, session = Store(home).begin(model), Session()
+        entry.rename("talk")
+        session.say({"role": "user", "content": "Hello"})
+        session.answer({"role": "assistant", "content": "Hi."})
+        entry.save(session)
+
+    return save
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Models that are asked for, none of which is there."""
+    found = []
+
+    def open_checkpoint(choice, options):
+        found.append(choice.model)
+        raise InputError("no network")
+
+    monkeypatch.setattr(chat_opening, "checkpoint_sampling", lambda model: {})
+    monkeypatch.setattr(chat_opening, "open_checkpoint", open_checkpoint)
+    return found
+
+
+@pytest.mark.parametrize("kept", [(), ("--no-history",)])
+def test_the_model_that_was_typed_goes_on(talk, saved, kept):
+    """Tiny, too, which is otherwise what answers where nobody is named."""
+    saved("someone/gemma")
+    code, out, err = talk(["And?"], "--resume", "talk", *kept, "--model", "tiny")
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert "It was a conversation with someone/gemma; tiny reads it again and goes on." in err
+
+
+@pytest.mark.parametrize("kept", [(), ("--no-history",)])
+@pytest.mark.parametrize(("model", "typed"), [("someone/gemma", ()), ("mine", ("--model", "./mine")), ("tiny", ())])
+def test_a_conversation_goes_on_with_its_model(talk, saved, opened, model, typed, kept):
+    saved(model)
+    assert talk(["And?"], "--resume", "talk", *kept, *typed)[0] == 2
+    assert opened == [typed[-1] if typed else model]
+
+
+def test_a_model_that_nobody_knows_where_to_find_is_not_replaced(talk, saved, opened):
+    saved("mine")
+    code, out, err = talk(["And?"], "--resume", "talk")
+    assert (code, out, opened) == (2, "", [])
+    why = "error: it was a conversation with mine, which is no repo: --model or --server names who goes on with it\n"
+    assert err == why
+
+
+def test_a_server_is_asked_for_the_model_that_was_typed(talk):
+    with running(ScriptedBackend()) as url:
+        code, out, err = talk(["Hi"], "--server", url, "--model", "tiny")
+    assert (code, out, err) == (2, "", f"error: {url} has no model 'tiny', but {MODEL.id}\n")
 
 
 def test_another_model_goes_on(talk):
@@ -545,6 +639,14 @@ def test_another_model_goes_on(talk):
     assert (code, out) == (0, "Hello, world\n")
     assert f"It was a conversation with tiny; {MODEL.id} reads it again and goes on." in err
     assert [message["role"] for message in backend.requests[0].messages] == ["user", "assistant", "user"]
+
+
+def test_an_option_of_generate_is_there_or_has_something_in_its_place():
+    missing = set(signature(generate).parameters) - set(signature(command).parameters)
+    assert missing == {"messages", "as_json", "skip_special_tokens", "top_logprobs", "ignore_chat_template"}
+    page = (ROOT / "docs" / "chat.md").read_text()
+    for flag in ("--messages", "--json", "--no-skip-special-tokens", "--top-logprobs", "--ignore-chat-template"):
+        assert f"| `{flag}" in page
 
 
 # Processes

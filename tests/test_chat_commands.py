@@ -132,6 +132,22 @@ def test_help_names_every_command():
     assert max(map(len, told.splitlines())) < 80
 
 
+def test_help_and_leaving(scene):
+    there = scene()
+
+    def at_once(line):
+        there.notes.truncate(there.notes.seek(0))
+        return slash.at_once(there.talk.terminal, slash.typed(line)), there.notes.getvalue()
+
+    assert at_once("/help") == (False, f"{slash.help_text()}\n")
+    assert at_once("/help undo") == (False, "/undo  take back files that wait, else the last exchange\n")
+    assert at_once("/help /SET") == (False, "/set [NAME VALUE]  list the options of generation, or set one\n")
+    assert at_once("/quit") == (True, "")
+    for line, message in (("/help redo", "no command /redo, perhaps /undo"), ("/quit now", "takes nothing behind it")):
+        with pytest.raises(InputError, match=message):
+            at_once(line)
+
+
 def test_completion(scene):
     there = scene()
     words = slash.completions(lambda: there.talk)
@@ -176,7 +192,7 @@ def test_a_message_is_edited(scene):
     there = scene(said("One."), said("Two."), said("Three."), said("Four."))
     there.do(f"Who? {PHOTO}")
     there.do("And?")
-    there.do("/edit 1")
+    assert there.do("/edit 1").startswith("What is sent next takes the place of message 1; an empty line")
     assert there.talk.draft == "Who?"
     there.do("Where?")
     shown, text = there.session.messages[0]["content"]
@@ -184,7 +200,7 @@ def test_a_message_is_edited(scene):
     assert there.contents[1:] == ["Three."]
     there.do("/edit When?")
     assert there.session.messages[0]["content"][-1]["text"] == "When?"
-    there.do("/edit")
+    assert "the place of message 1;" in there.do("/edit")
     there.do("/context")
     assert there.talk.edited is not None
     there.do("/undo")
@@ -225,6 +241,7 @@ def test_pictures_go_with_the_next_message(scene):
     for line, message in (
         ("/image", "takes the path"),
         ("/image no.png", "no file"),
+        (f"/image {PHOTO.parent}", "is a folder, expected a picture"),
         ("/image '", "names no file"),
         ("/audio a.wav", "takes no sound"),
     ):
@@ -253,6 +270,18 @@ def test_a_text_model_is_shown_nothing(scene):
 # Options
 
 
+def test_what_another_option_needs_stays(scene):
+    there = scene()
+    there.do("/set kv-bits 8")
+    there.do("/set kv-group-size 32")
+    with pytest.raises(InputError, match="^kv-group-size is for quantized keys and values, and there is no kv-bits"):
+        there.do("/set kv-bits default")
+    assert there.session.options == {"kv_bits": 8, "kv_group_size": 32}
+    there.do("/set kv-group-size default")
+    there.do("/set kv-bits default")
+    assert there.session.options == {}
+
+
 def test_options_are_set_and_listed(scene):
     there = scene(said("One."), said("Two."))
     assert there.do("/set top-k 5") == "top-k is 5 from now on.\n"
@@ -267,6 +296,7 @@ def test_options_are_set_and_listed(scene):
     assert "* top-k                 5" in listed
     assert "  min-p                 0.0" in listed
     assert there.do("/set top_k default") == "top-k is as without it.\n"
+    assert there.do(f"/set regex {'a' * 500}") == f"regex is {'a' * 60} from now on.\n"
     assert "top_k" not in there.session.options
 
 
@@ -294,14 +324,24 @@ def test_grammars_may_be_files(scene, tmp_path):
     ("line", "message"),
     [
         ("/set tempo 1", "there is no option 'tempo'"),
+        pytest.param(f"/set {'x' * 99} 1", "no option 'x{39}: /set", id="a long name"),
         ("/set top-k", "needs a value"),
-        ("/set top-k many", "top_k is 'many', expected 0 or a positive integer"),
-        ("/set temp -1", "temperature is -1"),
-        ("/set json-schema {", "json_schema is"),
-        ("/set kv-bits 3", "kv_bits is 3"),
+        ("/set top-k many", "^top-k is 'many', expected 0 or a positive integer"),
+        ("/set top_k many", "^top-k is 'many'"),
+        ("/set temp -1", "^temp is -1"),
+        ("/set temperature -1", "^temp is -1"),
+        ("/set draft-temperature 1", "^draft-temperature needs a temp above 0"),
+        ("/set json-schema {", "^json-schema is"),
+        ('/set json-schema {"type": 5}', "^json-schema is not supported: "),
+        ("/set regex (", "^regex is not supported: "),
+        ("/set lark start: (", "^lark is not supported: "),
+        ("/set kv-bits 3", "^kv-bits is 3"),
         ("/thinking maybe", "thinking is 'maybe', expected off, on"),
         ("/drafts maybe", "switched on or off"),
-        pytest.param("/set top-k " + "[" * 100_000, "expected 0 or a positive integer", id="nested"),
+        pytest.param(
+            "/set top-k " + "[" * 100_000, r"^top-k is '\[{99}, expected 0 or a positive integer", id="nested"
+        ),
+        pytest.param("/set json-schema " + "[" * 9999, r"^json-schema is '\[{99}, expected", id="longer than any name"),
         pytest.param("/thinking " + "9" * 5000, "expected off, on", id="thousands of digits"),
         pytest.param("/switch " + "9" * 5000, "takes the number of a branch", id="a branch of thousands of digits"),
     ],
@@ -316,6 +356,7 @@ def test_what_is_no_value(scene, line, message):
 def test_thinking(scene):
     there = scene(said("One."), said("Two."))
     assert there.do("/thinking") == "Thinking is off.\n"
+    assert there.do("/thinking ON") == "Thinking is on from now on.\n"
     assert there.do("/thinking 64") == "Thinking is on, with 64 tokens at most from now on.\n"
     there.do("Hi")
     there.do("/thinking off")
@@ -333,6 +374,16 @@ def test_the_assistant_is_switched(scene):
     there.do("/assistant on")
     there.do("Hi")
     assert [request.options for request in there.backend.requests] == [{"num_assistant_tokens": 0}, {}]
+    drawn = {"temperature": 1.0, "num_assistant_tokens": 2, "draft_temperature": 0.7}
+    for name, value in drawn.items():
+        there.session.set_option(name, value)
+    there.do("/assistant on")
+    assert there.session.options == drawn
+    for line in ("/assistant off", "/assistant off"):
+        there.do(line)
+        assert there.session.options == {"temperature": 1.0, "num_assistant_tokens": 0}
+    there.do("/assistant")
+    assert there.session.options == drawn
     with pytest.raises(InputError, match="no assistant"):
         scene(assistant=None).do("/assistant off")
 
@@ -343,6 +394,17 @@ def test_what_it_took(scene):
     there.do("Hi")
     assert "2 answers, 6 tokens, 1.50 per round, 50% of drafts accepted, 2.0 per second" in there.do("/stats")
     assert there.do("/context") == "Context: 1 of 100 tokens (1%)\n"
+
+
+def test_figures_of_a_server_that_is_gone_are_one_line(scene, monkeypatch):
+    def gone():
+        raise RequestError(503, "nobody answers at http://127.0.0.1:1")
+
+    there = scene(said("One."))
+    there.do("Hi")
+    monkeypatch.setattr(there.backend, "health", gone)
+    with pytest.raises(InputError, match="nobody answers at"):
+        there.do("/stats")
 
 
 # Comparing
@@ -357,6 +419,18 @@ def test_an_answer_is_compared(scene):
     assert there.backend.requests[1].options["num_assistant_tokens"] == 0
     assert list(there.backend.requests[1].messages) == [{"role": "user", "content": "Hi"}]
     assert there.contents == ["Hi", "abc"]
+
+
+def test_texts_are_judged_by_how_the_answer_was_drawn(scene):
+    """Whatever is set since."""
+    there = scene(drafted("a", "b"), drafted("a", "c", drafted=0), drafted("d", "e"), drafted("d", "f", drafted=0))
+    there.do("/set temp 1")
+    there.do("Hi")
+    there.do("/set temp 0")
+    assert "Drawn texts may differ" in there.do("/compare")
+    there.do("And?")
+    there.do("/set temp 1")
+    assert "Greedy texts are the same" in there.do("/compare")
 
 
 def test_without_drafts_there_is_nothing_to_compare(scene):
@@ -429,6 +503,16 @@ def test_what_cannot_be_saved_is_said_once(scene, tmp_path):
     assert there.do("Hi").count("The conversation is not saved: ") == 1
     assert "not saved" not in there.do("Hi")
     assert there.contents == ["Hi", "One.", "Hi", "Two."]
+
+
+def test_of_nothing_nothing_is_kept(scene, tmp_path):
+    there = scene()
+    there.do("/system Be brief.")
+    for line in ("/save", "/save mine", f"/export {tmp_path}/talk.md", f"/export {tmp_path}/talk.json"):
+        with pytest.raises(InputError, match="nothing has been said yet"):
+            there.do(line)
+    assert there.do("/sessions") == "No conversation is saved.\n"
+    assert [path.name for path in tmp_path.rglob("talk*")] == []
 
 
 def test_export_and_copy(scene, tmp_path, monkeypatch):

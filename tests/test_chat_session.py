@@ -279,6 +279,23 @@ def test_bad_options_are_refused_before_a_model_is_opened(options, message):
             make()
 
 
+@pytest.mark.parametrize("options", [5, "temperature", [("temperature", 1)], True])
+def test_options_are_a_mapping(options):
+    for make in (
+        lambda: ChatSession(ScriptedBackend(), options=options),
+        lambda: ChatSession.open("no/such", options=options),
+    ):
+        with pytest.raises(InputError, match="options is .*, expected a mapping"):
+            make()
+
+
+@pytest.mark.parametrize("path", [5, None, ["talk.json"], b"talk.json"])
+def test_a_file_is_a_path(path):
+    for use in (ChatSession(ScriptedBackend()).save, ChatSession(ScriptedBackend()).load):
+        with pytest.raises(InputError, match="the file is .*, expected a path"):
+            use(path)
+
+
 @pytest.mark.parametrize("text", ["", "  ", 5])
 def test_bad_messages_are_refused(text):
     backend = ScriptedBackend()
@@ -498,6 +515,36 @@ def test_the_seed_of_an_answer_that_never_came_is_not_compared(script):
     assert seeds[0] == seeds[2] != seeds[1]
 
 
+def test_how_drafts_are_drawn_is_left_out_where_there_are_none():
+    backend = ScriptedBackend(said("One."), said("One."))
+    session = ChatSession(backend, options={"temperature": 1.0, "draft_temperature": 0.7, "num_assistant_tokens": 2})
+    session.send("1")
+    session.compare()
+    assert dict(backend.requests[1].options) == {"temperature": 1.0, "num_assistant_tokens": 0}
+
+
+def test_each_answer_is_compared_with_its_own_seed():
+    """And with the options and the system prompt that it had, however one has come to it."""
+    backend = ScriptedBackend(*(said(text) for text in ("One.", "Uno.", "Two.", "One!", "Two!", "Uno!")))
+    session = ChatSession(backend, "Be brief.", seeded=True, options={"temperature": 1.0})
+    session.send("1")
+    session.retry()
+    session.session.switch(1)
+    session.system_prompt = None
+    session.set_option("temperature", 0.5)
+    session.send("2")
+    session.undo()
+    session.compare()  # One.
+    session.session.switch(1)
+    session.compare()  # Two.
+    session.session.switch(2)
+    session.compare()  # Uno.
+    one, uno, two, *again = backend.requests
+    for first, second in zip((one, two, uno), again, strict=True):
+        assert dict(second.options) == {**first.options, "num_assistant_tokens": 0}
+        assert list(second.messages) == list(first.messages)
+
+
 def test_what_is_set_counts_from_the_next_message_on():
     backend = ScriptedBackend(said("One."), said("Two."))
     session = ChatSession(backend, "Be brief.", options={"temperature": 0.5, "seed": 1})
@@ -604,10 +651,12 @@ def test_drafts_of_the_embedded_pair_are_told():
     assert session.session.written == [(reply.answer, reply.token_ids)]
 
 
-def test_an_answer_that_is_drawn_is_the_same_without_drafts():
+def test_an_answer_that_is_drawn_is_the_same_without_drafts(monkeypatch):
+    monkeypatch.setattr(chat_session, "randbits", lambda bits: 3)  # of which the answer is long enough for drafts
     service = Service(Checkpoint.open("tiny"))
     try:
-        session = ChatSession(service, seeded=True, options={"max_tokens": 40, "temperature": 1.0})
+        options = {"max_tokens": 40, "temperature": 1.0, "num_assistant_tokens": 2}
+        session = ChatSession(service, seeded=True, options=options)
         first = session.send("It was a fine morning, and")
         answer, plain = read(first), session.compare()
         assert read(plain) == answer

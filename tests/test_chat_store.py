@@ -762,10 +762,14 @@ def test_nothing_is_overwritten(tmp_path, name):
         export(talk("Hi"), tmp_path / name)
     assert (tmp_path / name).read_text() == "mine"
     (tmp_path / "other-files").mkdir()
-    with pytest.raises(InputError, match="cannot write .*other.md: File exists"):
+    with pytest.raises(
+        InputError, match="cannot write .*other.md: .* would go to .*other-files, which is there already"
+    ):
         export(talk("Hi", shown=[PICTURE]), tmp_path / "other.md")
-    with pytest.raises(InputError, match="cannot write"):
-        export(talk("Hi"), tmp_path / "no" / name)
+    for elsewhere in (tmp_path / "no" / name, tmp_path / f"a\0{name}", tmp_path / f"{'a' * 300}{name}"):
+        with pytest.raises(InputError, match="cannot write"):
+            export(talk("Hi", shown=[PICTURE]), elsewhere)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "other-files"}
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):

@@ -276,6 +276,7 @@ CHAT = Command(
         "show_drafts": ("", "--show-drafts"),
         "stop": GENERATE.accepted["stop"],
         **SHOWN,
+        "max_soft_tokens": GENERATE.accepted["max_soft_tokens"],
         "prompt_cache_file": ("", "--prompt-cache-file cache"),
     },
     refused={
@@ -292,12 +293,14 @@ CHAT = Command(
         "thinking": {"--thinking maybe": "--thinking is 'maybe', expected off, on, or the most tokens"},
         "stop": {"--stop ''": "--stop is"},
         **NOT_SHOWN,
+        "max_soft_tokens": GENERATE.refused["max_soft_tokens"],
         "prompt_cache_file": GENERATE.refused["prompt_cache_file"],
     },
     rules=(
         *(Rule("model", untyped, kind, typed, "tiny takes no") for kind in ("image", "audio", "video")),
+        Rule("model", untyped, "max_soft_tokens", typed, "--max-soft-tokens is for pictures, and tiny takes none"),
         Rule("model", untyped, "enable_thinking", typed, "chat template knows no --enable-thinking"),
-        Rule("model", untyped, "thinking", says(" on", " 2"), "chat template knows no --enable-thinking"),
+        Rule("model", untyped, "thinking", says(" on", " 2"), "chat template knows no --thinking"),
         Rule("thinking", typed, "enable_thinking", typed, "--thinking and --enable-thinking say the same"),
         STRANGER,
         *FILTERS,

@@ -180,6 +180,31 @@ def test_killed_while_replacing(tmp_path, pair):
     load(tmp_path / "out")
 
 
+def test_folders_that_were_made_for_nothing_go(tmp_path, pair):
+    """And none that were there, or that another has put something into."""
+    there = tmp_path / "there"
+    there.mkdir()
+    out, other = there / "a" / "b" / "out", there / "a" / "other"
+
+    def fails(destinations, needed=0, beside=lambda: None):
+        with staging.staged(destinations, needed):
+            beside()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails([out])
+    assert list(there.iterdir()) == []
+    with pytest.raises(InputError, match="are to be written"):
+        fails([out, other], 1 << 60)
+    assert list(there.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt):
+        fails([out], beside=other.mkdir)
+    assert [path.name for path in (there / "a").iterdir()] == ["other"]
+    with staging.staged([out], 0) as (folder,):
+        (folder / "file").write_text("")
+    assert remains(out) == {"file"}
+
+
 def test_one_process_at_a_time(tmp_path, pair):
     (tmp_path / ".out.unfinished").mkdir()
     with (tmp_path / ".out.unfinished" / ".lock").open("a") as lock:

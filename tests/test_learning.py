@@ -6,8 +6,11 @@ import logging
 from support.decoding import random_pair
 from support.generation import sampled
 
+from mlx_gemma4_assist import GenerationOptions, MediaPrompt, Pair
 from mlx_gemma4_assist.drafts.memory import DraftMemory
-from mlx_gemma4_assist.engine.learning import Learning, draft_key
+from mlx_gemma4_assist.engine.engine import Engine
+from mlx_gemma4_assist.engine.learning import LEAST_ROUNDS, DraftLengths, draft_key
+from mlx_gemma4_assist.engine.request import Request
 
 
 def test_a_run_is_remembered(tmp_path, caplog):
@@ -39,12 +42,40 @@ def test_nothing_is_written_unless_a_memory_is_handed_in(tmp_path, monkeypatch):
     for name in ("HOME", "XDG_CACHE_HOME", "MLX_GEMMA4_ASSIST_CACHE"):
         monkeypatch.setenv(name, str(tmp_path))
     pair, other = random_pair(1), random_pair(1)
-    before = Learning(pair[0], draft_key(*pair, compiled=False)).draft_length.learned()
+    assert rounds_learned_from(pair) == 0
     sampled(pair, pair[1], num_assistant_tokens=None)
     assert list(tmp_path.rglob("*")) == []
-    assert sum(before.timed) == 0
-    assert sum(Learning(pair[0], draft_key(*pair, compiled=False)).draft_length.learned().timed) > 0
-    assert sum(Learning(other[0], draft_key(*other, compiled=False)).draft_length.learned().timed) == 0
+    assert rounds_learned_from(pair) >= LEAST_ROUNDS
+    assert rounds_learned_from(other) == 0
+
+
+def rounds_learned_from(pair) -> int:
+    lengths = DraftLengths(pair[0], lambda compiled: draft_key(*pair, compiled=compiled))
+    lent = lengths.borrow(compiled=False)
+    lengths.give_back(lent)
+    return lent.rounds
+
+
+def test_what_chooses_serves_one_request_after_the_other():
+    """Alone and beside others, of one engine and of the next: what rounds cost is learned once."""
+    pair = random_pair(1)
+    for requests in (1, 1, 3, 1):
+        before = rounds_learned_from(pair)
+        engine = Engine(Pair(*pair))
+        runs = [engine.run(Request(MediaPrompt([2, 5, 9]), GenerationOptions(max_tokens=40))) for _ in range(requests)]
+        for run in runs:
+            run.begin()
+        assert [sum(len(event.tokens) for event in run) for run in runs] == [40] * requests
+        assert rounds_learned_from(pair) >= before + 4
+    (lent,) = pair[0].kept.get("draft lengths", dict).values()
+    assert len(lent) == 1
+
+
+def test_engines_at_work_at_once_learn_by_themselves():
+    pair = random_pair(1)
+    key = draft_key(*pair, compiled=False)
+    one, other = (DraftLengths(pair[0], lambda compiled: key) for _ in range(2))
+    assert one.borrow(False) is not other.borrow(False)
 
 
 def test_keys_tell_networks_and_compilation_apart():

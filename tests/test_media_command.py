@@ -1,12 +1,14 @@
 """Real pictures, sound and video through processor, towers and generation, and from the command line."""
 
 import json
+import re
 import threading
 import warnings
 
 import mlx.core as mx
 import pytest
 from support import media as media_helpers
+from support.commands import runner
 from support.decoding import random_pair
 from support.multimodal import write_pair
 
@@ -91,6 +93,19 @@ def test_the_command_takes_media(checkpoint, sources, capsys):
     assert bare["prompt_tokens"] + 40 < brief["prompt_tokens"] < 200
 
 
+def test_a_chat_reads_pictures_in_as_many_tokens(checkpoint, sources, monkeypatch, capsys):
+    """For all of the conversation: of the second picture, too."""
+    run, lines = runner(monkeypatch, capsys), f"Who? {sources['photo']}\nAnd {sources['tall']}?\n".encode()
+    read = []
+    for small in ((), ("--max-soft-tokens", "70")):
+        done = run("chat", "--model", str(checkpoint), "-m", "2", "--seed", "3", *small, stdin=lines)
+        assert done.returncode == 0, done.stderr
+        read.append([int(number) for number in re.findall(r" of (\d+) prompt tokens", done.stderr)])
+    (whole, both), (few, twice) = read
+    assert 40 < few < 120 < 270 < whole
+    assert few + 40 < twice < both - whole + few
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -158,6 +173,17 @@ def test_refused_before_a_model_is_loaded(capsys, options, told):
 def long_sound(tmp_path_factory):
     path = tmp_path_factory.mktemp("sounds") / "long.wav"
     return str(media_helpers.save_wave(path, media_helpers.tone(31, 16_000), 16_000))
+
+
+def test_a_person_is_told(checkpoint, long_sound, monkeypatch, capsys):
+    """Once, though the conversation goes on to have the sound."""
+    done = runner(monkeypatch, capsys)(
+        *("chat", "--model", str(checkpoint), "-m", "2", "--temp", "0", "--audio", long_sound), stdin=b"What?\nAnd?\n"
+    )
+    assert done.returncode == 0, done.stderr
+    cut = "gemma4_unified" not in (checkpoint / "config.json").read_text()
+    assert done.stderr.count("a sound lasts 31 seconds, of which the model hears the first 30\n") == cut
+    assert done.stderr.count("prompt tokens reused") == 2
 
 
 def test_python_users_are_told(checkpoint, long_sound):

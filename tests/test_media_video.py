@@ -98,6 +98,23 @@ def test_video_is_upright(tmp_path):
     np.testing.assert_array_equal(out[0], np.rot90(frames[0], turn // 90))
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tiff", "ico", "ppm", "tga"])
+def test_a_picture_is_no_video(tmp_path, suffix):
+    """Though FFmpeg reads it as one of a frame."""
+    pytest.importorskip("av")
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(helpers.picture(32, 48)).save(path)
+    with pytest.raises(InputError, match=f"a.{suffix} is a picture, expected a video"):
+        decoded(path)
+
+
+def test_what_moves_is_a_video(tmp_path):
+    pytest.importorskip("av")
+    first, *more = (Image.fromarray(frame) for frame in helpers.video(4))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=more)
+    assert len(decoded(tmp_path / "a.gif")[0]) > 1
+
+
 def test_what_is_no_video(tmp_path):
     pytest.importorskip("av")
     (tmp_path / "text.mp4").write_text("hello")

@@ -10,11 +10,11 @@ from PIL import Image
 from support import media as media_helpers
 from support.multimodal import write_pair
 
-from mlx_gemma4_assist import stream_generate
+from mlx_gemma4_assist import InputError, MediaOptions, stream_generate
 from mlx_gemma4_assist.engine.pair import Checkpoint
 from mlx_gemma4_assist.media.known import KnownMedia
 from mlx_gemma4_assist.server.exchange import Answer, ChatRequest, Failed, Finished, RequestError, collected
-from mlx_gemma4_assist.server.service import Service
+from mlx_gemma4_assist.server.service import Service, Settings
 
 OPTIONS = {"max_tokens": 12, "temperature": 1.0, "seed": 3}
 
@@ -62,6 +62,18 @@ def test_pictures_are_seen_as_alone(service, pair):
     assert [token.id for token in answer.choices[0].tokens] == [response.token for response in made]
     assert answer.prompt_tokens == len(prompt.tokens)
     assert list(service.tokens(ChatRequest(model="", messages=shows(96, 64)))) == prompt.tokens
+
+
+def test_pictures_may_take_fewer_tokens(service, checkpoint, pair):
+    request = ChatRequest(model="", messages=shows(640))
+    small = Service(checkpoint, Settings(media=MediaOptions(max_soft_tokens=70)), load=lambda: pair)
+    try:
+        assert len(small.tokens(request)) < 100 < 250 < len(service.tokens(request))
+    finally:
+        small.close()
+    for options, named in ((MediaOptions(max_soft_tokens=70), "max_soft_tokens"), (MediaOptions(fps=1), "fps")):
+        with pytest.raises(InputError, match=f"{named} is for pictures, and tiny takes none"):
+            Service(Checkpoint.open("tiny"), Settings(media=options))
 
 
 def test_the_model_tells_what_it_takes(service):

@@ -177,6 +177,9 @@ def test_what_is_refused():
             session.answer(wrong)
     with pytest.raises(InputError, match="there is no branch 7: there are 1"):
         session.switch(7)
+    for number in ([1], "1", None, True):
+        with pytest.raises(InputError, match="the branch is .*, expected a number"):
+            session.switch(number)
     assert texts(session) == ["1", "One."]
 
 

@@ -764,6 +764,13 @@ def test_files_that_are_named_for_a_kind(files, monkeypatch):
     assert labels == ["[picture 2: cat.png 64x48]", "[picture 3: a b.png 64x48]"]
     with pytest.raises(InputError, match="there is no file none.png"):
         show("cat.png none.png", Kind.PICTURE, {})
+    (files / "my pictures").mkdir()
+    (files / "mine").mkdir()
+    for text in (str(files), "my pictures", "'my pictures'", "cat.png mine"):
+        with pytest.raises(InputError, match=" is a folder"):
+            show(text, Kind.PICTURE, {})
+    with pytest.raises(InputError, match="cat.png is a picture, expected a video"):
+        show("cat.png", Kind.VIDEO, {})
     for text, kind in (("broken.png", Kind.PICTURE), ("notes.txt", Kind.SOUND), ("notes.txt", Kind.VIDEO)):
         with pytest.raises(InputError, match=text):
             show(text, kind, {})

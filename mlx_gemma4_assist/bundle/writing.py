@@ -135,6 +135,7 @@ def write(folder: Path, checkpoint: Checkpoint, networks: Networks, options: Exp
     write_tensors(folder / manifest.CONSTANTS, constants)
     _write_tokenizer(folder, checkpoint)
     files, weights = write_weights(folder, networks, options.copy_weights)
+    _add_digests(folder, files)
     content |= {"files": _digests(folder), "weight_files": files, "weights": manifest.of_weights(weights)}
     (folder / manifest.MANIFEST).write_text(manifest.written(content), encoding="utf-8")
 
@@ -247,6 +248,14 @@ def _files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         if path.is_file() and not path.name.startswith(".") and path.name != manifest.WEIGHTS:
             yield path
+
+
+def _add_digests(folder: Path, files: Sequence[dict[str, Any]]) -> None:
+    """Tell of files of weights that are the bundle's own what who downloads them compares."""
+    for said in files:
+        path = folder / said["path"]
+        if path.parent == folder:
+            said["sha256"] = digest_of(path)
 
 
 def digest_of(path: Path) -> str:

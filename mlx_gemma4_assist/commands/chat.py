@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ..errors import InputError, OptionError
 from ..media.fetch import check_sources
 from ..options import FILTERS
-from .chat_options import Beginning, Remote, Thinking
+from .chat_options import Beginning, Networks, Remote, Thinking
 from .grammar import GrammarChoice
 from .media import MediaChoice
-from .options import ADJUSTED, DRAFTED, DRAWN, QUANTIZED, ModelChoice, Only, Said, default_words, grouped
+from .options import ADJUSTED, DRAFTED, DRAWN, QUANTIZED, Only, Said, default_words, grouped
 from .streams import STANDARD_INPUT, check_standard_input, read_input
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ PATIENCE = 1.0  # seconds that who leaves waits for a model that is still being 
 
 @grouped
 def chat(
-    choice: ModelChoice,
+    networks: Networks,
     said: Annotated[Said, Only(*HERE, **UNSAID)],
     beginning: Beginning,
-    media: Annotated[MediaChoice, Only("image", "audio", "video")],
+    media: MediaChoice,
     grammar: GrammarChoice,
     thinking: Thinking,
     remote: Remote,
@@ -44,13 +44,23 @@ def chat(
     """
     _check_input(beginning, grammar)
     held = _held(grammar, said)
-    remote.check(choice, said, {"no_learned": not beginning.learned, "prompt_cache_file": beginning.prompt_cache_file})
+    remote.check(networks, said, _of_this_process(beginning, media))
+    _ = media.options
     check_sources(media.media)
     text = _prompt(beginning)
     from .chat_start import Start
 
-    start = Start(choice, said, held, beginning, media.media, thinking, remote)
+    start = Start(networks, said, held, beginning, media, thinking, remote)
     return _run(start.chat(), text, None if text is not None or not start.terminal.interactive else PATIENCE)
+
+
+def _of_this_process(beginning: Beginning, media: MediaChoice) -> dict[str, Any]:
+    """Options besides those of generation that only a model in this process heeds."""
+    return {
+        "no_learned": not beginning.learned,
+        "prompt_cache_file": beginning.prompt_cache_file,
+        "max_soft_tokens": media.max_soft_tokens,
+    }
 
 
 def _check_input(beginning: Beginning, grammar: GrammarChoice) -> None:

@@ -1,10 +1,12 @@
 """A chat's keys and values in a file: read into the engine's prefix cache when it begins, written when it ends."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..server.exchange import ChatRequest
+from ..errors import InputError
+from ..server.exchange import ChatRequest, RequestError
 from .prompt_cache import CacheFile
 
 if TYPE_CHECKING:
@@ -53,20 +55,35 @@ class ConversationFile:
         """Write what the engine, whose thread has ended, knows of the conversation's beginning.
 
         Raises:
-            InputError: the file cannot be written.
+            InputError: the file cannot be written, or the conversation cannot be read again.
         """
         if self._engine is None or self._options is None or self._session is None or not self._session.messages:
             return
-        session, engine = self._session, self._engine
-        request = ChatRequest(
-            model=backend.model.id,
-            messages=session.messages,
-            thinking=session.thinking,
-            written=session.session.written,
-        )
+        engine = self._engine
         cache = self._file.empty(engine.pair, self._options)
-        engine.prefix.restore(cache, list(backend.tokens(request)), 0)
+        engine.prefix.restore(cache, _tokens(self._session, backend), 0)
         if cache.lengths[0]:
             self._note(self._file.replace(cache))
         else:
             self._note(f"Prompt cache: {self._path} is not written, nothing is kept of so short a conversation")
+
+
+def _tokens(session: "ChatSession", backend: "Backend") -> list[int]:
+    """Of a conversation; without its last answer where that has filled the context.
+
+    Raises:
+        InputError: it cannot be read again.
+    """
+    request = ChatRequest(
+        model=backend.model.id,
+        messages=session.messages,
+        thinking=session.thinking,
+        written=session.session.written,
+    )
+    try:
+        try:
+            return list(backend.tokens(request))
+        except RequestError:
+            return list(backend.tokens(replace(request, messages=session.messages[:-1])))
+    except RequestError as error:
+        raise InputError(f"the prompt cache is not written: {error.message}") from None

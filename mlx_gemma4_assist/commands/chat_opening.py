@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import InputError, OptionError
+from ..media.config import MediaOptions
 from ..terminal.attached import check_taken
 from ..terminal.opening import Opened
 from ..terminal.store import Store
@@ -35,8 +36,9 @@ class Local:
         said: options of generation that were typed.
         held: what holds the answers, as options.
         system_prompt: goes before the first message.
-        thinking: whether the model thinks first.
+        thinking: the option that lets the model think first; None if none does.
         shows: kinds of media that go with the first message.
+        media: how many soft tokens pictures take.
         learned: whether draft lengths are kept.
         store: whose folder keeps keys and values for later; None writes none.
         file: that keys and values are kept in, if there is one.
@@ -47,8 +49,9 @@ class Local:
     said: Said
     held: Mapping[str, Any]
     system_prompt: str | None
-    thinking: bool
+    thinking: str | None
     shows: frozenset[Kind]
+    media: MediaOptions
     learned: bool
     store: Store | None
     file: ConversationFile | None
@@ -74,7 +77,7 @@ class Local:
         self._check_prompt(checkpoint, options)
         service = Service(
             checkpoint,
-            Settings(options=sampling, max_tokens=UNLIMITED),
+            Settings(options=sampling, max_tokens=UNLIMITED, media=self.media),
             load=_tried_once(partial(self._load, checkpoint, options)),
             engine=self._engine(options),
         )
@@ -98,17 +101,22 @@ class Local:
         return nullcontext() if self.note is None else noting_to(self.note)
 
     def _check_prompt(self, checkpoint: "Checkpoint", options: "GenerationOptions") -> None:
-        """Refuse what no message could be answered with: no chat template, a system prompt as long as the context, a
-        grammar that the checkpoint's tokens cannot spell.
+        """Refuse what no message could be answered with: no chat template, or one that knows no thinking; a system
+        prompt as long as the context; a grammar that the checkpoint's tokens cannot spell.
 
         Raises:
             InputError: with the reason.
         """
         from ..engine.request import check_tokens
+        from ..text.renderer import Renderer
 
+        if self.thinking is not None and not Renderer(checkpoint.processor).thinks:
+            raise OptionError(f"the checkpoint's chat template knows no {{{self.thinking}}}")
         system = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
         processor, config = checkpoint.processor, checkpoint.config
-        prompt = processor.encode([*system, {"role": "user", "content": "?"}], enable_thinking=self.thinking)
+        prompt = processor.encode(
+            [*system, {"role": "user", "content": "?"}], enable_thinking=self.thinking is not None
+        )
         check_tokens(prompt, config)
         if self.held:
             processor.grammar(replace(options, **self.held), prompt, processor.eos_token_ids, config.vocab_size)

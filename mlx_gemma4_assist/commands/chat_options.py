@@ -10,10 +10,38 @@ import typer
 from ..errors import OptionError
 from ..server.remote_wire import OF_SERVERS
 from ..terminal.thinking import thinking_of
-from .options import EMBEDDED, EnableThinking, Learned, ModelChoice, Said
+from .options import (
+    EMBEDDED,
+    WHICH_MODEL,
+    AdapterPath,
+    AssistantModel,
+    Dtype,
+    EnableThinking,
+    Learned,
+    ModelChoice,
+    Said,
+)
 from .prompt_cache import PromptCacheFile
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Which networks answer, as far as they were named."""
+
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help=f"{WHICH_MODEL} Without it that of the resumed conversation, else tiny."),
+    ] = None
+    assistant_model: AssistantModel = None
+    dtype: Dtype = None
+    adapter_path: AdapterPath = None
+
+    def choice(self, otherwise: str = EMBEDDED) -> ModelChoice:
+        """The networks; ``otherwise`` is the model where none was named."""
+        model = otherwise if self.model is None else self.model
+        return ModelChoice(model, self.assistant_model, self.dtype, self.adapter_path)
 
 
 @dataclass(frozen=True)
@@ -64,6 +92,13 @@ class Thinking:
         _ = self.asked
 
     @property
+    def option(self) -> str | None:
+        """The option that lets the model think; None if none does."""
+        if self.enable_thinking:
+            return "enable_thinking"
+        return "thinking" if self.asked[0] else None
+
+    @property
     def asked(self) -> tuple[bool | None, int | None]:
         """Whether the model thinks, None where nobody has said, and the most tokens of a thought."""
         if self.thinking is None:
@@ -92,11 +127,11 @@ class Remote:
         """The server's; None sends none."""
         return (os.environ.get(KEY_VARIABLE) or None) if self.api_key is None else self.api_key
 
-    def check(self, choice: ModelChoice, said: Said, others: Mapping[str, Any]) -> None:
+    def check(self, networks: Networks, said: Said, others: Mapping[str, Any]) -> None:
         """Refuse what only a model in this process could heed, where a server answers.
 
         Args:
-            choice: the networks.
+            networks: as typed.
             said: options of generation that were typed.
             others: further such options by their names, None or False where they were not typed.
 
@@ -107,14 +142,9 @@ class Remote:
             if self.api_key is not None:
                 raise OptionError("{api_key} is for a {server}, and there is none")
             return
-        local = {name: vars(choice)[name] for name in ("assistant_model", "dtype", "adapter_path")}
+        local = {name: vars(networks)[name] for name in ("assistant_model", "dtype", "adapter_path")}
         local |= {name: value or None for name, value in others.items()}
         local |= {name: value for name, value in said.values.items() if name not in OF_SERVERS}
         for name, value in local.items():
             if value is not None:
                 raise OptionError(f"{{{name}}} is for a model in this process, but {{server}} lets a server answer")
-
-
-def model_asked(choice: ModelChoice) -> str | None:
-    """The model that was named; None where none was."""
-    return None if choice.model == EMBEDDED else choice.model

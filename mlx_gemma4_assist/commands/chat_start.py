@@ -1,7 +1,6 @@
 """A chat put together: its terminal, what it keeps, who answers it, and how its conversation begins."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,17 @@ from ..terminal.attached import Attached, check_taken, counts, named
 from ..terminal.chat import Chat
 from ..terminal.keeping import Keeping
 from ..terminal.opening import Opened
-from ..terminal.setting import SETTABLE
+from ..terminal.setting import NAMES, SETTABLE
 from ..terminal.slash_stored import greet
 from ..terminal.statistics import legend
 from ..terminal.store import Store
+from ..terminal.store_names import printable
 from ..terminal.style import Terminal
 from ..terminal.talk import Look, Talk
-from ..text.messages import Media
 from .chat_cache import ConversationFile
 from .chat_opening import Local, open_server
-from .chat_options import Beginning, Remote, Thinking, model_asked
+from .chat_options import Beginning, Networks, Remote, Thinking
+from .media import MediaChoice
 from .notes import Notes
 from .options import EMBEDDED, ModelChoice, Said
 
@@ -37,31 +37,30 @@ class Start:
     """How a chat begins.
 
     Args:
-        choice: the networks.
+        networks, beginning, thinking, remote: as typed.
         said: options of generation that were typed.
         held: what holds the answers, as options.
-        beginning, thinking, remote: as typed.
-        media: what goes with the first message.
+        media: what goes with the first message, and how many soft tokens pictures take.
 
     Attributes:
         terminal: where.
 
     Raises:
-        InputError: there is nothing to go on with, or nowhere to keep conversations.
+        InputError: there is nothing to go on with, nobody to do it, or nowhere to keep conversations.
     """
 
     def __init__(
         self,
-        choice: ModelChoice,
+        networks: Networks,
         said: Said,
         held: Mapping[str, Any],
         beginning: Beginning,
-        media: Media,
+        media: MediaChoice,
         thinking: Thinking,
         remote: Remote,
     ):
         self._said, self._held, self._beginning, self._media = said, held, beginning, media
-        self._thinking, self._remote = thinking, remote
+        self._networks, self._thinking, self._remote = networks, thinking, remote
         self.terminal = Terminal.of()
         self._person = self.terminal.interactive and beginning.prompt is None
         self._notes = Notes()
@@ -69,9 +68,10 @@ class Start:
         self._keeping = Keeping(Store(notes=self._notes.add), self.terminal.note, automatic=self._keeps)
         file = beginning.prompt_cache_file
         self._file = None if file is None else ConversationFile(file, self.terminal.note)
+        self._model_before = ""  # of the conversation that goes on
         self._resumed = self._resume()
         self._attached = self._named()
-        self._choice = self._choice_of(choice)
+        self._choice = self._choice_of(networks)
 
     def chat(self) -> Chat:
         """The chat; who answers is being opened."""
@@ -95,6 +95,8 @@ class Start:
         if self._beginning.resume is None:
             return None
         found = self._keeping.open(self._beginning.resume or None)
+        if self._keeping.entry is not None:
+            self._model_before = self._keeping.entry.model
         if self._beginning.no_history:
             self._keeping.entry = None
         return found
@@ -103,17 +105,26 @@ class Start:
         """What goes with the first message."""
         found: list[Attached] = []
         messages = () if self._resumed is None else self._resumed.messages
-        for kind, sources in self._media.by_kind.items():
+        for kind, sources in self._media.media.by_kind.items():
             for source in sources:
                 found += named(kind, source, counts(messages, found))
         return found
 
-    def _choice_of(self, choice: ModelChoice) -> ModelChoice:
-        """The networks that were named; where none were, those of the conversation that goes on."""
-        entry = self._keeping.entry
-        if entry is None or choice.model != EMBEDDED or "/" not in entry.model or self._remote.server is not None:
-            return choice
-        return replace(choice, model=entry.model)
+    def _choice_of(self, networks: Networks) -> ModelChoice:
+        """The networks that were named; where no model was, that of the conversation that goes on.
+
+        Raises:
+            InputError: that is no repo, so that nobody knows where it is.
+        """
+        before = self._model_before
+        if not before or networks.model is not None or self._remote.server is not None:
+            return networks.choice()
+        if "/" not in before and before != EMBEDDED:
+            raise InputError(
+                f"it was a conversation with {printable(before, 80)}, which is no repo: --model or --server names who "
+                "goes on with it"
+            )
+        return networks.choice(before)
 
     def _greet(self) -> None:
         served = self._remote.server
@@ -134,9 +145,8 @@ class Start:
     def _opening(self) -> Callable[[], Opened]:
         options = {**self._said.values, **self._held}
         if self._remote.server is not None:
-            url, key, model = self._remote.server, self._remote.key, model_asked(self._choice)
+            url, key, model = self._remote.server, self._remote.key, self._networks.model
             return lambda: open_server(url, key, model, options)
-        thinks, _ = self._thinking.asked
         store = self._keeping.store if self._keeps else None
         system = self._beginning.system_prompt
         if system is None and self._resumed is not None:
@@ -147,8 +157,9 @@ class Start:
             said=self._said,
             held=self._held,
             system_prompt=system,
-            thinking=bool(thinks),
+            thinking=self._thinking.option,
             shows=frozenset(each.kind for each in self._attached),
+            media=self._media.options,
             learned=self._beginning.learned,
             store=store,
             file=self._file,
@@ -165,9 +176,13 @@ class Start:
         if thinks and not opened.backend.model.thinking:
             raise InputError(f"{opened.backend.model.id} knows no thinking")
         session = ChatSession(
-            opened.backend, self._beginning.system_prompt, thinking=thinks, options=dict(opened.options)
+            opened.backend,
+            self._beginning.system_prompt,
+            thinking=thinks,
+            options=dict(opened.options),
+            thinking_budget=budget,
+            names=NAMES,
         )
-        session.thinking_budget = budget
         if self._resumed is not None:
             self._go_on(session, self._resumed)
         if self._file is not None:
@@ -192,10 +207,13 @@ class Start:
 
     def _keep(self, model: str) -> None:
         """Keep the conversation as one with a model."""
-        keeping = self._keeping
+        keeping, before = self._keeping, self._model_before
         keeping.model = model
+        if before and before != model:
+            self.terminal.note(
+                f"It was a conversation with {printable(before, 80)}; {model} reads it again and goes on."
+            )
         if keeping.entry is None:
             keeping.anew()
-        elif keeping.entry.model != model:
-            self.terminal.note(f"It was a conversation with {keeping.entry.model}; {model} reads it again and goes on.")
+        else:
             keeping.entry.model = model

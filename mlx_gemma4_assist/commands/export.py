@@ -42,10 +42,12 @@ class BundleChoice:
 
 @grouped
 def export(choice: Annotated[ModelChoice, Only("model", "assistant_model", "dtype")], bundle: BundleChoice) -> int:
-    """Write rounds and prompt reading as programs, for apps without Python.
+    """Write a bundle: a folder from which an app generates text without Python.
 
-    What a runner has to know is in docs/bundle.md. Weights are read by an app where they lie: a bundle goes with its
-    checkpoint, unless it has copies. Nothing is written unless what it computes is what the package computes.
+    It has programs that compute rounds of drafting and read prompts, the tokenizer, and a manifest that says what a
+    runner does with them (docs/bundle.md). The app reads weights from the checkpoint's own files, which have to stay
+    where they are, unless --copy-weights puts them into the bundle. The folder appears when all is written and what it
+    computes is what the package computes; until then, and after an error, nothing is there.
     """
     options = GenerationOptions()
     check_choice(choice, options)

@@ -10,6 +10,7 @@ from ..media.config import MediaOptions
 from ..media.fetch import check_sources
 from ..text.messages import Conversation, Media, split_media
 from .interrupts import ending_at_once
+from .options import MaxSoftTokens
 from .streams import note
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ class MediaChoice:
     video: Annotated[list[str] | None, typer.Option("--video", help="A video, as a path or URL; may be repeated.")] = (
         None
     )
-    max_soft_tokens: Annotated[
-        int | None, typer.Option("--max-soft-tokens", help="The most a picture takes: 70, 140, 280, 560 or 1120.")
-    ] = None
+    max_soft_tokens: MaxSoftTokens = None
 
     @property
     def media(self) -> Media:
@@ -43,6 +42,7 @@ class MediaChoice:
 
     @property
     def options(self) -> MediaOptions:
+        """Raises ``OptionError`` over a number of soft tokens that is none."""
         return MediaOptions(max_soft_tokens=self.max_soft_tokens)
 
 

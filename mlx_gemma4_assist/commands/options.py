@@ -35,21 +35,23 @@ AssistantModel = Annotated[
 Dtype = Annotated[
     str | None, typer.Option("--dtype", help="float32, bfloat16 or float16 instead of what the checkpoint says.")
 ]
+AdapterPath = Annotated[
+    str | None, typer.Option("--adapter-path", help="A folder of mlx-lm's with what fine-tuning learned for it.")
+]
+MaxSoftTokens = Annotated[
+    int | None, typer.Option("--max-soft-tokens", help="The most a picture takes: 70, 140, 280, 560 or 1120.")
+]
+WHICH_MODEL = f"A Hub repo, a local folder, or {EMBEDDED}: the embedded pair, which needs no network."
 
 
 @dataclass(frozen=True)
 class ModelChoice:
     """Which networks a command works with."""
 
-    model: Annotated[
-        str,
-        typer.Option("--model", help="A Hub repo, a local folder, or tiny: the embedded pair, which needs no network."),
-    ] = EMBEDDED
+    model: Annotated[str, typer.Option("--model", help=WHICH_MODEL)] = EMBEDDED
     assistant_model: AssistantModel = None
     dtype: Dtype = None
-    adapter_path: Annotated[
-        str | None, typer.Option("--adapter-path", help="A folder of mlx-lm's with what fine-tuning learned for it.")
-    ] = None
+    adapter_path: AdapterPath = None
 
 
 class Only:

@@ -6,14 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ..errors import OptionError
 from ..options import FILTERS, GenerationOptions
 from .interrupts import ending_at_once
 from .loading import check_choice, checkpoint_sampling, draft_memory, open_checkpoint
 from .options import DRAFTED, DRAWN, EMBEDDED, QUANTIZED, Learned, ModelChoice, Only, Said, grouped
-from .serve_options import KEY_VARIABLE, Address, Keeping, Limits, Telling
+from .serve_options import KEY_VARIABLE, Address, Keeping, Limits, Prompts, Telling
 from .streams import note
 
 if TYPE_CHECKING:
@@ -30,10 +28,6 @@ FOLDERS = ("--model", "--assistant-model", "--adapter-path", CACHE_FOLDER)
 """Options that may name a folder."""
 NAMES = (EMBEDDED, f"{EMBEDDED}-assistant", "none", "matching")
 """What these take that is no folder, whatever lies about."""
-Thinking = Annotated[
-    bool,
-    typer.Option("--thinking", help="Let the model think first where a request does not say."),
-]
 
 
 @grouped
@@ -44,7 +38,7 @@ def serve(
     limits: Limits,
     telling: Telling,
     keeping: Keeping,
-    thinking: Thinking = False,
+    prompts: Prompts,
     learned: Learned = True,
 ) -> int:
     """Serve a model to apps: OpenAI's, Anthropic's, Ollama's and LM Studio's protocols, and a page to chat.
@@ -57,6 +51,7 @@ def serve(
     check_choice(choice, said.over({"temperature": 1.0}))  # what no checkpoint can mend
     limits.check_folder()
     with ending_at_once():
+        from ..server.facts import check_media_options
         from ..server.run import bind, check_installed
         from .serving import card_of, http_settings, room_for, run, service_of
 
@@ -64,6 +59,7 @@ def serve(
     if keeping.install_agent:
         check_installed()
         _, options, checkpoint = _opened(choice, said)
+        check_media_options(checkpoint, prompts.media)
         room_for(checkpoint, options, limits)
         return _install_agent(address)
     if keeping.restart:
@@ -76,7 +72,7 @@ def serve(
             values,
             limits,
             settings,
-            thinking=thinking,
+            prompts,
             media_urls=address.allow_media_urls,
             memory=draft_memory(learned),
         )

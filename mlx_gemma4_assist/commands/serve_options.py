@@ -13,6 +13,8 @@ import typer
 
 from ..errors import InputError, OptionError
 from ..files import why_not_written
+from ..media.config import MediaOptions
+from .options import MaxSoftTokens
 
 HOST, PORT = "127.0.0.1", 8080
 KEY_VARIABLE = "MLX_GEMMA4_ASSIST_API_KEY"
@@ -129,6 +131,28 @@ class Limits:
                 pass
         except OSError as error:
             raise InputError(f"cannot write to the cache folder {folder}: {why_not_written(error)}") from None
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How requests are read that do not say.
+
+    Raises:
+        OptionError: a number of soft tokens that is none.
+    """
+
+    thinking: Annotated[
+        bool, typer.Option("--thinking", help="Let the model think first where a request does not say.")
+    ] = False
+    max_soft_tokens: MaxSoftTokens = None
+
+    def __post_init__(self) -> None:
+        _ = self.media
+
+    @property
+    def media(self) -> MediaOptions:
+        """How many soft tokens a picture takes."""
+        return MediaOptions(max_soft_tokens=self.max_soft_tokens)
 
 
 @dataclass(frozen=True)

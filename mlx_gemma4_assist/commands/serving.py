@@ -19,7 +19,7 @@ from ..options import GenerationOptions
 from ..server.run import serve, url
 from ..server.service import Service, Settings, only_data
 from ..server.settings import ServerSettings
-from .serve_options import Address, Limits, Telling
+from .serve_options import Address, Limits, Prompts, Telling
 from .start_card import Card, show
 from .supervisor import end_with_parent
 
@@ -54,8 +54,8 @@ def service_of(
     values: Mapping[str, Any],
     limits: Limits,
     settings: ServerSettings,
+    prompts: Prompts,
     *,
-    thinking: bool,
     media_urls: bool,
     memory: "DraftMemory | None",
 ) -> Service:
@@ -66,7 +66,7 @@ def service_of(
         values: keywords of ``GenerationOptions`` for requests that do not say otherwise.
         limits: what it may use.
         settings: of HTTP.
-        thinking: whether the model thinks first, where a request does not say.
+        prompts: how requests are read that do not say.
         media_urls: whether what requests name by URL is fetched.
         memory: where draft lengths are kept.
     """
@@ -75,7 +75,8 @@ def service_of(
     answering = Settings(
         aliases=settings.aliases,
         options=options,
-        thinking=thinking,
+        thinking=prompts.thinking,
+        media=prompts.media,
         max_waiting=limits.max_waiting,
         ttl=limits.ttl,
         admit=_fetched if media_urls else only_data,

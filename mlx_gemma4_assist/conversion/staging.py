@@ -3,7 +3,7 @@
 import fcntl
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ..errors import InputError
@@ -38,8 +38,8 @@ def check_destination(destination: Path, force: bool, sources: Sequence[Path] = 
 def staged(destinations: Sequence[Path], needed_bytes: int) -> Iterator[list[Path]]:
     """Folders to write to; they take the place of their destinations when the block ends without an error.
 
-    An error leaves destinations as they were, and nothing beside them. A process that was killed leaves hidden folders
-    without a config.json, which the next run removes. One process at a time may write to a destination.
+    An error leaves destinations as they were, and nothing beside or above them. A process that was killed leaves hidden
+    folders without a config.json, which the next run removes. One process at a time may write to a destination.
 
     Args:
         needed_bytes: to be free on the first one's disk.
@@ -49,6 +49,8 @@ def staged(destinations: Sequence[Path], needed_bytes: int) -> Iterator[list[Pat
     """
     with ExitStack() as stack:
         try:
+            for destination in destinations:
+                stack.enter_context(_parents(destination.absolute()))
             folders = [stack.enter_context(_unfinished(destination)) for destination in destinations]
             _check_space(destinations[0], needed_bytes)
             yield folders
@@ -67,9 +69,21 @@ def _check_space(destination: Path, needed: int) -> None:
 
 
 @contextmanager
+def _parents(destination: Path) -> Iterator[None]:
+    """The folders above a destination are there meanwhile; those that were made for it go again if it never comes."""
+    made = [folder for folder in destination.parents if not folder.exists()]
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
+
+
+@contextmanager
 def _unfinished(destination: Path) -> Iterator[Path]:
     destination = destination.absolute()
-    destination.parent.mkdir(parents=True, exist_ok=True)
     folder = destination.with_name(_UNFINISHED.format(destination.name))
     folder.mkdir(exist_ok=True)
     with (folder / _LOCK).open("a") as lock:

@@ -36,12 +36,15 @@ class _Row:
 class AutoBatchDraftLength:
     """The number of drafts with the most expected tokens per second of a batch.
 
-    Deterministic: the same rounds give the same choices.
+    Deterministic: the same rounds give the same choices. One instance serves request after request.
 
     Args:
         longest: the most drafts of a round.
         learned: what an earlier session knew of rounds with one row; its costs count for more than its acceptance.
         slots: the numbers of slots that the batch may have: 1, 2, 4, ... Each costs time to learn for all.
+
+    Attributes:
+        rounds: how many were observed.
 
     Raises:
         InputError: a number of drafts that no round can have; ``choose`` and ``observe``: more rows than slots.
@@ -57,7 +60,7 @@ class AutoBatchDraftLength:
         self._rows: dict[Hashable, _Row] = {}
         self._believed: tuple[int, list[_Row], Belief] | None = None  # until something has been learned
         self._stood, self._reached = [0.0] * longest, [0.0] * longest  # lately, by any request
-        self._rounds = 0
+        self.rounds = 0
         if learned is not None:
             self._recall(learned)
 
@@ -158,11 +161,11 @@ class AutoBatchDraftLength:
         ]
 
     def _forget(self, drafted: int) -> None:
-        self._rounds += 1
+        self.rounds += 1
         if drafted:
             self._stood = [LATELY * count for count in self._stood]
             self._reached = [LATELY * count for count in self._reached]
-        if self._rounds % FORGET_EVERY == 0:
+        if self.rounds % FORGET_EVERY == 0:
             self._costs.forget()
             for row in self._rows.values():
                 row.acceptance.forget()

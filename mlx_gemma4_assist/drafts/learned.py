@@ -56,9 +56,10 @@ class Learned:
 
 
 class AutoDraftLength:
-    """The number of drafts with the most expected tokens per second.
+    """The number of drafts with the most expected tokens per second, of one text at a time.
 
-    Deterministic: the same rounds give the same choices. One instance may serve many runs of a pair.
+    Deterministic: the same rounds give the same choices. This is the rule by itself, which ``native/engine/drafts.h``
+    follows; engines run ``batch.AutoBatchDraftLength``, which makes the same choices for a text that is alone.
 
     Args:
         longest: the most drafts of a round.

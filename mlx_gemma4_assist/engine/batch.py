@@ -27,6 +27,8 @@ from .loop import Flight, LogProbs
 
 NOBODY = Sampling()
 REMEMBERED = 512  # rounds, for which what was in use by rows that shared them stays so
+FIRST_ALONE = 16  # rows that began alone last,
+OFTEN = 0.25  # of which this share is often enough for rounds of their own
 
 
 @dataclass(eq=False)
@@ -90,6 +92,7 @@ class InUse:
         self._rounds = 0
         self._lately: list[Sampling] = []
         self._before: list[Sampling] = []
+        self._alone: deque[Sampling] = deque(maxlen=FIRST_ALONE)
 
     def of(self, rows: Sequence[Sampling]) -> Sampling:
         """What these rows and the ones before them need; ids that are never drawn are those of these rows."""
@@ -97,8 +100,14 @@ class InUse:
         never = in_use(rows).suppress_tokens
         return in_use([*self._lately, *self._before])._replace(suppress_tokens=never)
 
+    def of_one(self, needed: Sampling) -> Sampling:
+        """What a row that begins alone is given: what it needs, if many have begun so; otherwise what others have
+        needed, too, which rounds are likely to be there for."""
+        self._alone.append(needed)
+        return needed if self._alone.count(needed) >= OFTEN * len(self._alone) else self.of([needed])
+
     def count_round(self) -> None:
-        """A round of several rows has been submitted."""
+        """A round has been submitted that is not for what one row needs alone."""
         self._rounds += 1
         if self._rounds % REMEMBERED == 0:
             self._lately, self._before = [], self._lately
@@ -125,6 +134,7 @@ class Batch:
         self._limits: list[int] = []
         self._guide: Guide | None = None
         self._in_use = InUse()
+        self._shares = False  # whether rounds are made for what others need or have needed, too
 
     @property
     def members(self) -> list[Member]:
@@ -238,7 +248,7 @@ class Batch:
             self._guide.limits = counted
         self._flight.submit(drafts)
         self._counted.append(counted)
-        if len(counted) > 1:
+        if self._shares:
             self._in_use.count_round()
 
     def land(self) -> tuple[int, list[Landed]]:
@@ -259,12 +269,16 @@ class Batch:
         return found.drafted, landed
 
     def _begin(self, member: Member) -> None:
-        decoder = self._decoder(member.cache.layout, in_use([member.sampling]), member.acceptor)
+        needed = in_use([member.sampling])
+        used = self._in_use.of_one(needed) if member.compiled else needed
+        self._shares = used != needed
+        decoder = self._decoder(member.cache.layout, used, member.acceptor)
         state = _state_of(member, decoder)
         self._flight = Flight(
             decoder, self._steps(decoder, member.compiled), member.cache, state, [member.token], [member]
         )
         self._slots = [member]
+        self._flight.state = state._replace(counts=self._counts(state.counts, used))
         self._hold()
 
     def _share_slack(self, joining: KVCache) -> None:
@@ -305,12 +319,11 @@ class Batch:
         self._slots[slot] = member
 
     def _renew(self) -> None:
-        """What is in use, how rounds of it are made, and the settings of each row."""
+        """What is in use, how rounds of it are made, and the settings of each of several rows."""
         assert self._flight is not None
-        flight = self._flight
+        flight, self._shares = self._flight, True
         acceptors = [None if member is None else member.acceptor for member in self._slots]
-        lone = len(acceptors) == 1
-        acceptor = acceptors[0] if lone else accept_in_rows(acceptors) if any(acceptors) else None
+        acceptor = accept_in_rows(acceptors) if any(acceptors) else None
         used = self._in_use.of([member.sampling for member in self.members])
         flight.decoder = self._decoder(flight.cache.layout, used, acceptor)
         flight.steps = self._steps(flight.decoder, any(member.compiled for member in self.members))
@@ -338,7 +351,8 @@ class Batch:
 
     def _differ(self) -> bool:
         """Whether rows have settings to be told apart: one greedy row that nothing changes has none."""
-        return len(self._slots) > 1 or self._limits[0] < MAX_DRAFTS or self.members[0].sampling.has_values
+        assert self._flight is not None
+        return len(self._slots) > 1 or self._limits[0] < MAX_DRAFTS or self._flight.decoder.sampling.has_values
 
     def _settings(self, limits: Sequence[int]) -> Settings:
         nobody = NOBODY._replace(suppress_tokens=self.members[0].sampling.suppress_tokens)

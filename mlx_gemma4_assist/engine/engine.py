@@ -12,22 +12,20 @@ from ..cache.layout import CacheLayout, round_up
 from ..cache.quantization import KVQuantization, kv_quantization
 from ..cache.rows import KVCache
 from ..cache.soft_tokens import MediaPrompt
-from ..drafts.fixed import DEFAULT_DRAFTS, FixedDraftLength
-from ..drafts.learned import AUTO_LONGEST, Learned
+from ..drafts.fixed import DEFAULT_DRAFTS
+from ..drafts.learned import AUTO_LONGEST
 from ..drafts.memory import DraftKey
-from ..drafts.protocol import DraftLength
 from ..errors import InputError, OptionError, described
-from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..options import GenerationOptions
 from ..rounds.accept import accept
-from ..rounds.compiled import CompiledSteps, compiles
+from ..rounds.compiled import CompiledSteps
 from ..rounds.sampling import Sampling
 from ..rounds.state import Accept, Decoder
 from ..rounds.steps import EAGER, Steps
 from .admission import Admission
 from .ahead import ReadAhead
 from .batch import Batch
-from .learning import BatchLengths, Learning, Memory, draft_key
+from .learning import DraftLengths, Memory, draft_key
 from .pair import Pair
 from .prefill import Progress, no_progress
 from .prefix_options import FOLDER_BYTES, prefix_cache
@@ -86,10 +84,9 @@ class Engine:
         limit = usable_bytes() if memory_limit is None else _positive("memory_limit", memory_limit)
         self.admission = Admission(pair, limit, self.prefix.release)
         batch = Batch(self.decoder, self.steps)
-        lengths = BatchLengths(pair.target, pair.assistant, self._known_of_one_row)
+        lengths = DraftLengths(pair.target, self._key_of_figures, memory)
         self.scheduler = Scheduler(batch, self.admission, lengths, _seconds("max_stall", max_stall))
         self._ahead = ReadAhead(pair.target, self.prefix, lambda quantization: self.new_cache(None, quantization))
-        self._memory = memory
         self._keys: dict[bool, DraftKey] = {}
 
     def new_cache(self, num_assistant_tokens: int | None = None, quantization: KVQuantization | None = None) -> KVCache:
@@ -184,30 +181,21 @@ class Engine:
             steps = kept.get(key, lambda: CompiledSteps(decoder))
         return steps
 
-    def draft_length(self, options: GenerationOptions, learning: Learning | None) -> DraftLength:
-        """How many drafts a request wants in a round."""
-        if learning is not None:
-            return learning.draft_length
-        asked = options.num_assistant_tokens
-        return FixedDraftLength(0 if self.pair.assistant is None else DEFAULT_DRAFTS if asked is None else asked)
+    def drafts(self, options: GenerationOptions) -> int | None:
+        """How many drafts a request wants in a round; None for as many as are worth their time."""
+        if self.pair.assistant is None:
+            return 0
+        if options.num_assistant_tokens is None and options.seed is not None and options.draft_temperature:
+            return (
+                DEFAULT_DRAFTS  # drafts that are drawn change the text, so their number must not be learned from times
+            )
+        return options.num_assistant_tokens
 
-    def _known_of_one_row(self) -> Learned | None:
-        known = self.learning(GenerationOptions())
-        return None if known is None else known.draft_length.learned()
-
-    def learning(self, options: GenerationOptions) -> Learning | None:
-        """What a request's rounds teach about draft lengths; None where their number is fixed."""
-        assistant = self.pair.assistant
-        if assistant is None or options.num_assistant_tokens is not None:
-            return None
-        if options.seed is not None and options.draft_temperature:
-            return None  # drafts that are drawn change the text, so their number must not be learned from times
-        return Learning(self.pair.target, self._key_of_figures(assistant, compiles(options.compile)), self._memory)
-
-    def _key_of_figures(self, assistant: Gemma4AssistantForCausalLM, compiled: bool) -> DraftKey:
+    def _key_of_figures(self, compiled: bool) -> DraftKey:
         """Made once: it takes a walk through all layers."""
         if compiled not in self._keys:
-            self._keys[compiled] = draft_key(self.pair.target, assistant, compiled)
+            assert self.pair.assistant is not None
+            self._keys[compiled] = draft_key(self.pair.target, self.pair.assistant, compiled)
         return self._keys[compiled]
 
 

@@ -10,9 +10,8 @@ import mlx.nn as nn
 
 from ..backend import dtype_name
 from ..drafts.batch import AutoBatchDraftLength
-from ..drafts.learned import AUTO_LONGEST, AutoDraftLength, Learned
+from ..drafts.learned import AUTO_LONGEST, Learned
 from ..drafts.memory import DraftKey
-from ..drafts.protocol import BatchDraftLength
 from ..models.gemma4_assistant import Gemma4AssistantForCausalLM
 from ..models.gemma4_text import Gemma4ForCausalLM
 
@@ -32,84 +31,50 @@ class Memory(Protocol):
         """Keep it; a note for the user if that cannot be done."""
 
 
-class ProcessMemory:
-    """Keeps what was learned for as long as it lives itself; nothing is written anywhere."""
+class DraftLengths:
+    """Lends what chooses how many drafts the rounds of an engine have, and remembers what they taught.
 
-    def __init__(self) -> None:
-        self._learned: dict[DraftKey, Learned] = {}
-
-    def load(self, key: DraftKey) -> tuple[Learned | None, str | None]:
-        return self._learned.get(key), None
-
-    def save(self, key: DraftKey, learned: Learned) -> str | None:
-        self._learned[key] = learned
-        return None
-
-
-class Learning:
-    """The learned draft length of one run.
+    One instance of ``AutoBatchDraftLength`` serves request after request, alone and beside others: what rounds cost,
+    and what probes have brought, holds for all of them. They are the target's, so that later engines go on with them,
+    or the engine's own where a memory was handed in. Where several engines of a target run at once, each has one.
 
     Args:
         target: of the pair that is learned about.
-        key: of its figures.
-        memory: what earlier runs learned; None is the target's own, which lives as long as it.
-
-    Attributes:
-        draft_length: chooses, and learns. It begins with what is known; a file that is no good is left aside with a
-            warning.
+        key: of its figures, for compiled rounds or others.
+        memory: what earlier processes learned. A file that is no good is left aside with a warning.
     """
 
-    def __init__(
-        self,
-        target: Gemma4ForCausalLM,
-        key: DraftKey,
-        memory: Memory | None = None,
-    ):
-        self._memory: Memory = target.kept.get("draft lengths", ProcessMemory) if memory is None else memory
-        self._key = key
-        learned, note = self._memory.load(self._key)
-        if note is not None:
-            _log.warning(note)
-        self.draft_length = AutoDraftLength(AUTO_LONGEST, learned)
+    def __init__(self, target: Gemma4ForCausalLM, key: Callable[[bool], DraftKey], memory: Memory | None = None):
+        self._key, self._memory = key, memory
+        new: Callable[[], dict[DraftKey, list[AutoBatchDraftLength]]] = dict
+        self._free = target.kept.get("draft lengths", new) if memory is None else new()
+        self._lent: tuple[DraftKey, int] | None = None
 
-    def keep(self, rounds: int) -> None:
-        """Remember what a run of so many rounds has taught."""
-        if rounds < LEAST_ROUNDS:
-            return
-        note = self._memory.save(self._key, self.draft_length.learned())
-        if note is not None:
-            _log.warning(note)
+    def borrow(self, compiled: bool) -> AutoBatchDraftLength:
+        """For as long as rows run, whose rounds are compiled or not."""
+        key = self._key(compiled)
+        free = self._free.setdefault(key, [])
+        lent = free.pop() if free else AutoBatchDraftLength(AUTO_LONGEST, self._load(key))
+        self._lent = key, lent.rounds
+        return lent
 
-
-class BatchLengths:
-    """What chooses how many drafts a round has that several rows share. It is the target's, for all engines with this
-    assistant one after the other; where several run at once, in threads of their own, each has one.
-
-    Args:
-        target, assistant: the pair that is learned about; None drafts nothing but what a grammar forces.
-        known: what is known of rounds with one row, to begin with.
-    """
-
-    def __init__(
-        self,
-        target: Gemma4ForCausalLM,
-        assistant: Gemma4AssistantForCausalLM | None,
-        known: Callable[[], Learned | None],
-    ):
-        self._known = known
-        new: Callable[[], list[BatchDraftLength]] = list
-        self._free = target.kept.get(("drafts of batches", id(assistant)), new)
-
-    def borrow(self) -> BatchDraftLength:
-        """For as long as rows run."""
-        try:
-            return self._free.pop()
-        except IndexError:
-            return AutoBatchDraftLength(AUTO_LONGEST, self._known())
-
-    def give_back(self, lent: BatchDraftLength) -> None:
+    def give_back(self, lent: AutoBatchDraftLength) -> None:
         """No row runs."""
-        self._free.append(lent)
+        assert self._lent is not None
+        (key, before), self._lent = self._lent, None
+        self._free[key].append(lent)
+        if self._memory is not None and lent.rounds - before >= LEAST_ROUNDS:
+            _warn(self._memory.save(key, lent.learned()))
+
+    def _load(self, key: DraftKey) -> Learned | None:
+        learned, note = (None, None) if self._memory is None else self._memory.load(key)
+        _warn(note)
+        return learned
+
+
+def _warn(note: str | None) -> None:
+    if note is not None:
+        _log.warning(note)
 
 
 def draft_key(target: Gemma4ForCausalLM, assistant: Gemma4AssistantForCausalLM, compiled: bool) -> DraftKey:

@@ -9,7 +9,6 @@ import mlx.core as mx
 from ..backend import wired_limit
 from ..cache.layout import CacheLayout
 from ..cache.rows import KVCache
-from ..drafts.protocol import DraftLength
 from ..errors import InputError
 from ..options import GenerationOptions
 from ..rounds.compiled import compiles
@@ -20,7 +19,6 @@ from ..rounds.steps import Steps
 from .admission import Needs, OutOfMemory
 from .batch import Member
 from .guiding import Constraint, Held
-from .learning import Learning
 from .pair import Pair
 from .prediction import Foreseen, Free, Prediction
 from .prefill import Progress, chunks, last_hidden
@@ -44,8 +42,7 @@ class Host(Protocol):
 
     def decoder(self, layout: CacheLayout, sampling: Sampling, acceptor: Accept | None) -> Decoder: ...
     def steps(self, decoder: Decoder, compiled: bool) -> Steps: ...
-    def learning(self, options: GenerationOptions) -> Learning | None: ...
-    def draft_length(self, options: GenerationOptions, learning: Learning | None) -> DraftLength: ...
+    def drafts(self, options: GenerationOptions) -> int | None: ...
 
 
 class Run:
@@ -89,7 +86,6 @@ class Run:
         self._keeps_cache = kept
         self._sampling = sampling_of(options, request.suppress_tokens)
         self._compiled = compiles(options.compile)
-        self._learning = engine.learning(options)
         forced = 0 if self._draws_by_seed() else longest  # drafts of a grammar's
         self._held = _held(request, forced)
         self.needs = self._needs(longest)
@@ -99,8 +95,7 @@ class Run:
             self.needs,
             self.needs.budget,
             request.stop_tokens,
-            engine.draft_length(options, self._learning),
-            learns=self._learning is not None,
+            engine.drafts(options),
             steady=self._draws_by_seed(),
             priority=request.priority,
             top_logprobs=options.top_logprobs,
@@ -156,7 +151,6 @@ class Run:
 
     def _run(self) -> Generator[TokenEvent, None, None]:
         cache, job = self._cache, self._job
-        rounds_read = 0
         try:
             self.begin()
             with wired_limit():
@@ -164,7 +158,6 @@ class Run:
                     while not job.events:
                         self._step()
                     event = job.events.popleft()
-                    rounds_read += 1
                     self.kept += len(event.tokens)
                     if event.finish_reason is not None:
                         self._check_held()
@@ -181,8 +174,6 @@ class Run:
             self._leave()
             if self.kept and cache.lengths[0] and cache.is_held_by(self._holder):
                 cache.rewind(0, len(self.prompt) + self.kept - 1)
-            if self._learning is not None:
-                self._learning.keep(rounds_read)
             if self._engine.scheduler.idle and not job.failed and not self._engine.saves_when_idle:
                 while self._engine.prefix.save():
                     pass

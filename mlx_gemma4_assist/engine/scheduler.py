@@ -14,8 +14,9 @@ from typing import Protocol
 
 from ..cache.layout import grown_size
 from ..cache.rows import KVCache
+from ..drafts.batch import AutoBatchDraftLength
 from ..drafts.clock import RoundClock
-from ..drafts.protocol import BatchDraftLength, DraftLength
+from ..drafts.learned import AUTO_LONGEST
 from .admission import Admission, Needs, grown_bytes, joined_bytes
 from .batch import Batch, Landed, Member
 from .guiding import Held
@@ -28,10 +29,10 @@ LEAST_CHUNK = 32  # tokens: fewer take as long
 
 
 class Lengths(Protocol):
-    """Who lends what chooses how many drafts a round has that several rows share: ``learning.BatchLengths``."""
+    """Who lends what chooses how many drafts a round has: ``learning.DraftLengths``."""
 
-    def borrow(self) -> BatchDraftLength: ...
-    def give_back(self, lent: BatchDraftLength) -> None: ...
+    def borrow(self, compiled: bool) -> AutoBatchDraftLength: ...
+    def give_back(self, lent: AutoBatchDraftLength) -> None: ...
 
 
 ChunkSize = Callable[[], int | None]
@@ -50,8 +51,7 @@ class Job:
         needs: how much memory it takes.
         budget: the most tokens to make.
         stop_tokens: any of these ends it.
-        draft_length: how many drafts it wants in a round, where it is alone.
-        learns: whether that is learned, and so what it wants beside others.
+        drafts: how many it wants in a round; None for as many as are worth their time.
         steady: whether all its rounds have as many drafts, also where fewer tokens are left: its text depends on it.
         priority: who waits begins before those of lower ones.
         top_logprobs: of how many of the likeliest tokens it wants log-probabilities; None for none, not even its own.
@@ -69,8 +69,7 @@ class Job:
     needs: Needs
     budget: int
     stop_tokens: frozenset[int]
-    draft_length: DraftLength
-    learns: bool = False
+    drafts: int | None
     steady: bool = False
     priority: int = 0
     top_logprobs: int | None = None
@@ -104,7 +103,7 @@ class Scheduler:
     Args:
         batch: has a row for each job that runs.
         admission: knows who has room.
-        lengths: lends what chooses how many drafts a round has that several rows share, as long as there are any.
+        lengths: lends what chooses how many drafts a round has, as long as rows run that leave it to that.
         max_stall: seconds that rows wait at most for others' prompts between two rounds, as far as chunks of
             ``LEAST_CHUNK`` tokens, and pictures, which are never divided, are read in that time.
     """
@@ -117,7 +116,7 @@ class Scheduler:
         max_stall: float = MAX_STALL,
     ):
         self._batch, self._admission, self._lengths = batch, admission, lengths
-        self._borrowed: BatchDraftLength | None = None
+        self._chooser: AutoBatchDraftLength | None = None
         self._max_stall = max_stall
         self._has_read = False  # some of a prompt, since a round was read
         self._drafts = False  # whether the last round that was read had drafts
@@ -128,20 +127,21 @@ class Scheduler:
         self._running: dict[Member, Job] = {}
         self._clock = RoundClock()
 
-    @property
-    def _together(self) -> BatchDraftLength:
-        if self._borrowed is None:
-            self._borrowed = self._lengths.borrow()
-        return self._borrowed
+    def _choosing(self) -> AutoBatchDraftLength | None:
+        """What chooses how many drafts the next round has; None where all rows have told."""
+        learning = [member for member, job in self._running.items() if job.drafts is None]
+        if learning and self._chooser is None:
+            self._chooser = self._lengths.borrow(learning[0].compiled)
+        return self._chooser if learning else None
 
     def _rest(self) -> None:
         """Nothing is left of the last rows when nobody runs."""
         if self._running:
             return
         self._drafts = False
-        if self._borrowed is not None:
-            self._lengths.give_back(self._borrowed)
-            self._borrowed = None
+        if self._chooser is not None:
+            self._lengths.give_back(self._chooser)
+            self._chooser = None
 
     @property
     def idle(self) -> bool:
@@ -236,7 +236,7 @@ class Scheduler:
         """Whether a job's first round is to have drafts: those that it asks for, or as many as others have lately."""
         if not self._running:
             return False
-        return self._drafts if job.learns else job.draft_length.choose() > 0
+        return self._drafts if job.drafts is None else job.drafts > 0
 
     def _has_memory(self, job: Job) -> bool:
         """Whether the next job may begin. It waits for others, and is refused where there are none."""
@@ -287,8 +287,8 @@ class Scheduler:
                 self._end(each.member)
 
     def _end(self, member: Member) -> None:
-        if self._running.pop(member, None) is not None and len(self._batch.slots) > 1:
-            self._together.left(member)
+        if self._running.pop(member, None) is not None and self._chooser is not None:
+            self._chooser.left(member)
         self._batch.leave(member)
         self._rest()
 
@@ -306,60 +306,55 @@ class Scheduler:
 
     def _limits(self) -> dict[Member, int]:
         """How many drafts count in the next round of each row; nothing if nobody wants one."""
-        together = self._learns_together()
-        caps = {member: self._cap(member, job, together) for member, job in self._running.items()}
+        known = {member: self._known(member) for member in self._running}
+        caps = {member: self._cap(member, job, known[member]) for member, job in self._running.items()}
         if max(caps.values()) < 0:
             return {}
         caps = {member: max(0, cap) for member, cap in caps.items()}
-        if not together:
+        chooser = self._choosing()
+        if chooser is None or not any(caps.values()):
             return caps
         rows = self._batch.slots
-        choice = self._together.choose(rows, [0 if row is None else caps.get(row, 0) for row in rows])
-        learning = {member: min(cap, choice.drafts) for member, cap in caps.items() if self._running[member].learns}
-        return caps | learning
+        drafts = chooser.choose(rows, [0 if row is None else caps.get(row, 0) for row in rows]).drafts
+        learning = [member for member, job in self._running.items() if job.drafts is None]
+        return caps | {member: min(caps[member], max(drafts, known[member])) for member in learning}
 
-    def _cap(self, member: Member, job: Job, together: bool) -> int:
-        """The most drafts of a row's next round; negative if it wants no round."""
+    def _cap(self, member: Member, job: Job, known: int) -> int:
+        """The most drafts of a row's next round, of which so many are known; negative if it wants no round."""
         flying = self._batch.in_flight_for(member)
         left = job.budget - job.made - flying
         if left <= 0:
             return -1
-        known = 0 if member.held is None else self._known(member.held, flying)
         if job.made == 0 and flying == 0 and member.hidden is None:
             return min(known, left - 1)
-        longest = self._together.longest if job.learns and together else job.draft_length.choose()
+        longest = AUTO_LONGEST if job.drafts is None else job.drafts
         return longest if job.steady else min(max(longest, known), left - 1)
 
-    def _known(self, held: Held, flying: int) -> int:
+    def _known(self, member: Member) -> int:
         """How many drafts of a row's next round are known without the assistant, where nobody else would have to make
         as many."""
-        return 0 if len(self._batch.slots) > 1 else len(held.known(flying > 0))
-
-    def _learns_together(self) -> bool:
-        """Whether several rows share rounds, and any of them has as many drafts as are worth their time."""
-        return len(self._batch.slots) > 1 and any(job.learns for job in self._running.values())
+        if member.held is None or len(self._batch.slots) > 1:
+            return 0
+        return len(member.held.known(self._batch.in_flight_for(member) > 0))
 
     def _observe(self, drafted: int, found: Sequence[Landed], seconds: float | None) -> None:
-        """A round was read: whoever chose its drafts learns from it."""
-        if len(self._batch.slots) == 1:
-            for each in found:
-                if each.known:  # which says nothing of the assistant
-                    return
-                self._running[each.member].draft_length.observe(each.drafted, [each.accepted], seconds)
-        elif self._learns_together():
-            of = {each.member: each for each in found}
-            rows = [row if row in of else None for row in self._batch.slots]
-            limits = [0 if row is None else of[row].drafted for row in rows]
-            accepted = [0 if row is None else of[row].accepted for row in rows]
-            self._together.observe(rows, drafted, limits, accepted, seconds)
+        """A round was read: what chooses drafts learns from it."""
+        chooser = self._choosing()
+        if chooser is None or all(each.known for each in found):  # which says nothing of the assistant
+            return
+        of = {each.member: each for each in found}
+        rows = [row if row in of else None for row in self._batch.slots]
+        limits = [0 if row is None else of[row].drafted for row in rows]
+        accepted = [0 if row is None else of[row].accepted for row in rows]
+        chooser.observe(rows, drafted, limits, accepted, seconds)
 
     def _fail(self) -> None:
         """Let everybody go who had a part in a step that was not completed: what their rows hold is not known."""
         jobs: Sequence[Job] = [*self._running.values(), *([self._reading[0]] if self._reading else [])]
         self._reading = None
-        if len(self._batch.slots) > 1:
+        if self._chooser is not None:
             for member in self._running:
-                self._together.left(member)
+                self._chooser.left(member)
         self._running.clear()
         self._rest()
         self._batch.clear()

@@ -76,6 +76,11 @@ class Session:
         return [*lead, *(deepcopy(said.message) for said in self._path(self._current))]
 
     @property
+    def last(self) -> object:
+        """What stands for the last message of the current branch wherever that is seen; None where nothing was said."""
+        return self._ends[self._current]
+
+    @property
     def turns(self) -> int:
         """How many messages of the user were answered on the current branch."""
         count, asked = 0, False
@@ -197,8 +202,10 @@ class Session:
         """Let the model see another branch.
 
         Raises:
-            InputError: there is no such branch.
+            InputError: there is no such branch, or it is no number.
         """
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise InputError(f"the branch is {described(number)}, expected a number")
         if number not in self._ends:
             raise InputError(f"there is no branch {number}: there are {', '.join(map(str, sorted(self._ends)))}")
         if number != self._current and self._is_within_another():

@@ -87,7 +87,8 @@ class Features:
             raise InputError(f"{shown(source)} is too short to be heard")
         note = None
         if most is not None and len(samples) > most:
-            lasts = f"{shown(source)} lasts {len(samples) / rate:.0f} seconds"
+            name = shown(source)
+            lasts = f"{'a sound' if name.startswith('data:') else name} lasts {len(samples) / rate:.0f} seconds"
             note = f"{lasts}, of which the model hears the first {most / rate:.0f}"
         return Listened(Sound(features, heard, count), note)
 

@@ -24,6 +24,8 @@ BOUNDS = Bounds(size=1 << 30, seconds=300)
 UNKNOWN_RATE = 24.0
 SLOWEST = 1 / 86_400  # frames per second; of what is slower the model could not read the times
 Frame = tuple[float, np.ndarray]
+_PICTURES = ("image2", "ico")
+"""FFmpeg's names of formats of single pictures, besides those that end in ``_pipe``."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def read_video(source: Any, sampling: Sampling) -> Iterator[Frame]:
         sampling: which frames.
 
     Raises:
-        InputError: it is no video, is damaged or has no frames; av is needed and not installed.
+        InputError: it is no video but a picture, for one, is damaged or has no frames; av is needed and not installed.
     """
     if isinstance(source, str | os.PathLike | bytes):
         yield from _decode(source, sampling)
@@ -74,6 +76,17 @@ def read_video(source: Any, sampling: Sampling) -> Iterator[Frame]:
         raise InputError("a video has no frames")
     for index in sampling.indices(len(source), rate):
         yield index / rate, open_picture(source[index])
+
+
+def refuse_picture(container: Any, source: Any) -> None:
+    """Refuse a picture's file, which FFmpeg reads as a video of one frame: who names it has meant another option.
+
+    Raises:
+        InputError: PyAV's container is one.
+    """
+    name = container.format.name
+    if name in _PICTURES or name.endswith("_pipe"):
+        raise InputError(f"{shown(source)} is a picture, expected a video")
 
 
 def timestamp(seconds: float) -> str:
@@ -122,6 +135,7 @@ def _opened(av: ModuleType, file: Path | io.BytesIO, source: Any) -> Iterator[tu
     if isinstance(file, io.BytesIO):
         file.seek(0)
     with av.open(os.fspath(file) if isinstance(file, Path) else file, metadata_errors="replace") as container:
+        refuse_picture(container, source)
         if not container.streams.video:
             raise InputError(f"{shown(source)} has no pictures in it")
         stream = container.streams.video[0]

@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from secrets import randbits
 from typing import Any
 
@@ -14,10 +13,11 @@ from ..errors import InputError
 from ..files import read_json, replacing, why_not_written
 from ..media.fetch import fetch
 from ..text.messages import Message
+from .answered_requests import AnsweredRequests
 from .endpoint import Backend
 from .exchange import ChatRequest, RequestError
 from .reply import Reply, ReplyPiece
-from .session_values import check_names, checked_budget, checked_options, checked_thinking
+from .session_values import check_names, checked_budget, checked_options, checked_path, checked_thinking
 from .sources import Source, user_says
 from .spans import Span
 
@@ -38,6 +38,7 @@ class ChatSession:
         thinking_budget: the most tokens of thought; None sets no limit.
         seeded: whether each message gets a seed of its own where the options name none, so that :meth:`compare` draws
             what the answer drew.
+        names: what the backend's errors call options, by their Python names.
 
     Raises:
         OptionError: an option of another kind or out of its range.
@@ -53,16 +54,17 @@ class ChatSession:
         options: Mapping[str, Any] | None = None,
         thinking_budget: int | None = None,
         seeded: bool = False,
+        names: Mapping[str, str] | None = None,
     ):
-        self._options = checked_options(options or {})
+        self._options = checked_options(options)
         self._backend = backend
         self._thinking, self._thinking_budget = checked_thinking(thinking), checked_budget(thinking_budget)
-        self._seeded = seeded
+        self._seeded, self._names = seeded, names or {}
         self._session = Session(system_prompt)
         self._lock = threading.RLock()  # whoever cancels in a signal handler may interrupt who holds it
         self._reply: Reply | None = None
-        self._before: tuple[Mark, ChatRequest | None] | None = None  # how all was before what is being answered
-        self._asked: ChatRequest | None = None  # what was answered last
+        self._asked: tuple[Mark, ChatRequest] | None = None  # how all was before, and what is being answered
+        self._answered = AnsweredRequests()
         self._close: Callable[[], None] | None = None
         self._closed = False
 
@@ -87,7 +89,7 @@ class ChatSession:
         Raises:
             InputError: see ``Checkpoint.open``.
         """
-        checked_options(options or {})
+        checked_options(options)
         from .opening import open_backend
 
         backend, close = open_backend(model, assistant_model)
@@ -150,13 +152,13 @@ class ChatSession:
         """Set one of the options for the next answers; None leaves it to the checkpoint again.
 
         Raises:
-            OptionError: it is of another kind or out of its range.
+            OptionError: it is of another kind or out of its range, or another one cannot be without it.
             InputError: there is no such option.
         """
         check_names([name])
         with self._lock:
             others = {key: each for key, each in self._options.items() if key != name}
-            self._options = others if value is None else checked_options(others | {name: value})
+            self._options = checked_options(others if value is None else others | {name: value})
 
     def send(
         self,
@@ -214,10 +216,15 @@ class ChatSession:
         reply = Reply(self._take_back)
         with self._lock:
             self._check_free()
-            request = self._answered()
+            request = self._answered.last(self._session, self._request())
             self._reply = reply
-        plain = {**request.options, "num_assistant_tokens": 0}
-        return self._submit(reply, replace(request, options=plain))
+        plain = {name: value for name, value in request.options.items() if name != "draft_temperature"}
+        return self._submit(reply, replace(request, options=plain | {"num_assistant_tokens": 0}))
+
+    def answer_options(self) -> dict[str, Any]:
+        """The options that :meth:`compare` goes by: of the last answer, as far as they were given. InputError: none."""
+        with self._lock:
+            return dict(self._answered.last(self._session, self._request()).options)
 
     def cancel(self) -> None:
         """End the reply that is being made, if there is one. What was made of it stays."""
@@ -254,9 +261,9 @@ class ChatSession:
         with self._lock:
             self._check_idle()
             content = self._session.saved() | {"model": self._backend.model.id}
-        encoded = encoded_session(content)
+        encoded, whole = encoded_session(content), checked_path(path)
         try:
-            with replacing(Path(path)) as file:
+            with replacing(whole) as file:
                 file.write(encoded)
         except OSError as error:
             raise InputError(f"cannot write {path}: {why_not_written(error)}") from None
@@ -269,7 +276,7 @@ class ChatSession:
         Raises:
             InputError: a message is still being answered; the file cannot be read, or is no conversation.
         """
-        self.load_session(Session.restored(read_json(Path(path)), str(path)))
+        self.load_session(Session.restored(read_json(checked_path(path)), str(path)))
 
     def load_session(self, session: Session) -> None:
         """Go on with another conversation, its system prompt included.
@@ -314,14 +321,14 @@ class ChatSession:
         reply = Reply(self._record)
         with self._lock:
             self._check_free()
-            before = self._session.mark(), self._asked
+            before = self._session.mark()
             try:
                 change()
                 request = self._seed(self._request())
-                self._reply, self._before, self._asked = reply, before, request
+                self._reply, self._asked = reply, (before, request)
             finally:
                 if self._reply is not reply:
-                    self._session.go_back(before[0])
+                    self._session.go_back(before)
         return self._submit(reply, request)
 
     def _submit(self, reply: Reply, request: ChatRequest) -> Reply:
@@ -345,6 +352,7 @@ class ChatSession:
             thinking=self._thinking,
             thinking_budget=self._thinking_budget,
             stream=True,
+            fields=self._names,
         )
 
     def _seed(self, request: ChatRequest) -> ChatRequest:
@@ -352,20 +360,6 @@ class ChatSession:
         if not self._seeded or "seed" in request.options:
             return request
         return replace(request, options={**request.options, "seed": randbits(32)})
-
-    def _answered(self) -> ChatRequest:
-        """What the last answer of the branch has answered.
-
-        Raises:
-            InputError: there is none.
-        """
-        request = self._request()
-        *before, last = request.messages or [{"role": ""}]
-        if last["role"] != "assistant" or not before:
-            raise InputError("nothing was answered that could be compared")
-        if self._asked is not None and list(self._asked.messages) == before:
-            return self._asked
-        return replace(request, messages=before)
 
     def _check_free(self) -> None:
         if self._closed:
@@ -387,14 +381,15 @@ class ChatSession:
         if reply.thought:
             message["reasoning_content"] = reply.thought
         with self._lock:
-            if self._reply is reply:
-                self._reply = self._before = None  # first: whoever cancels in a signal handler comes here, too
+            if self._reply is reply and self._asked is not None:
+                _, request = self._asked
+                self._reply = self._asked = None  # first: whoever cancels in a signal handler comes here, too
                 self._session.answer(message, reply.answer_ids)
+                self._answered.keep(self._session.last, request)
 
     def _take_back(self, reply: Reply) -> None:
         with self._lock:
             if self._reply is reply:
-                if self._before is not None:
-                    mark, self._asked = self._before
-                    self._session.go_back(mark)
-                self._reply = self._before = None
+                if self._asked is not None:
+                    self._session.go_back(self._asked[0])
+                self._reply = self._asked = None

@@ -35,6 +35,7 @@ class Delivery:
         answers: of each prompt.
         desk: of the service.
         echo: texts of the prompts, where they are wanted before the answers.
+        notes: on what the prompts show.
         streams: whether events are wanted as they come. Else they are held back until all prompts have been read, so
             that ``Started`` tells of all of them; only ``Progress`` is not.
     """
@@ -47,10 +48,11 @@ class Delivery:
         desk: Desk,
         *,
         echo: Sequence[str] = (),
+        notes: Sequence[str] = (),
         streams: bool = True,
     ):
         self._listener, self._prompts, self._answers, self._desk = listener, prompts, answers, desk
-        self._echo, self._streams = echo, streams
+        self._echo, self._notes, self._streams = echo, tuple(notes), streams
         self._read: dict[int, int] = {}  # of each prompt that was begun, how many tokens are there
         self._cached: dict[int, int] = {}  # of each prompt that has been read
         self._held: list[Event] | None = []  # what comes behind Started; None when that has been told
@@ -77,7 +79,7 @@ class Delivery:
         self._cached.setdefault(number // self._answers, cached_tokens)
         if self._held is None or not (self._streams or len(self._cached) == len(self._prompts)):
             return
-        self._tell(Started(sum(map(len, self._prompts)), sum(self._cached.values())))
+        self._tell(Started(sum(map(len, self._prompts)), sum(self._cached.values()), self._notes))
         held, self._held = self._held, None
         for place, text in enumerate(self._echo):
             for answer in range(self._answers):

@@ -141,10 +141,12 @@ class Started:
     Attributes:
         prompt_tokens: of all prompts.
         cached_tokens: how many of them were not computed, since a cache had them.
+        notes: what whoever asked should know of what the prompts show, a sentence each.
     """
 
     prompt_tokens: int
     cached_tokens: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -311,12 +313,13 @@ class Answer:
 
     Attributes:
         choices: one for each answer.
-        prompt_tokens, cached_tokens: as of ``Started``.
+        prompt_tokens, cached_tokens, notes: as of ``Started``.
     """
 
     choices: list[Choice] = field(default_factory=list)
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def usage(self) -> Usage:
@@ -330,8 +333,8 @@ class Answer:
             RequestError: the request has failed.
         """
         match event:
-            case Started(prompt_tokens, cached_tokens):
-                self.prompt_tokens, self.cached_tokens = prompt_tokens, cached_tokens
+            case Started(prompt_tokens, cached_tokens, notes):
+                self.prompt_tokens, self.cached_tokens, self.notes = prompt_tokens, cached_tokens, notes
             case Piece(choice, deltas, tokens):
                 self._choice(choice).tokens += tokens
                 for delta in deltas:

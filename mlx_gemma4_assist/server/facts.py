@@ -6,9 +6,9 @@ from pathlib import Path
 from ..checkpoints.loading import config_dtype
 from ..checkpoints.pairing import SIZES
 from ..engine.pair import Checkpoint, PathOrRepo
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..files import read_json, read_part
-from ..media.config import MediaConfig, read_media_config
+from ..media.config import MediaConfig, MediaOptions, read_media_config
 from ..text.renderer import Renderer
 from .exchange import Model
 
@@ -53,6 +53,21 @@ def media_config(folder: Path) -> MediaConfig | None:
     except InputError:
         return None
     return found if found.has_vision or found.has_audio else None
+
+
+def check_media_options(checkpoint: Checkpoint, options: MediaOptions) -> None:
+    """Refuse what only pictures could heed, where the model takes none.
+
+    Raises:
+        OptionError: with the option.
+    """
+    asked = next((name for name, value in vars(options).items() if value is not None), None)
+    if asked is None:
+        return
+    media = media_config(checkpoint.folder)
+    if media is None or not media.has_vision:
+        named = _name(checkpoint.source.path_or_repo)
+        raise OptionError(f"{{{asked}}} is for pictures, and {{named}} takes none", named=named)
 
 
 def _name(path_or_repo: PathOrRepo) -> str:

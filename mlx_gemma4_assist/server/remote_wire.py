@@ -59,11 +59,12 @@ def body_of(request: ChatRequest, model: Model, own: bool) -> Body:
         "stream_options": {"include_usage": True},
     }
     for name, value in request.options.items():
-        body |= _option(name, value, own)
+        body |= _option(name, value, own, request.fields.get(name, name))
     return body | _thinking(request, own) | ({"draft_info": True} if own else {})
 
 
-def _option(name: str, value: Any, own: bool) -> Body:
+def _option(name: str, value: Any, own: bool, called: str) -> Body:
+    """An option as the protocol has it; ``called`` is what whoever asks calls it."""
     match name:
         case "stop":
             return {"stop": [value] if isinstance(value, str) else list(value)} if value else {}
@@ -77,8 +78,8 @@ def _option(name: str, value: Any, own: bool) -> Body:
     if name in SPELLED_ALIKE or (own and name in OWN):
         return {name: value}
     if name in OWN:
-        raise bad_request(f"the server is not known to heed {name}", name)
-    raise bad_request(f"{name} is for a model in this process, not for one behind a server", name)
+        raise bad_request(f"the server is not known to heed {called}", called)
+    raise bad_request(f"{called} is for a model in this process, not for one behind a server", name)
 
 
 def _thinking(request: ChatRequest, own: bool) -> Body:

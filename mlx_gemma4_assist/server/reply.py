@@ -107,6 +107,12 @@ class Reply(Iterator[ReplyPiece]):
         return self._made.cached_tokens
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of what the conversation shows, such as that a sound is cut at 30 seconds; a
+        sentence each, once the first token is there."""
+        return self._made.notes
+
+    @property
     def token_ids(self) -> tuple[int, ...]:
         """Of all tokens so far, thoughts and control tokens included; none from a backend that does not tell them."""
         return tuple(token.id for token in self._made.choices[0].tokens) if self._made.choices else ()

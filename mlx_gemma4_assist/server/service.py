@@ -11,12 +11,13 @@ from ..engine.pair import Checkpoint, Pair
 from ..engine.tasks import State
 from ..engine.worker import MAX_WAITING, Worker
 from ..errors import InputError, first_line
+from ..media.config import AS_PUBLISHED, MediaOptions
 from ..options import GenerationOptions
 from .answering import Answering
 from .delivery import Delivery, Desk, Submitted
 from .endpoint import Health, Request
 from .exchange import ChatRequest, Event, Model, RequestError, TextRequest, bad_request
-from .facts import model_of
+from .facts import check_media_options, model_of
 from .order import Order
 from .refusals import as_request_errors, request_error
 from .turns import Admit, Asked, ChatFormat
@@ -52,6 +53,7 @@ class Settings:
         ttl: seconds without a request after which the model is freed; None keeps it.
         stuck_after: seconds for a step, after which :meth:`Service.health` says that the engine is stuck.
         admit: what may be opened of what requests show. It is called in the thread that submits.
+        media: how many soft tokens and frames pictures and videos of all requests take.
     """
 
     name: str | None = None
@@ -64,6 +66,7 @@ class Settings:
     ttl: float | None = None
     stuck_after: float = STUCK
     admit: Admit = only_data
+    media: MediaOptions = AS_PUBLISHED
 
 
 class Service:
@@ -76,7 +79,7 @@ class Service:
         engine: makes what runs requests, in that thread.
 
     Raises:
-        InputError: the options are out of range.
+        InputError: the options are out of range, or are for pictures that the model does not take.
     """
 
     def __init__(
@@ -89,12 +92,13 @@ class Service:
     ):
         read = checkpoint.load if load is None else load
         GenerationOptions(**settings.options)
+        check_media_options(checkpoint, settings.media)
         self._checkpoint, self._settings, self._processor = checkpoint, settings, checkpoint.processor
         longest = checkpoint.config.max_position_embeddings
         context = min(longest, settings.context or longest)
         self._model = model_of(checkpoint, settings.name, settings.aliases, context, settings.max_tokens)
         takes_media = self._model.pictures or self._model.sound
-        self._format = ChatFormat(checkpoint, takes_media, settings.admit)
+        self._format = ChatFormat(checkpoint, takes_media, settings.admit, settings.media)
         self._texts: dict[int, str] = {}
         self._seconds = 1.0  # that an answer took lately
         self._worker = Worker(lambda: engine(read()), max_waiting=settings.max_waiting, ttl=settings.ttl)
@@ -130,6 +134,7 @@ class Service:
                 request.answers,
                 Desk(partial(self._error, request.fields), self._took, order.following),
                 echo=order.echo(),
+                notes=[note for prompt in order.prompts for note in prompt.notes],
                 streams=request.stream,
             )
             tasks = order.tasks(lambda number, turn: Answering(delivery, number, turn, self._spelled))

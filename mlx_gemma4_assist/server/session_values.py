@@ -1,19 +1,25 @@
 """What a session can be set to, refused where it is of another kind."""
 
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, described
 from ..options import GenerationOptions
 
 
-def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of ``GenerationOptions``, a copy.
+def checked_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Keywords of ``GenerationOptions``, a copy; None has none.
 
     Raises:
         OptionError: an option of another kind or out of its range.
-        InputError: there is no such option.
+        InputError: there is no such option, or it is no mapping.
     """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise InputError(f"options is {described(options)}, expected a mapping such as {{'temperature': 0.7}}")
     check_names(options)
     GenerationOptions(**options)
     return dict(options)
@@ -23,7 +29,15 @@ def check_names(names: Iterable[str]) -> None:
     """Names of options; raises ``InputError`` over others."""
     known = GenerationOptions.__dataclass_fields__
     if unknown := [name for name in names if not isinstance(name, str) or name not in known]:
-        raise InputError(f"there is no option {unknown[0]!r}")
+        raise InputError(f"there is no option {unknown[0]!r:.100}")
+
+
+def checked_path(path: str | os.PathLike[str]) -> Path:
+    """Where a file is; raises ``InputError`` over what is no path."""
+    try:
+        return Path(path)
+    except TypeError:
+        raise InputError(f"the file is {described(path)}, expected a path") from None
 
 
 def checked_budget(tokens: int | None) -> int | None:

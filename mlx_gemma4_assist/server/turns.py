@@ -9,6 +9,7 @@ from functools import cached_property
 
 from ..engine.guiding import Constraint
 from ..engine.pair import Checkpoint
+from ..media.config import MediaOptions
 from ..media.prepared import PreparedPrompt
 from ..media.processor import MediaProcessor
 from ..options import GenerationOptions
@@ -46,11 +47,12 @@ class ChatFormat:
         checkpoint: whose.
         takes_media: whether it takes any.
         admit: what may be opened of what a conversation shows.
+        options: how many soft tokens and frames that takes.
     """
 
-    def __init__(self, checkpoint: Checkpoint, takes_media: bool, admit: Admit):
+    def __init__(self, checkpoint: Checkpoint, takes_media: bool, admit: Admit, options: MediaOptions):
         self._checkpoint, self._processor = checkpoint, checkpoint.processor
-        self._takes_media, self._admit = takes_media, admit
+        self._takes_media, self._admit, self._options = takes_media, admit, options
         self._issued = IssuedCalls()
         self._written = WrittenAnswers(checkpoint.processor)
         self._renderer = Renderer(checkpoint.processor, self._issued.find, self._written.find)
@@ -76,7 +78,7 @@ class ChatFormat:
             return PreparedPrompt(self._processor.tokenize(rendered.text))
         if not self._takes_media:
             return self._checkpoint.prepare("", rendered.media)  # which says so
-        return self._media.expand(rendered.text, self._admitted(rendered.media))
+        return self._media.expand(rendered.text, self._admitted(rendered.media), self._options)
 
     def render(self, asked: Asked) -> str:
         """The same as text, each picture and sound one placeholder.

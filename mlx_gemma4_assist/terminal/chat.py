@@ -134,6 +134,8 @@ class Chat:
             except KeyboardInterrupt:
                 if pressed:
                     return None
+                if self._talk is not None:
+                    self._talk.edited = None
                 pressed, lines = True, ["Ctrl-C again, Ctrl-D or q leaves."]
 
     def _tell(self, lines: list[str]) -> None:

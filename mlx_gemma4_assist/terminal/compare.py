@@ -21,7 +21,7 @@ def compare(talk: Talk, argument: str) -> None:
     if again is None or again.finish_reason == "cancelled":
         return
     stopped = before is not None and before.finish_reason == "cancelled"
-    sampled = bool(talk.session.options.get("temperature"))
+    sampled = bool(talk.session.answer_options().get("temperature"))
     talk.say(f"{verdict(text_of(messages[-1]), again.answer, stopped, sampled)} {pace(before, again)}".rstrip())
 
 

@@ -57,16 +57,18 @@ def show(text: str, kind: Kind, counts: Mapping[Kind, int]) -> list[Shown]:
     """The files that somebody names for a kind, whatever their suffix; one, or several as shells read them.
 
     Raises:
-        InputError: one of them is not there or is broken.
+        InputError: one of them is not there, is a folder, or is broken.
     """
     whole = written_path(text)
+    if os.path.isdir(whole):
+        raise InputError(f"{whole} is a folder, expected a {kind.noun}")
     names = [whole] if os.path.isfile(whole) else [written_path(word) for word in _WORD.findall(text)]
     if not names:
         raise InputError(f"{text!r:.80} names no file")
     shown: list[Shown] = []
     for path in names:
         if not os.path.isfile(path):
-            raise InputError(f"there is no file {path}")
+            raise InputError(f"{path} is a folder" if os.path.isdir(path) else f"there is no file {path}")
         shown.append(labelled(path, kind, _number(kind, counts, shown)))
     return shown
 

@@ -84,8 +84,12 @@ def export(session: "Session", path: Path, title: str | None = None) -> None:
             _write(path, as_json(session))
         else:
             _export_markdown(session, path, path.stem if title is None else title)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"cannot write {path}: {why_not_written(error)}") from None
+    except ValueError:
+        raise InputError(f"cannot write {str(path)!r:.80}: there can be no such file") from None
 
 
 def _write(path: Path, text: str) -> None:
@@ -98,6 +102,8 @@ def _export_markdown(session: "Session", path: Path, title: str) -> None:
     if not contents:
         return _write(path, as_markdown(session, title))
     folder = path.with_name(f"{path.stem}-files")
+    if folder.exists():
+        raise InputError(f"cannot write {path}: what it shows would go to {folder}, which is there already")
     folder.mkdir(mode=0o700)  # a new one: nothing of anybody's is replaced
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)

@@ -98,9 +98,13 @@ def _sound_seconds(path: Path) -> float | None:
 
 
 def _av_seconds(path: Path, kind: Kind) -> float | None:
+    from ..media.video import refuse_picture
+
     av = media_library("av", f"reading {kind.noun}")
     try:
         with av.open(os.fspath(path), metadata_errors="replace") as container:
+            if kind is Kind.VIDEO:
+                refuse_picture(container, path)
             if not (container.streams.audio if kind is Kind.SOUND else container.streams.video):
                 raise InputError(f"{path} has no {kind.noun} in it")
             duration: int | None = container.duration

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import InputError
-from ..options import flags
 from . import slash_options as options
 from . import slash_stored as stored
 from . import slash_turns as turns
 from .compare import compare
 from .completion import PATH, Completions
 from .dropped import dropped
-from .setting import SETTABLE
+from .setting import SETTABLE, spelled
 from .style import Terminal
 from .talk import Talk
 
@@ -61,7 +60,7 @@ AT_ONCE = ("help", "quit")
 GOING_ON = ("image", "audio", "video", "set", "thinking", "context", "stats", "sessions")
 """Commands that leave a message that is being edited as it is."""
 COMMANDS: Mapping[str, Command] = {
-    "help": Command(_needs_no_talk, "", "show this"),
+    "help": Command(_needs_no_talk, "[COMMAND]", "show this, or the line of one command", lambda _: tuple(COMMANDS)),
     "reset": Command(turns.reset, "", "begin a new conversation; this one stays saved"),
     "undo": Command(turns.undo, "", "take back files that wait, else the last exchange"),
     "retry": Command(turns.retry, "", "answer the last message once more"),
@@ -100,9 +99,26 @@ What begins with // or with the path of a file is text"""
 
 def help_text() -> str:
     """All commands, a line each, and keys."""
-    calls = {name: f"/{name} {command.usage}".rstrip() for name, command in COMMANDS.items()}
-    longest = max(map(len, calls.values()))
-    return "\n".join([*(f"{calls[name]:<{longest}}  {each.help}" for name, each in COMMANDS.items()), KEYS])
+    longest = max(len(_call(name)) for name in COMMANDS)
+    return "\n".join([*(f"{_call(name):<{longest}}  {each.help}" for name, each in COMMANDS.items()), KEYS])
+
+
+def _help_of(argument: str) -> str:
+    """Of what was typed behind /help.
+
+    Raises:
+        InputError: that is no command.
+    """
+    if not argument:
+        return help_text()
+    name = argument.removeprefix("/").lower()
+    if name not in COMMANDS:
+        raise _no_command(f"/{name}")
+    return f"{_call(name)}  {COMMANDS[name].help}"
+
+
+def _call(name: str) -> str:
+    return f"/{name} {COMMANDS[name].usage}".rstrip()
 
 
 def typed(text: str) -> Typed | None:
@@ -122,16 +138,30 @@ def typed(text: str) -> Typed | None:
         return Typed(name, line[len(first) :].strip())
     if name and _is_path(line):
         return None
-    nearest = difflib.get_close_matches(name, COMMANDS, 1, 0.5)
+    raise _no_command(first)
+
+
+def _no_command(typed: str) -> InputError:
+    nearest = difflib.get_close_matches(typed[1:].lower(), COMMANDS, 1, 0.5)
     meant = f", perhaps /{nearest[0]}" if nearest else ""
-    raise InputError(f"there is no command {first:.40}{meant}: /help lists them, // begins text with a slash")
+    return InputError(f"there is no command {typed:.40}{meant}: /help lists them, // begins text with a slash")
 
 
 def at_once(terminal: Terminal, command: Typed) -> bool:
-    """Do what needs nobody who answers; whether the person leaves."""
+    """Do what needs nobody who answers; whether the person leaves.
+
+    Raises:
+        InputError: it cannot be done.
+    """
+    _check_argument(command)
     if command.name == "help":
-        terminal.note(help_text())
+        terminal.note(_help_of(command.argument))
     return command.name == "quit"
+
+
+def _check_argument(command: Typed) -> None:
+    if command.argument and not COMMANDS[command.name].usage:
+        raise InputError(f"/{command.name} takes nothing behind it, // begins text with a slash")
 
 
 def run(talk: Talk, command: Typed) -> None:
@@ -141,13 +171,11 @@ def run(talk: Talk, command: Typed) -> None:
         InputError: it cannot be done.
         KeyboardInterrupt: Ctrl-C was pressed twice while an answer was made.
     """
-    known = COMMANDS[command.name]
-    if command.argument and not known.usage:
-        raise InputError(f"/{command.name} takes nothing behind it, // begins text with a slash")
+    _check_argument(command)
     talk.stopped = False
     if command.name not in GOING_ON:
         talk.edited = None
-    known.run(talk, command.argument)
+    COMMANDS[command.name].run(talk, command.argument)
 
 
 def completions(talk: Callable[[], Talk | None]) -> Completions:
@@ -158,7 +186,7 @@ def completions(talk: Callable[[], Talk | None]) -> Completions:
         if command.values is not None:
             arguments[f"/{name}"] = _values_of(command.values, talk)
     for name in SETTABLE:
-        arguments[f"/set {flags(name)[0].lstrip('-')}"] = lambda: (PATH, "default")
+        arguments[f"/set {spelled(name)}"] = lambda: (PATH, "default")
     return Completions(helps, arguments)
 
 

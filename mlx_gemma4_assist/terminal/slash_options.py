@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 
-from ..errors import InputError, counted
-from ..options import flags
-from .setting import listed, option_named, value_of
+from ..errors import InputError, OptionError, counted
+from ..server.endpoint import Health
+from ..server.exchange import RequestError
+from .setting import as_typed, check_grammar_of, listed, option_named, shown, spelled, value_of
 from .statistics import legend
 from .talk import NUMBER_OF_DRAFTS, Talk
 from .thinking import thinking_of, thinking_words
 
 SHOWN_PLACES = 4
 GIGABYTE = 1e9
+OF_DRAFTS = (NUMBER_OF_DRAFTS, "draft_temperature")
+"""Options that only drafts heed."""
 
 
 def set_option(talk: Talk, argument: str) -> None:
@@ -23,14 +26,19 @@ def set_option(talk: Talk, argument: str) -> None:
     if not value.strip():
         raise InputError(f"/set {name} needs a value; /set {name} default takes it back")
     found = value_of(option, value.strip())
-    talk.session.set_option(option, found)
-    spelled = flags(option)[0].lstrip("-")
-    talk.say(f"{spelled} is as without it." if found is None else f"{spelled} is {value.strip()} from now on.")
+    try:
+        if found is not None:
+            check_grammar_of(option, found)
+        talk.session.set_option(option, found)
+    except OptionError as error:
+        raise as_typed(error) from None
+    called = spelled(option)
+    talk.say(f"{called} is as without it." if found is None else f"{called} is {shown(value)} from now on.")
 
 
 def names(talk: Talk) -> Sequence[str]:
     """Of all options, as the command line spells them."""
-    return [flags(name)[0].lstrip("-") for name in talk.settable]
+    return [spelled(name) for name in talk.settable]
 
 
 def thinking(talk: Talk, argument: str) -> None:
@@ -60,20 +68,31 @@ def assistant(talk: Talk, argument: str) -> None:
     """Whether the assistant drafts."""
     if talk.backend.model.assistant is None:
         raise InputError("there is no assistant: every token is the target's own")
-    on = _switched(argument, talk.session.options.get(NUMBER_OF_DRAFTS) == 0)
-    talk.session.set_option(NUMBER_OF_DRAFTS, (talk.drafts_asked or None) if on else 0)
+    session = talk.session
+    drafts = session.options.get(NUMBER_OF_DRAFTS) != 0
+    on = _switched(argument, not drafts)
+    if drafts and not on:
+        talk.drafting = {name: value for name in OF_DRAFTS if (value := session.options.get(name)) is not None}
+        for name in OF_DRAFTS:
+            session.set_option(name, None)
+        session.set_option(NUMBER_OF_DRAFTS, 0)
+    if on and not drafts:
+        session.set_option(NUMBER_OF_DRAFTS, None)
+        for name, value in talk.drafting.items():
+            session.set_option(name, value)
     talk.say("The assistant drafts from now on." if on else "There are no drafts from now on.")
 
 
 def _switched(argument: str, otherwise: bool) -> bool:
-    if argument not in ("", "on", "off"):
+    switch = argument.lower()
+    if switch not in ("", "on", "off"):
         raise InputError(f"it is switched on or off, not {argument!r:.40}")
-    return argument == "on" if argument else otherwise
+    return switch == "on" if switch else otherwise
 
 
 def stats(talk: Talk, argument: str) -> None:
     """What the answers took so far."""
-    totals, health = talk.totals, talk.backend.health()
+    totals, health = talk.totals, _health(talk)
     used = totals.usage
     parts = [f"{counted(totals.answers, 'answer')}, {counted(used.completion_tokens, 'token')}"]
     if used.drafted and used.rounds:
@@ -86,6 +105,16 @@ def stats(talk: Talk, argument: str) -> None:
         most = max(health.peak_memory, health.active_memory) / GIGABYTE
         lines.append(f"Memory: {health.active_memory / GIGABYTE:.2f} GB, at most {most:.2f} GB")
     talk.say("\n".join(lines))
+
+
+def _health(talk: Talk) -> Health:
+    """Raises:
+    InputError: the server is gone.
+    """
+    try:
+        return talk.backend.health()
+    except RequestError as error:
+        raise InputError(error.message) from None
 
 
 def context(talk: Talk, argument: str) -> None:

@@ -40,13 +40,17 @@ def _attach(talk: Talk, kind: Kind, argument: str) -> None:
 
 def save(talk: Talk, argument: str) -> None:
     """Keep the conversation, under a name of its own if there is one."""
-    if not talk.session.messages:
-        raise InputError("nothing has been said yet")
+    _check_said(talk)
     entry = talk.keeping.entry or talk.keeping.begin()
     if argument:
         entry.rename(argument)
     entry.save(talk.session.session)
     talk.say(f"Saved as {entry.name}: --resume {shlex.quote(entry.name)} goes on with it.")
+
+
+def _check_said(talk: Talk) -> None:
+    if all(message["role"] == "system" for message in talk.session.messages):
+        raise InputError("nothing has been said yet")
 
 
 def load(talk: Talk, argument: str) -> None:
@@ -96,6 +100,7 @@ def export_to(talk: Talk, argument: str) -> None:
     """Write the conversation to a file."""
     if not argument:
         raise InputError("/export takes a file that ends in .md or .json")
+    _check_said(talk)
     path = written_path(argument)
     export(talk.session.session, path)
     talk.say(f"Written: {path}")

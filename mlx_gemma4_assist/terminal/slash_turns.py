@@ -44,12 +44,14 @@ def edit(talk: Talk, argument: str) -> None:
     turn = whole_number(argument)
     if turn is not None and not 1 <= turn <= len(asked):
         raise InputError(f"there is no message {turn}: the conversation has {len(asked)}")
-    message = asked[-1 if turn is None else turn - 1]
+    place = len(asked) if turn is None else turn
+    message = asked[place - 1]
     talk.edited = Edited(turn, sources(message))
     if argument and turn is None:
         talk.message(argument)
     else:
         talk.draft = text_of(message)
+        talk.say(f"What is sent next takes the place of message {place}; an empty line leaves it as it is.")
 
 
 def branches(talk: Talk, argument: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..server.chat_session import ChatSession, Reply
 from ..server.endpoint import Backend
@@ -84,7 +84,7 @@ class Talk:
         edited: what the next message takes the place of; None for nothing.
         last: the last answer, if it was made here.
         used: tokens of the conversation, as far as known without counting.
-        drafts_asked: how many drafts of a round were asked for when the chat began.
+        drafting: options of drafts to go back to where there are none now.
         stopped: whether Ctrl-C has ended the last answer.
     """
 
@@ -106,7 +106,8 @@ class Talk:
         self.edited: Edited | None = None
         self.last: Reply | None = None
         self.used = 0
-        self.drafts_asked = session.options.get(NUMBER_OF_DRAFTS)
+        self.drafting: dict[str, Any] = {}
+        self._noted: set[str] = set()
         self.stopped = False
 
     def say(self, text: str) -> None:
@@ -116,6 +117,7 @@ class Talk:
     def forget(self) -> None:
         """Another conversation goes on."""
         self.attached, self.edited, self.last, self.used = [], None, None, 0
+        self._noted.clear()
 
     def message(self, text: str) -> None:
         """Send what was typed, with what it drops on the window. Dropped files alone wait for words.
@@ -230,6 +232,10 @@ class Talk:
         if not (reply.answer or reply.thought) and reply.finish_reason == "cancelled":
             self.say("Nothing was answered; the message is taken back.")
             return None
+        for note in dict.fromkeys(reply.notes):
+            if note not in self._noted:
+                self.say(note)
+        self._noted.update(reply.notes)
         self.say(statistics(reply, max_tokens=self.max_tokens, context=self.backend.model.context))
         if recorded:
             self.last = reply

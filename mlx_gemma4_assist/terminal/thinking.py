@@ -10,8 +10,8 @@ def thinking_of(text: str) -> tuple[bool, int | None]:
     Raises:
         InputError: the text says neither.
     """
-    if text in ("on", "off"):
-        return text == "on", None
+    if text.lower() in ("on", "off"):
+        return text.lower() == "on", None
     if budget := whole_number(text):
         return True, budget
     raise InputError(f"thinking is {text!r:.40}, expected off, on, or the most tokens of a thought")

@@ -1,0 +1,1 @@
+/* Nothing: that MLX is there is what this module says. */
