@@ -13,7 +13,7 @@ from threading import Thread
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from support.bundles import FAMILIES, FEW, exported, pair_of
+from support.bundles import FAMILIES, FEW, FORMS, exported, pair_of
 from support.chat_format import TEMPLATES, chat_processor
 from support.checkpoints import TEMPLATE, WORDS, save_tokenizer
 from support.commands import runner
@@ -48,13 +48,6 @@ from mlx_gemma4_assist.rounds.sampling import Sampling
 from mlx_gemma4_assist.rounds.state import Decoder
 from mlx_gemma4_assist.text.renderer import Renderer
 
-FORMS = {
-    "float32": {},
-    "affine": {"q_bits": 4, "q_group_size": 32},
-    "mxfp4": {"q_mode": "mxfp4"},
-    "mxfp8": {"q_mode": "mxfp8"},
-    "nvfp4": {"q_mode": "nvfp4"},
-}
 CASES = [(family, form) for family in FAMILIES for form in ("float32", "affine")]
 CASES += [("e2b", "mxfp4"), ("26b-a4b", "mxfp8"), ("31b", "nvfp4")]
 

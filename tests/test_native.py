@@ -5,14 +5,19 @@ import random
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
-from support.bundles import pair_of
-from support.native import build, edit, has_compiler, make, refusal
+from support import commands
+from support.bundles import FAMILIES, FORMS, exported, pair_of
+from support.native import Text, build, edit, has_compiler, make, refusal
 from support.paths import ASSETS
 
-from mlx_gemma4_assist import load, load_assistant, stream_generate
+from mlx_gemma4_assist import InputError, load, load_assistant, stream_generate
+from mlx_gemma4_assist.bundle import native
+from mlx_gemma4_assist.bundle.checking import check_native
 from mlx_gemma4_assist.bundle.writing import ExportOptions, export
 from mlx_gemma4_assist.drafts.learned import AutoDraftLength
 from mlx_gemma4_assist.engine.pair import Checkpoint
@@ -20,20 +25,17 @@ from mlx_gemma4_assist.engine.pair import Checkpoint
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="the C++ engine is built with g++, and there is none here")
 
 TOKENS = 1500
-FEW = 300
+FEW_TOKENS = 300
 LEAVES = 40  # processes; 200 were tried once
-FUZZED = 2000
-DRAWN = ("--temperature", "0.9", "--top-k", "40", "--top-p", "0.95", "--min-p", "0.02", "--seed", "7")
-SAMPLING = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "seed": 7}
+FUZZED = 1000
+DRAWN = ("--temperature", "0.3", "--top-k", "40", "--top-p", "0.95", "--min-p", "0.02", "--seed", "7")
+SAMPLING = {"temperature": 0.3, "top_k": 40, "top_p": 0.95, "min_p": 0.02, "seed": 7}
 BLOCKS = {"draft_temperature": 1.0}
-WAYS = {
-    "likeliest": ((), {}),
-    "drawn": (DRAWN, SAMPLING),
-    "drawn, drafts too": ((*DRAWN, "--draft-temperature", "1"), SAMPLING | BLOCKS),
-}
+WAYS = {"likeliest": (), "drawn": DRAWN, "drawn, drafts too": (*DRAWN, "--draft-temperature", "1")}
 MIXED = "0,3,8,1,5,2,2,7"
 CASES = [(way, drafts) for way in ("likeliest", "drawn") for drafts in ("0", "3", MIXED, "learned")]
 CASES += [("drawn, drafts too", "3")]
+COMPILED = [("likeliest", "0"), ("likeliest", "3"), ("drawn", "3"), ("drawn, drafts too", "3")]
 
 
 @pytest.fixture(scope="session")
@@ -60,30 +62,42 @@ def prompt(tiny) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def texts(tiny, prompt):
+def texts(engines_texts, tiny, prompt):
     """The package's, by the way of drawing."""
     model, processor, assistant = tiny
 
-    def text(options, tokens) -> list[int]:
+    def text(tokens: int, drafts: int, options) -> list[int]:
         made = stream_generate(
-            model, processor, prompt, assistant, max_tokens=tokens, num_assistant_tokens=3, **options
+            model, processor, prompt, assistant, max_tokens=tokens, num_assistant_tokens=drafts, **options
         )
         return [each.token for each in made]
 
     found = {
-        way: text(options, FEW if BLOCKS.items() <= options.items() else TOKENS) for way, (_, options) in WAYS.items()
+        "likeliest": text(TOKENS, 3, {}),
+        "drawn": text(TOKENS, 0, SAMPLING),  # a seed's text, whatever is drafted
+        "drawn, drafts too": text(FEW_TOKENS, 3, SAMPLING | BLOCKS),
     }
-    assert [len(each) for each in found.values()] == [TOKENS, TOKENS, FEW]
+    assert [len(each) for each in found.values()] == [TOKENS, TOKENS, FEW_TOKENS]
     return found
 
 
+@pytest.fixture(scope="module")
+def engines_texts(runner, bundle, prompt):
+    """The engine's, of all cases, two at a time while the package makes its own."""
+
+    def text(way: str, drafts: str) -> Text:
+        tokens, compiled = FEW_TOKENS if way == "drawn, drafts too" else TOKENS, int((way, drafts) in COMPILED)
+        options = ("--drafts", drafts, "--max-tokens", str(tokens), "--compile", str(compiled), *WAYS[way])
+        return make(runner, bundle, [prompt], *options)[0]
+
+    with ThreadPoolExecutor(2) as threads:
+        yield {case: threads.submit(text, *case) for case in CASES}
+
+
 @pytest.mark.parametrize(("way", "drafts"), CASES)
-def test_the_text_is_the_packages(runner, bundle, prompt, texts, way, drafts):
+def test_the_text_is_the_packages(engines_texts, texts, way, drafts):
     """Through many buckets, buffers that grow, and rings that wrap; compiled, too."""
-    compiled = "1" if way == "likeliest" and drafts in ("0", "3") else "0"
-    options = ("--drafts", drafts, "--max-tokens", str(len(texts[way])), "--compile", compiled, *WAYS[way][0])
-    (text,) = make(runner, bundle, [prompt], *options)
-    assert text.tokens == texts[way]
+    assert engines_texts[way, drafts].result().tokens == texts[way]
 
 
 def test_later_turns_keep_the_keys_of_earlier_ones(runner, bundle, prompt):
@@ -124,20 +138,44 @@ def test_a_context_ends_a_text(runner, bundle, prompt, tmp_path):
     assert "longer than the model's context" in refusal(runner, copy, prompt=asked)
 
 
-@pytest.mark.parametrize(
-    ("family", "quantized"), [("26b-a4b", {"q_mode": "mxfp8"}), ("e2b", {"q_bits": 4, "q_group_size": 32})]
-)
-def test_other_families(runner, tmp_path, family, quantized):
-    """Experts, layers that share keys, packed weights."""
-    model = pair_of(tmp_path, family, **quantized)
-    out = export(Checkpoint.open(model), tmp_path / "X.bundle", ExportOptions(drafts=2))
-    target, processor = load(model)
-    prompt = processor.encode("The wall was high. " * 9, chat=False)
-    made = stream_generate(
-        target, processor, prompt, load_assistant(model.with_name(f"{family}-assistant")), max_tokens=40
-    )
-    (text,) = make(runner, out, [prompt], "--drafts", "2", "--max-tokens", "40", "--compile", "0")
-    assert text.tokens == [each.token for each in made]
+@pytest.mark.parametrize(("family", "form"), [*zip(FAMILIES, FORMS, strict=True)])
+def test_families_and_formats(runner, tmp_path, family, form):
+    """Tokens, drafts and logits, likeliest and drawn; all families in all formats: tools/check_bundles.py."""
+    out = tmp_path / "X.bundle"
+    found = exported(pair_of(tmp_path, family, **FORMS[form]), out, tokens=4)
+    again = check_native(out, runner, found.texts)
+    assert again.tokens == found.tokens >= 20
+    assert again.ties == []
+
+
+def test_the_engines_logits_and_drafts_are_compared(runner, tmp_path):
+    """Though the text is right, wrong drafts are found, and so are wrong logits."""
+    out = tmp_path / "X.bundle"
+    (_, text, *_) = exported(pair_of(tmp_path, "e2b"), out, tokens=4).texts
+    number, made = next((i, made) for i, made in enumerate(text.rounds) if made.accepted + 1 < made.logits.shape[1])
+    places = mx.arange(made.logits.shape[1])[:, None]
+    for wrong, message in ((places == 0, "logits differ"), (places > made.accepted, "drafts are not the package's")):
+        rounds = [*text.rounds]
+        rounds[number] = made._replace(logits=made.logits + mx.where(wrong, 50.0, 0.0))
+        with pytest.raises(InputError, match=message):
+            check_native(out, runner, [replace(text, rounds=rounds)])
+    with pytest.raises(InputError, match="C\\+\\+ engine fails: the prompt is empty"):
+        check_native(out, runner, [replace(text, prompt=[])])
+
+
+def test_export_checks_by_the_engine_where_it_can(tmp_path, monkeypatch, capsys, runner):
+    """One plain line tells if it cannot."""
+    command = commands.runner(monkeypatch, capsys)
+    model = pair_of(tmp_path, "e2b")
+    monkeypatch.setattr(native, "build", lambda folder: runner)
+    asked = ("export", "--model", str(model), "--assistant-model", "none", "--out")
+    done = command(*asked, str(tmp_path / "X.bundle"))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("tokens of") == 2
+    assert "Checked by the C++ engine: " in done.stderr
+    monkeypatch.setattr(native, "compiler", lambda: None)
+    again = command(*asked, str(tmp_path / "Y.bundle"))
+    assert again.stderr.splitlines()[-1] == "Not checked by the C++ engine: there is no C++ compiler."
 
 
 # How it ends
@@ -244,6 +282,31 @@ def test_what_is_not_whole_is_refused(runner, bundle, tmp_path, case):
     change, expected = REFUSED[case]
     change(copy)
     assert expected in refusal(runner, copy)
+
+
+def test_names_in_a_manifest_may_be_spelled_by_escapes(runner, bundle, prompt, tmp_path):
+    """As ``json.dumps`` does, with two of them for what is beyond 65,536; a half of one is no text."""
+    copy = shutil.copytree(bundle, tmp_path / "X.bundle")
+    name = 'Gewichte "ü" \U0001f600.safetensors'
+    (copy / "weights.safetensors").rename(copy / name)
+    edit(copy, "manifest.json", lambda manifest: manifest["weight_files"][-1].update(path=name))
+    assert '\\u00fc\\" \\ud83d\\ude00' in (copy / "manifest.json").read_text()
+    options = ("--max-tokens", "3", "--compile", "0")
+    assert make(runner, copy, [prompt], *options)[0].tokens == make(runner, bundle, [prompt], *options)[0].tokens
+    edit(copy, "manifest.json", lambda manifest: manifest["weight_files"][-1].update(path="\ud83d"))
+    assert "manifest.json is damaged" in refusal(runner, copy)
+
+
+def test_an_argument_that_is_out_of_bounds_is_refused_where_it_is_used(runner, bundle, tmp_path):
+    """Rather than divided by."""
+
+    def damage(program) -> None:
+        (slices, *_) = [each for each in program["operations"] if each["operation"] == "slice"]
+        slices["step"] = [0 for _ in slices["step"]]
+
+    copy = shutil.copytree(bundle, tmp_path / "X.bundle")
+    edit(copy, "programs/greedy-0.json", damage)
+    assert refusal(runner, copy).endswith("the program greedy-0 cannot be run: an integer is 0")
 
 
 def test_requests_out_of_bounds_are_refused(runner, bundle):

@@ -23,7 +23,8 @@ _HEAD = struct.Struct("=4i")  # of a round in the runner's file: drafts, accepte
 def sources() -> Path | None:
     """The folder of the engine's sources, of a clone or of the installed package; None without any."""
     package = Path(__file__).resolve().parents[1]
-    return next((each for each in (package / "native", package.parent / "native") if (each / "build.sh").is_file()), None)
+    folders = (package / "native", package.parent / "native")
+    return next((each for each in folders if (each / "build.sh").is_file()), None)
 
 
 def why_not() -> str | None:
@@ -55,7 +56,7 @@ def build(folder: Path) -> Path:
         raise InputError("the C++ engine's sources are not here")
     environment = {"CXXFLAGS": "-O1", **os.environ, "CXX": compiler() or "c++"}
     done = subprocess.run(
-        [found / "build.sh", folder, sys.executable], env=environment, capture_output=True, text=True, check=False
+        ["sh", found / "build.sh", folder, sys.executable], env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         why = next((line for line in done.stderr.splitlines() if "error" in line), "its compiler failed")
@@ -84,17 +85,19 @@ def rounds(
     options = _options(drafts, sampling, seed, most) | {"rounds": f"/dev/fd/{writable}"}
     command = [program, bundle, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with os.fdopen(readable, "rb") as file:
-        with subprocess.Popen(command, pass_fds=[writable], text=True, **pipes) as process:  # type: ignore[call-overload]
-            os.close(writable)
-            try:
-                process.stdin.write(" ".join(map(str, prompt)) + "\n")
-                process.stdin.close()
-                yield from _read(file)
-                if process.wait():
-                    raise InputError(f"the C++ engine fails: {process.stderr.read().strip().removeprefix('gemma4: ')}")
-            finally:
-                process.kill()
+    with (
+        os.fdopen(readable, "rb") as file,
+        subprocess.Popen(command, pass_fds=[writable], text=True, **pipes) as process,  # type: ignore[call-overload]
+    ):
+        os.close(writable)
+        try:
+            process.stdin.write(" ".join(map(str, prompt)) + "\n")
+            process.stdin.close()
+            yield from _read(file)
+            if process.wait():
+                raise InputError(f"the C++ engine fails: {process.stderr.read().strip().removeprefix('gemma4: ')}")
+        finally:
+            process.kill()
 
 
 def _options(drafts: Sequence[int], sampling: Sampling, seed: int, most: int) -> dict[str, object]:

@@ -15,21 +15,25 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int kMost = 1 << 24;              // of a number that the manifest has
-constexpr int64_t kMostBytes = 100 << 20;   // of a small file, and of a safetensors file's header
+constexpr int kMost = 1 << 24;                  // of a number that the manifest has
+constexpr int64_t kMostBytes = 100 << 20;       // of a small file, and of a safetensors file's header
 constexpr int64_t kLargest = int64_t{1} << 50;  // bytes of a file
+
+struct FileError : Error {  // says which
+  using Error::Error;
+};
 
 int64_t size_of(const fs::path& path) {
   std::error_code error;
-  if (!fs::is_regular_file(path, error)) throw Error("cannot read " + path.string());
+  if (!fs::is_regular_file(path, error)) throw FileError("cannot read " + path.string());
   return static_cast<int64_t>(fs::file_size(path));
 }
 
 std::string bytes_of(const fs::path& path, int64_t begin, int64_t count) {
-  if (count > kMostBytes) throw Error(path.string() + " is too large");
+  if (count > kMostBytes) throw FileError(path.string() + " is too large");
   std::string content(count, '\0');
   std::ifstream file(path, std::ios::binary);
-  if (!file.seekg(begin) || !file.read(content.data(), count)) throw Error("cannot read " + path.string());
+  if (!file.seekg(begin) || !file.read(content.data(), count)) throw FileError("cannot read " + path.string());
   return content;
 }
 
@@ -38,8 +42,10 @@ template <class Action>
 auto naming(const fs::path& path, Action action) {
   try {
     return action();
+  } catch (const FileError&) {
+    throw;
   } catch (const std::exception& error) {
-    throw Error(path.string() + " is damaged: " + error.what());
+    throw FileError(path.string() + " is damaged: " + error.what());
   }
 }
 
@@ -58,7 +64,7 @@ std::vector<int> numbers(const Json& list, int64_t most) {
 std::string file_of(const fs::path& root, const std::string& name, const Json& known) {
   std::string content = bytes_of(root / name, 0, known.at(name).at("bytes").whole("bytes"));
   if (sha256(content) != known.at(name).at<std::string>("sha256"))
-    throw Error((root / name).string() + " is not the file that the bundle was written with");
+    throw FileError((root / name).string() + " is not the file that the bundle was written with");
   return content;
 }
 
@@ -67,7 +73,8 @@ using Tensors = std::unordered_map<std::string, mx::array>;
 Tensors tensors_of(const fs::path& path) {
   Tensors tensors = naming(path, [&] { return mx::load_safetensors(path.string()).first; });
   for (const auto& [name, array] : tensors)
-    if (std::ranges::any_of(array.shape(), [](int size) { return size < 1; })) throw Error(name + " has an odd shape");
+    if (std::ranges::any_of(array.shape(), [](int size) { return size < 1; }))
+      throw FileError(path.string() + " is damaged: " + name + " has an odd shape");
   return tensors;
 }
 
@@ -80,7 +87,7 @@ Tensors weights_of(const fs::path& root, const Json& known) {
   if (size_of(path) == size) std::memcpy(&length, bytes_of(path, 0, 8).data(), 8);
   if (!length || length > static_cast<uint64_t>(size - 8) ||
       sha256(bytes_of(path, 8, static_cast<int64_t>(length))) != known.at<std::string>("header_sha256"))
-    throw Error(path.string() + " is not the file of weights that the bundle was made for");
+    throw FileError(path.string() + " is not the file of weights that the bundle was made for");
   return tensors_of(path);
 }
 
@@ -102,7 +109,7 @@ void Bundle::read(const Json& content, const fs::path& root) {
     const fs::path inside(name);
     if (inside.is_absolute() || std::ranges::count(inside, "..")) throw Error(name + " is not in the bundle");
     if (size_of(root / inside) != said.at("bytes").whole("bytes", 0, kLargest))
-      throw Error(name + " is not of the length that it was written with");
+      throw FileError((root / inside).string() + " is not of the length that it was written with");
   }
   read_weights(content, root);
   const size_t weights = fixed.arrays.size(), constants = number(content, "constants", 0);

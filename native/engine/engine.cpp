@@ -87,6 +87,8 @@ struct Model {
     return std::max<int64_t>(bundle.least_end, round_up(position, compiles ? bucket : bundle.end_step));
   }
 
+  void want_logits() { logits = true, compiled_.clear(); }
+
   // A program's outputs, under way. Rounds, of so many drafts, are compiled where that pays.
   Arrays run(const Program& program, Arrays given, const Variables& variables, int drafts = -1) {
     const Function plain = [this, &program, variables](const Arrays& inputs) {
@@ -358,7 +360,9 @@ gemma4_model* gemma4_open(const char* folder, const gemma4_options* options, cha
 
 const char* gemma4_manifest(const gemma4_model* model) { return model->model->bundle.manifest.c_str(); }
 
-void gemma4_want_logits(gemma4_model* model) { model->model->logits = true; }
+void gemma4_want_logits(gemma4_model* model) {
+  told(nullptr, 0, 0, [&] { return model->model->want_logits(), 0; });
+}
 
 void gemma4_close(gemma4_model* model) {
   told(nullptr, 0, 0, [&] { return mx::synchronize(), delete model, mx::clear_cache(), 0; });

@@ -140,7 +140,7 @@ class JsonReader {
       return std::string(1, kMeant[place]);
     }
     std::u16string units(1, unit());
-    if (units[0] >= 0xD800 && units[0] < 0xDC00 && takes("\\")) units += unit();
+    if (units[0] >= 0xD800 && units[0] < 0xDC00 && left_.starts_with('\\')) left_.remove_prefix(1), units += unit();
     return std::filesystem::path(units).string();  // as UTF-8
   }
 

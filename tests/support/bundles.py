@@ -22,6 +22,13 @@ DRAFTING = {
     "num_hidden_layers": 2, "layer_types": [SLIDING, FULL], "sliding_window": WINDOW, "num_kv_shared_layers": 2
 }  # fmt: skip
 FEW = ExportOptions(drafts=2)
+FORMS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "affine": {"q_bits": 4, "q_group_size": 32},
+    "mxfp4": {"q_mode": "mxfp4"},
+    "mxfp8": {"q_mode": "mxfp8"},
+    "nvfp4": {"q_mode": "nvfp4"},
+}
 
 
 def pair_of(folder: Path, family: str, dtype: str = "float32", **quantized: Any) -> Path:

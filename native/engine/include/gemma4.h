@@ -56,7 +56,7 @@ typedef struct {
 gemma4_model *gemma4_open(const char *folder, const gemma4_options *options, char *error, size_t size);
 /* The bundle's manifest, JSON; it lives as long as the model. */
 const char *gemma4_manifest(const gemma4_model *model);
-/* For comparisons: rounds that begin from now on tell their logits, and are slower. Before the first text. */
+/* For comparisons: rounds that begin from now on tell their logits, and are slower. */
 void gemma4_want_logits(gemma4_model *model);
 /* Waits for the device. Memory is given back once the texts are let go of, too. */
 void gemma4_close(gemma4_model *model);
