@@ -1,0 +1,1 @@
+../../../../examples/native/Sources/GemmaChat/ChatModel.swift
