@@ -1,1 +1,1 @@
-../../../../examples/native/Sources/GemmaChat/ChatModel.swift
+../../../../examples/native/GemmaChat/Sources/ChatModel.swift

@@ -5,8 +5,9 @@ import PackageDescription
 let package = Package(
   name: "GemmaChat",
   platforms: [.macOS(.v14)],
-  dependencies: [.package(name: "Gemma4", path: "../../native")],
+  dependencies: [.package(path: "../../../native")],
   targets: [
-    .executableTarget(name: "GemmaChat", dependencies: [.product(name: "Gemma4", package: "Gemma4")])
+    .executableTarget(
+      name: "GemmaChat", dependencies: [.product(name: "Gemma4", package: "native")], path: "Sources")
   ]
 )

@@ -49,7 +49,7 @@
       VStack(alignment: line.role == .user ? .trailing : .leading, spacing: 4) {
         Text(letters).textSelection(.enabled)
           .padding(8)
-          .background(line.role == .user ? AnyShapeStyle(.tint.opacity(0.15)) : AnyShapeStyle(.quaternary))
+          .background((line.role == .user ? Color.accentColor : Color.gray).opacity(0.15))
           .clipShape(.rect(cornerRadius: 8))
         if !line.note.isEmpty {
           Text(line.note).font(.caption).foregroundStyle(.secondary)
@@ -61,8 +61,8 @@
     private var letters: AttributedString {
       line.runs.reduce(into: AttributedString()) { whole, run in
         var part = AttributedString(run.text)
-        if run.isThought { part.foregroundColor = .secondary }
-        if run.isDraft { part.foregroundColor = .green }
+        if run.isThought { part.swiftUI.foregroundColor = Color.secondary }
+        if run.isDraft { part.swiftUI.foregroundColor = Color.green }
         whole += part
       }
     }
