@@ -55,8 +55,10 @@ def pieces(layout: CacheLayout) -> list[Piece]:
     cuts = {layout.slack}
     if config.enable_moe_block:
         cuts.add(-(-SORTED // config.top_k_experts) - 1)
-    ends = [*sorted(cut for cut in cuts if 2 <= cut < most), most]
-    return [Piece(before + 1, end) for before, end in zip([1, *ends], ends, strict=False)]
+    if 2 in cuts:
+        cuts.add(1)
+    ends = [*sorted(cut for cut in cuts if 1 <= cut < most), most]
+    return [Piece(before + 1, end) for before, end in zip([0, *ends], ends, strict=False)]
 
 
 class Builder:
@@ -152,8 +154,11 @@ class Builder:
 
 
 def _spread(piece: Piece, shift: int) -> list[int]:
-    """Four lengths of a range, of which two are equal, so that begin and length vary by themselves."""
-    least, most = piece
+    """Four lengths of a range, of which two are equal, so that begin and length vary by themselves.
+
+    Of one token alone MLX makes another graph than of more, whose graph serves one as well.
+    """
+    least, most = min(max(2, piece.least), piece.most), piece.most
     one, other = min(least + shift, most - 1), max(most - shift, least + 1)
     return [least] * 4 if least == most else [one, one, other, min((2 * least + most) // 3 + shift, most)]
 

@@ -1,5 +1,8 @@
 """Is a bundle's text the package's? Both make the same rounds after the same prompt, and are compared round by round.
 
+A bundle is run by the interpreter that is written in Python, then, where it can be built, by the C++ engine: that one
+once the package's weights are let go of, since it reads its own.
+
 The prompt is read in pieces of all lengths that programs differ for, and is so long that rings wrap; rounds go on to
 where buffers grow and a bucket ends. In float32 all tokens have to be equal. Elsewhere two of them may part where
 logits are as close as rounding goes: what is compared of that text ends there.
@@ -7,7 +10,7 @@ logits are as close as rounding goes: what is compared of that text ends there.
 Drafts that fall leave no trace in a text. They are compared by the logits of the places behind them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -28,6 +31,7 @@ from ..rounds.export import DRAWN
 from ..rounds.round import propose, settle
 from ..rounds.sampling import Sampling, in_use, settings_of
 from ..rounds.state import Decoder
+from . import native
 from .loading import Bundle
 from .runner import Made, Runner
 from .weights import Weights, named_networks
@@ -55,17 +59,36 @@ class Trial:
         return f"{GREEDY if self.sampling.greedy else SAMPLED}, drafts {', '.join(map(str, self.drafts))}"
 
 
+@dataclass(frozen=True)
+class Text:
+    """The package's text of a trial.
+
+    Attributes:
+        trial: see there.
+        prompt: token ids.
+        rounds: the rounds of the package that were compared.
+        dtype: of the keys and values.
+    """
+
+    trial: Trial
+    prompt: list[int]
+    rounds: list[Made]
+    dtype: mx.Dtype
+
+
 @dataclass
 class Findings:
     """What was compared.
 
     Attributes:
+        texts: the package's, to be compared with another engine's.
         rounds, tokens: in all.
         difference: the largest between two logits, in parts of the largest logit.
         ties: texts that parted at a near tie.
         drafted, same: rounds with drafts, and how many of these had the package's very drafts.
     """
 
+    texts: list[Text] = field(default_factory=list)
     rounds: int = 0
     tokens: int = 0
     difference: float = 0.0
@@ -107,16 +130,68 @@ def check(folder: Path, pair: Pair, tokens: int = TOKENS) -> Findings:
     cache = KVCache(layout)
     prefill(pair.target, cache, prompt[:-1], bundle.reads[-1].most)
     for trial in trials(bundle.manifest["drafts"], bundle.manifest["most_top_k"]):
-        _compare(trial, copy(runner), _rounds(pair, cache.take(0), prompt[-1], trial), pair.dtype, tokens, findings)
-    if findings.same < MOSTLY * findings.drafted:
-        told = f"{findings.drafted - findings.same} of {findings.drafted} rounds"
-        raise InputError(f"the bundle's drafts are not the package's in {told}")
+        text = Text(trial, prompt, [], pair.dtype)
+        theirs = _recorded(_rounds(pair, cache.take(0), prompt[-1], trial), text.rounds)
+        _compare(text, _interpreted(copy(runner), trial), theirs, tokens, findings)
+        findings.texts.append(text)
+    _check_drafts(findings)
     return findings
 
 
+def check_native(folder: Path, program: Path, texts: Sequence[Text]) -> Findings:
+    """Compare what the C++ engine makes of a bundle with the package's texts.
+
+    Args:
+        folder: of the bundle.
+        program: the engine's runner.
+        texts: that the bundle's programs were found to make.
+
+    Raises:
+        InputError: they differ, or the engine fails; one sentence says where.
+    """
+    findings = Findings()
+    stops = Bundle(folder).manifest["text"]["stops"]
+    for text in texts:
+        trial, made = text.trial, sum(len(each.tokens) for each in text.rounds)
+        most = made + max(trial.drafts) + 2  # the last round that is compared is none that is cut short
+        ours = native.rounds(program, folder, text.prompt, trial.drafts, trial.sampling, SEED, most)
+        _compare(text, ours, _until_stop(text.rounds, stops), made, findings)
+    _check_drafts(findings)
+    return findings
+
+
+def _until_stop(rounds: Iterable[Made], stops: Sequence[int]) -> Iterator[Made]:
+    """Rounds as the engine tells of them, whose texts end with a stop token."""
+    for each in rounds:
+        end = next((place + 1 for place, token in enumerate(each.tokens) if token in stops), None)
+        yield each if end is None else each._replace(tokens=each.tokens[:end], accepted=min(each.accepted, end))
+        if end is not None:
+            return
+
+
+def _check_drafts(findings: Findings) -> None:
+    if findings.same < MOSTLY * findings.drafted:
+        told = f"{findings.drafted - findings.same} of {findings.drafted} rounds"
+        raise InputError(f"the bundle's drafts are not the package's in {told}")
+
+
+def _recorded(rounds: Iterable[Made], kept: list[Made]) -> Iterator[Made]:
+    for each in rounds:
+        kept.append(each)
+        yield each
+
+
+def _interpreted(runner: Runner, trial: Trial) -> Iterator[Made]:
+    """The rounds of a bundle's programs."""
+    settings = {name: array for name, array in settings_of([trial.sampling])._asdict().items() if name in DRAWN}
+    greedy = trial.sampling.greedy
+    for drafts in _drafts(trial):
+        yield runner.round(GREEDY if greedy else SAMPLED, drafts, None if greedy else settings)
+
+
 def piece_lengths(bundle: Bundle) -> list[int]:
-    """The shortest and the longest piece of each program that reads, and a single token."""
-    return [length for each in reversed(bundle.reads) for length in (each.most, each.least)] + [1]
+    """The shortest and the longest piece of each program that reads."""
+    return [length for each in reversed(bundle.reads) for length in (each.most, each.least)]
 
 
 def prompt_for(pair: Pair, count: int) -> list[int]:
@@ -167,21 +242,18 @@ def _drafts(trial: Trial) -> Iterator[int]:
     yield from cycle(trial.drafts)
 
 
-def _compare(
-    trial: Trial, runner: Runner, theirs: Iterator[Made], dtype: mx.Dtype, tokens: int, findings: Findings
-) -> None:
-    settings = {name: array for name, array in settings_of([trial.sampling])._asdict().items() if name in DRAWN}
-    way, made = (GREEDY, 0) if trial.sampling.greedy else (SAMPLED, 0)
-    for drafts, expected in zip(_drafts(trial), theirs, strict=False):
-        ours = runner.round(way, drafts, None if trial.sampling.greedy else settings)
-        where = f"{trial}, after {made} tokens"
-        _compare_round(ours, expected, dtype, where, findings)
-        if ours[:2] != expected[:2]:
+def _compare(text: Text, ours: Iterator[Made], theirs: Iterable[Made], tokens: int, findings: Findings) -> None:
+    made = 0
+    for expected in theirs:
+        where = f"{text.trial}, after {made} tokens"
+        found = next(ours)
+        _compare_round(found, expected, text.dtype, where, findings)
+        if found[:2] != expected[:2]:
             findings.ties.append(where)
             return
-        made += len(ours.tokens)
+        made += len(found.tokens)
         findings.rounds += 1
-        findings.tokens += len(ours.tokens)
+        findings.tokens += len(found.tokens)
         if made >= tokens:
             return
 

@@ -159,6 +159,6 @@ class Bundle:
         return [files[each.file][each.tensor] for each in self.kept]
 
 
-def fits(reads: Sequence[Reading], count: int) -> Reading | None:
-    """The program that reads so many tokens at once."""
-    return next((each for each in reads if each.least <= count <= each.most), None)
+def fitting(reads: Sequence[Reading], count: int) -> Reading:
+    """The program that reads so many tokens at once, as many as the longest can."""
+    return next(each for each in reads if count <= each.most)

@@ -10,11 +10,9 @@ from ..cache.layout import round_up
 from ..models.config import FULL
 from ..rounds.sampling import row_keys
 from .interpreter import run
-from .loading import Bundle, fits
+from .loading import Bundle, fitting
 from .operations import TYPES
 from .program import Program
-
-PLAIN = "greedy"
 
 
 class Made(NamedTuple):
@@ -62,11 +60,7 @@ class Runner:
         self._state["token"] = mx.array([[tokens[-1]]], mx.int32)
 
     def _read(self, ids: Sequence[int]) -> None:
-        reading = fits(self._bundle.reads, len(ids))
-        if reading is None:  # a single token is a round without drafts whose own token nobody asked for
-            self._state["token"] = mx.array([ids], mx.int32)
-            self.round(PLAIN, 0)
-            return
+        reading = fitting(self._bundle.reads, len(ids))
         end = self.length + len(ids)
         self._reserve(end)
         given = {"length": self._state["length"], "ids": mx.array([list(ids)], mx.int32), **self._buffers}

@@ -1,6 +1,7 @@
 """``export``: a pair as a folder of programs that an app runs without Python. Progress to standard error."""
 
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +32,11 @@ class BundleChoice:
         ),
     ] = False
     check: Annotated[
-        bool, typer.Option("--check/--no-check", help="Run the bundle, and compare its text with the package's.")
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="Run the bundle, by the C++ engine too if that can be built, and compare its text with the package's.",
+        ),
     ] = True
 
 
@@ -52,7 +57,9 @@ def export(choice: Annotated[ModelChoice, Only("model", "assistant_model", "dtyp
     checkpoint = open_checkpoint(choice, options)
 
     def check(folder: Path) -> None:
-        _tell(_checked(folder, checkpoint))
+        found = _checked(folder, checkpoint)
+        _tell("Checked", found)
+        _check_native(folder, found)
 
     write(checkpoint, bundle.out, ExportOptions(bundle.copy_weights), check if bundle.check else None, _tracing)
     print(f"{bundle.out}: {_size(bundle.out)}")
@@ -70,10 +77,25 @@ def _checked(folder: Path, checkpoint: "Checkpoint") -> "Findings":
     return check(folder, load_pair(checkpoint))
 
 
-def _tell(found: "Findings") -> None:
+def _check_native(folder: Path, found: "Findings") -> None:
+    """By the C++ engine, which reads weights of its own: the package's are let go of by now."""
+    import mlx.core as mx
+
+    from ..bundle import native
+    from ..bundle.checking import check_native
+
+    mx.clear_cache()
+    if why := native.why_not():
+        note(f"Not checked by the C++ engine: {why}.")
+        return
+    with tempfile.TemporaryDirectory() as built:
+        _tell("Checked by the C++ engine", check_native(folder, native.build(Path(built)), found.texts))
+
+
+def _tell(how: str, found: "Findings") -> None:
     parted = f"; parted at near ties: {'; '.join(found.ties)}" if found.ties else ""
     note(
-        f"Checked: {found.tokens} tokens of {found.rounds} rounds are the package's, "
+        f"{how}: {found.tokens} tokens of {found.rounds} rounds are the package's, "
         f"logits to {found.difference:.1g} of the largest{parted}."
     )
 

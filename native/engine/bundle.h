@@ -3,8 +3,8 @@
 
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -15,50 +15,41 @@ namespace gemma4 {
 
 namespace mx = mlx::core;
 using Arrays = std::vector<mx::array>;
-using Variables = std::vector<std::pair<std::string, int64_t>>;
+using Variables = std::map<std::string, int64_t, std::less<>>;  // values by name; that of "constant" is 1
 struct Operation;
 
-mx::Dtype dtype_of(std::string_view name);    // a type of numbers by its name in a program
-std::string sha256(std::string_view content);  // hexadecimal
+mx::Dtype dtype_of(const std::string& name);  // a type of numbers by its name in bundles
 
-// What steps make that depend on weights and constants alone, once for all programs.
-struct Folded {
-  std::map<std::string, size_t> places;  // by operation, arguments and numbers
+// Weights, then constants, then weights that programs take transposed, as all of them do: once.
+struct Fixed {
   Arrays arrays;
+  std::map<std::pair<size_t, std::vector<int>>, size_t> turned;  // where, by the weight's number and the order of axes
+  std::set<size_t> taken;                                        // by any program
+
+  size_t transposed(size_t number, const std::vector<int>& axes);
+  void evaluate();  // and lets go of what no program takes
 };
 
 struct Program {
   struct Input { std::string name; mx::Dtype dtype; Json::List shape; };
-  struct Use {
-    const Operation* operation;
-    size_t inputs, outputs;
-    Json::Object arguments;
-    Arrays made(const Arrays& taken, const Variables& values) const;
-  };
-  struct Step { const Use* use; std::vector<size_t> taken; ptrdiff_t folded = -1; };  // its place among these
+  struct Use { const Operation* operation; size_t inputs, outputs; Json arguments; };
+  struct Step { size_t use; std::vector<ptrdiff_t> taken; };  // ~i: the i-th fixed array; others: the program's own
 
   std::string name;
-  std::vector<std::string> variables;
   std::vector<Input> inputs;
   std::vector<Use> uses;
   std::vector<Step> steps;
-  std::vector<std::pair<std::string, size_t>> outputs;
+  std::vector<std::pair<std::string, ptrdiff_t>> outputs;
 
   // Throws an Error unless the JSON is a program for so many weights and constants whose operations are known.
-  Program(const Json& content, size_t weights, size_t constants);
-  // Makes once what is small, or no more than a view; marks those of `fixed` that other steps still take.
-  void fold(const Arrays& fixed, Folded& folded, std::vector<bool>& needed);
-  // The outputs in their order, not evaluated; `given` are the inputs in theirs, `fixed` weights and constants.
-  Arrays run(const Arrays& fixed, const Folded& folded, const Arrays& given, const Variables& values) const;
-
- private:
-  template <class Action>
-  Arrays attempt(Action action) const;
+  Program(const Json& content, size_t weights, size_t constants, Fixed& fixed);
+  // The outputs in their order, not evaluated, logits only if told to; `given` are the inputs in theirs.
+  Arrays run(const Arrays& fixed, const Arrays& given, const Variables& variables, bool logits) const;
 };
 
 struct Bundle {
   struct Layer { bool full; int heads, width; };
-  struct Reading { int least, most; Program program; };
+  struct Reading { int most; Program program; };  // of so many tokens at most
 
   std::string manifest;  // its text
   int vocabulary, context, hidden, drafts, most_top_k;
@@ -68,15 +59,15 @@ struct Bundle {
   std::vector<int> stops;
   std::vector<Program> greedy, sampled;
   std::vector<Reading> reads;
-  Arrays fixed;   // weights, then constants; evaluated
-  Folded folded;  // too
+  Fixed fixed;  // evaluated
 
   // Throws an Error, in one sentence, unless the folder has a whole bundle. To be called where MLX is used.
   explicit Bundle(const std::string& folder);
 
  private:
   void read(const Json& content, const std::filesystem::path& root);
-  void settle(size_t weights);
+  void read_layout(const Json& content);
+  void read_weights(const Json& content, const std::filesystem::path& root);
 };
 
 }  // namespace gemma4

@@ -1,4 +1,4 @@
-// How many drafts the next round makes, by the rule of mlx_gemma4_assist/drafts: what each constant is for stands there.
+// How many drafts the next round makes, by the rule of mlx_gemma4_assist/drafts, which says what each constant is for.
 // A table of cases that Python writes (tests/test_native.py) holds both to the same choices.
 #pragma once
 
@@ -6,38 +6,36 @@
 #include <cmath>
 #include <optional>
 #include <utility>
+#include <valarray>
 #include <vector>
 
 namespace gemma4 {
 
-using Curve = std::vector<double>;
-using Matrix = std::vector<Curve>;
+using Curve = std::valarray<double>;
 using Seconds = std::optional<double>;
 
 // A moving average for a whole curve at once (drafts/curve.py).
 struct DriftingCurve {
   Curve mean;
-  Matrix covariance, regained;
+  std::vector<Curve> covariance, regained;
   double kept;
 
-  DriftingCurve(Curve first, Matrix spread, double forgetting)
-      : mean(std::move(first)), covariance(spread), regained(std::move(spread)), kept(1 - forgetting) {
-    for (auto& row : regained) for (auto& each : row) each *= forgetting;
-  }
-  void observe(size_t at, double surprise, double variance) {
-    const Curve column = covariance[at];
-    const double total = column[at] + variance;
-    for (size_t i = 0; i < mean.size(); ++i) {
-      const double share = column[i] / total;
-      mean[i] += surprise * share;
-      for (size_t j = 0; j < mean.size(); ++j) covariance[i][j] -= share * column[j];
+  template <class Mean, class Spread>
+  DriftingCurve(int points, double forgetting, Mean first, Spread spread) : mean(points), kept(1 - forgetting) {
+    for (int i = 0; i < points; ++i) {
+      Curve row(points);
+      for (int j = 0; j < points; ++j) row[j] = spread(i, j);
+      mean[i] = first(i), covariance.push_back(row), regained.push_back(forgetting * row);
     }
   }
-  void forget() {
-    for (size_t i = 0; i < mean.size(); ++i)
-      for (size_t j = 0; j < mean.size(); ++j) covariance[i][j] = kept * covariance[i][j] + regained[i][j];
+  void observe(size_t at, double surprise, double variance) {
+    const Curve column = covariance[at], shares = column / (column[at] + variance);
+    mean += surprise * shares;
+    for (size_t i = 0; i < mean.size(); ++i) covariance[i] -= shares[i] * column;
   }
-  void move(double amount) { for (auto& each : mean) each += amount; }
+  void forget() {
+    for (size_t i = 0; i < mean.size(); ++i) covariance[i] = kept * covariance[i] + regained[i];
+  }
   double deviation(size_t a, size_t b) const {
     return std::sqrt(std::max(0.0, covariance[a][a] + covariance[b][b] - 2 * covariance[a][b]));
   }
@@ -46,7 +44,11 @@ struct DriftingCurve {
 class AutoDraftLength {
  public:
   explicit AutoDraftLength(int longest)
-      : acceptance_(stands(longest)), costs_(unknown(longest)), tried_(longest + 1, false) { weigh(); }
+      : acceptance_(longest, 2.5e-3 * kForgetEvery, [](int) { return std::log(0.6 / (1 - 0.6)); },
+                    [](int i, int j) { return 1.5 * 1.5 + 0.39 * 0.39 * std::min(i, j); }),
+        costs_(longest + 1, 1e-4 * kForgetEvery, [](int k) { return std::log(1 + 0.3 * k); },
+               [](int i, int j) { return 1.0 + slope(i) * slope(j) + 0.06 * 0.06 * std::min(i, j); }),
+        tried_(longest + 1, false) { weigh(); }
 
   int choose() {
     if (opening_ < 8) return std::min(best_, opening_++ < 4 ? 0 : 1);
@@ -64,57 +66,44 @@ class AutoDraftLength {
       const double chance = logistic(acceptance_.mean[at]), spread = std::max(chance * (1 - chance), 0.02);
       acceptance_.observe(at, ((accepted > at) - chance) / spread, 1 / spread);
     }
-    if (time(drafted, seconds) || drafted) weigh();
+    if (time(drafted) || drafted) weigh();
+    last_ = {drafted, seconds};
   }
 
  private:
   static constexpr int kForgetEvery = 16, kProbeRounds = 2, kLearnEvery = 4;
   struct Probe { int drafts = -1, chosen = 0, seen = 0, age = 0; double worth = 0, expected = 0, taken = 0; };
-  struct Last { int drafts = 0; Seconds seconds; };
+  struct Round { int drafts = 0; Seconds seconds; };
 
   DriftingCurve acceptance_, costs_;  // logits; logarithms of times
   std::vector<bool> tried_;
-  Curve cost_, tokens_;  // of rounds with 0, 1, ... drafts: in plain steps; as expected
+  std::vector<double> cost_, tokens_;  // of rounds with 0, 1, ... drafts: in plain steps; as expected
   double value_ = 0, savings_ = 0, noise_ = 0.01;
   int best_ = 0, opening_ = 0, rounds_ = 0, losses_ = 0, timings_ = 0, streak_ = 0;
   bool known_ = false;  // that a plain step takes so many seconds
-  Last last_;
+  Round last_;
   Probe probe_;
 
   static double logistic(double logit) { return 1 / (1 + std::exp(-logit)); }
-  static DriftingCurve stands(int longest) {
-    Matrix spread(longest, Curve(longest));
-    for (int i = 0; i < longest; ++i)
-      for (int j = 0; j < longest; ++j) spread[i][j] = 1.5 * 1.5 + 0.39 * 0.39 * std::min(i, j);
-    return {Curve(longest, std::log(0.6 / (1 - 0.6))), spread, 2.5e-3 * kForgetEvery};
-  }
-  static DriftingCurve unknown(int longest) {
-    Curve mean(longest + 1), slope(longest + 1);
-    for (int k = 0; k <= longest; ++k) mean[k] = std::log(1 + 0.3 * k), slope[k] = 0.8 * 0.3 * k / (1 + 0.3 * k);
-    Matrix spread(longest + 1, Curve(longest + 1));
-    for (int i = 0; i <= longest; ++i)
-      for (int j = 0; j <= longest; ++j) spread[i][j] = 1.0 + slope[i] * slope[j] + 0.06 * 0.06 * std::min(i, j);
-    return {mean, spread, 1e-4 * kForgetEvery};
-  }
+  static double slope(int k) { return 0.8 * 0.3 * k / (1 + 0.3 * k); }
 
   template <class Chance>
-  Curve expected(Chance chance) const {
-    Curve tokens{1.0};
+  std::vector<double> expected(Chance chance) const {
+    std::vector<double> tokens{1.0};
     double all = 1;
     for (size_t at = 0; at < acceptance_.mean.size(); ++at) tokens.push_back(tokens.back() + (all *= chance(at)));
     return tokens;
   }
   void weigh() {
-    tokens_ = expected([&](size_t at) { return logistic(acceptance_.mean[at]); });
-    cost_ = {1.0};
-    for (size_t k = 1; k < costs_.mean.size(); ++k)
+    tokens_ = expected([&](int at) { return logistic(acceptance_.mean[at]); });
+    cost_ = {1.0}, best_ = 0, value_ = 1;
+    for (size_t k = 1; k < tokens_.size(); ++k) {
       cost_.push_back(std::max(std::exp(costs_.mean[k] - costs_.mean[0]), cost_.back() + 0.05));
-    best_ = 0, value_ = 1;
-    for (size_t k = 1; k < cost_.size(); ++k)
       if (const double value = tokens_[k] / cost_[k]; value > value_) value_ = value, best_ = static_cast<int>(k);
+    }
   }
   int worth_a_probe() const {  // the cheapest that may be better than the best and that savings can pay
-    const Curve hoped = expected([&](int at) {
+    const auto hoped = expected([&](int at) {
       const double more = at < best_ ? 0 : std::sqrt(acceptance_.covariance[at][at]);
       return best_ == 0 ? 1.0 : logistic(acceptance_.mean[at] + more);
     });
@@ -132,38 +121,32 @@ class AutoDraftLength {
     probe_.taken += seconds && known_ && *seconds > 0 ? *seconds / std::exp(costs_.mean[0]) : cost;
   }
   void account(int drafted, double emitted, Seconds seconds) {  // drafts/probes.py
-    if (probe_.drafts >= 0) {
-      ++probe_.age;
-      if (drafted == probe_.drafts) {
-        if (probe_.seen == 0) charge(cost_[last_.drafts], cost_[last_.drafts], last_.seconds);
-        ++probe_.seen;
-        charge(cost_[drafted], emitted / value_, seconds);
-      }
-      if (probe_.seen == kProbeRounds || probe_.age > kProbeRounds + 2) {
-        const double gain = probe_.worth - std::min(probe_.taken, 1.5 * probe_.expected);
-        savings_ += gain - 0.05;
-        losses_ = gain > 0 ? 0 : std::min(losses_ + 1, 4);
-        probe_ = {};
-      }
+    if (probe_.drafts >= 0 && drafted == probe_.drafts) {
+      if (probe_.seen++ == 0) charge(cost_[last_.drafts], cost_[last_.drafts], last_.seconds);
+      charge(cost_[drafted], emitted / value_, seconds);
+    }
+    if (probe_.drafts >= 0 && (++probe_.age > kProbeRounds + 2 || probe_.seen == kProbeRounds)) {
+      const double gain = probe_.worth - std::min(probe_.taken, 1.5 * probe_.expected);
+      savings_ += gain - 0.05;
+      losses_ = gain > 0 ? 0 : std::min(losses_ + 1, 4);
+      probe_ = {};
     }
     savings_ = std::min(savings_ + 0.02 * std::pow(0.75, losses_) * cost_[drafted], 2.0);
     ++rounds_;
   }
-  bool time(int drafted, Seconds seconds) {  // drafts/costs.py; whether there was something to learn
-    const Last before = std::exchange(last_, {drafted, seconds});
-    streak_ = before.drafts == drafted ? streak_ + 1 : 0;
+  bool time(int drafted) {  // drafts/costs.py; whether there was something to learn from the round before
+    streak_ = last_.drafts == drafted ? streak_ + 1 : 0;
     const bool thinned = streak_ > 2 * kLearnEvery && streak_ % kLearnEvery > 0;
-    if (streak_ == 0 || thinned || !before.seconds || *before.seconds <= 0) return false;
+    if (streak_ == 0 || thinned || !last_.seconds || *last_.seconds <= 0) return false;
     if (!tried_[drafted]) return tried_[drafted] = true, false;
-    double surprise = std::log(*before.seconds) - costs_.mean[drafted];
-    if (!known_) costs_.move(surprise), known_ = true, surprise = 0;
+    double surprise = std::log(*last_.seconds) - costs_.mean[drafted];
+    if (!known_) costs_.mean += std::exchange(surprise, 0), known_ = true;
     const double variance = costs_.covariance[drafted][drafted], limit = 3.0 * std::sqrt(variance + noise_);
-    if (surprise < -limit) costs_.move(surprise + limit);
+    if (surprise < -limit) costs_.mean += surprise + limit;
     surprise = std::max(-limit, std::min({surprise, limit, 0.4}));
-    ++timings_;
     costs_.observe(drafted, surprise, noise_);
     const double seen = std::max(surprise * surprise - variance, 0.02 * 0.02);
-    noise_ += std::max(0.03, 1.0 / (timings_ + 2)) * (seen - noise_);
+    noise_ += std::max(0.03, 1.0 / (++timings_ + 2)) * (seen - noise_);
     return true;
   }
 };

@@ -4,15 +4,10 @@
 #include <atomic>
 #include <bit>
 #include <chrono>
-#include <condition_variable>
-#include <cstring>
 #include <deque>
 #include <functional>
-#include <future>
-#include <map>
-#include <memory>
 #include <mutex>
-#include <set>
+#include <semaphore>
 #include <thread>
 
 #include "bundle.h"
@@ -30,16 +25,11 @@ class Worker {
     static Worker& worker = *new Worker;
     return worker;
   }
-  template <class Job>
-  auto run(Job job) -> decltype(job()) {  // waits for it
-    std::packaged_task<decltype(job())()> task(std::move(job));
-    auto result = task.get_future();
-    {
-      std::lock_guard lock(mutex_);
-      jobs_.push_back([&] { task(); });
-    }
-    wakes_.notify_one();
-    return result.get();
+  void run(const std::function<void()>& job) {  // waits for it
+    const std::lock_guard one_after_the_other(calls_);
+    job_ = &job;
+    asked_.release();
+    done_.acquire();
   }
   // At exit, before what exists now is destroyed: what is made later goes before it.
   static void drain_at_exit() {
@@ -51,21 +41,14 @@ class Worker {
   std::atomic<bool> leaving = false;
 
  private:
-  std::mutex mutex_;
-  std::condition_variable wakes_;
-  std::deque<std::function<void()>> jobs_;
+  std::mutex calls_;
+  std::binary_semaphore asked_{0}, done_{0};
+  const std::function<void()>* job_ = nullptr;
 
   Worker() {
     std::thread([this] {
       mx::set_default_stream(mx::new_thread_unsafe_stream(mx::default_device()));
-      for (;;) {
-        std::unique_lock lock(mutex_);
-        wakes_.wait(lock, [this] { return !jobs_.empty(); });
-        const auto job = std::move(jobs_.front());
-        jobs_.pop_front();
-        lock.unlock();
-        job();
-      }
+      for (;;) asked_.acquire(), (*job_)(), done_.release();
     }).detach();
     run([] { mx::eval(mx::zeros({1})); });
     drain_at_exit();
@@ -82,13 +65,17 @@ bool can_compile() {  // on a CPU, MLX builds kernels with g++
 
 int64_t round_up(int64_t number, int64_t step) { return (number + step - 1) / step * step; }
 
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
 struct Model {
   Bundle bundle;
-  bool compiles;
+  bool compiles, logits = false;  // that are wanted
   AutoDraftLength learned;
 
   Model(const std::string& folder, const gemma4_options& options)
-      : bundle(folder), compiles(options.compile < 0 ? can_compile() : options.compile), learned(std::max(1, bundle.drafts)) {
+      : bundle(folder),
+        compiles(options.compile < 0 ? can_compile() : options.compile),
+        learned(std::max(1, bundle.drafts)) {
     if (options.cache_limit) mx::set_cache_limit(options.cache_limit);
     if (options.memory_limit) mx::set_memory_limit(options.memory_limit);
   }
@@ -100,16 +87,20 @@ struct Model {
     return std::max<int64_t>(bundle.least_end, round_up(position, compiles ? bucket : bundle.end_step));
   }
 
-  // A program's outputs, but logits, each of the shape that the next round takes.
+  // A program's outputs, under way. Rounds, of so many drafts, are compiled where that pays.
   Arrays run(const Program& program, Arrays given, const Variables& variables, int drafts = -1) {
-    const auto function = [this, &program, variables, drafts](const Arrays& inputs) {
-      return kept(program, inputs, program.run(bundle.fixed, bundle.folded, inputs, variables), drafts);
+    const Function plain = [this, &program, variables](const Arrays& inputs) {
+      return program.run(bundle.fixed.arrays, inputs, variables, logits);
     };
-    if (drafts < 0 || !compiles || !is_worth_tracing(&program, drafts, variables[0].second)) return function(given);
-    if (compiled_.size() >= kMostTraces) compiled_.clear();
-    auto [found, is_new] = compiled_.try_emplace({&program, variables[0].second});
-    if (is_new) found->second = mx::compile(function);
-    Arrays made = found->second(given);
+    const Function* function = &plain;
+    bool is_new = false;
+    if (drafts >= 0 && compiles && is_worth_tracing({&program, variables.at("end")}, drafts)) {
+      if (compiled_.size() >= kMostTraces) compiled_.clear();
+      auto& known = compiled_[{&program, variables.at("end")}];
+      if ((is_new = !known)) known = mx::compile(plain);
+      function = &known;
+    }
+    Arrays made = (*function)(given);
     given.clear();  // so that buffers are written in place
     mx::async_eval(made);
     if (is_new) Worker::drain_at_exit();
@@ -118,32 +109,17 @@ struct Model {
 
  private:
   using Key = std::pair<const Program*, int64_t>;
+  using Function = std::function<Arrays(const Arrays&)>;
   static constexpr size_t kMostTraces = 64;
-  std::map<Key, std::function<Arrays(const Arrays&)>> compiled_;
+  std::map<Key, Function> compiled_;
   std::map<int, double> shares_;  // of the recent rounds
   std::set<Key> asked_;
 
   // As rounds/compiled.py says: what is not asked for again is not traced.
-  bool is_worth_tracing(const Program* program, int drafts, int64_t end) {
+  bool is_worth_tracing(const Key& key, int drafts) {
     for (auto& [_, share] : shares_) share *= 1 - 1.0 / 16;
     shares_[drafts] += 1.0 / 16;
-    if (compiled_.contains({program, end}) || shares_[drafts] >= 0.2) return true;
-    return drafts == 0 && !asked_.insert({program, end}).second;
-  }
-
-  Arrays kept(const Program& program, const Arrays& given, const Arrays& made, int drafts) const {
-    Arrays found;
-    for (size_t i = 0; i < made.size(); ++i) {
-      const std::string& name = program.outputs[i].first;
-      if (name == "logits" && made[i].shape(-1) == bundle.vocabulary) continue;
-      bool fits = made[i].dtype() == mx::int32 &&
-                  made[i].shape() == (name == "tokens" ? mx::Shape{1, drafts + 1} : mx::Shape{1});
-      for (size_t j = 0; j < given.size(); ++j)
-        if (program.inputs[j].name == name) fits = made[i].dtype() == given[j].dtype() && made[i].shape() == given[j].shape();
-      if (!fits) throw Error("the program " + program.name + " gives another " + name + " than it takes");
-      found.push_back(name == "tokens" || name == "accepted" ? mx::contiguous(made[i]) : made[i]);
-    }
-    return found;
+    return compiled_.contains(key) || shares_[drafts] >= 0.2 || (drafts == 0 && !asked_.insert(key).second);
   }
 };
 
@@ -158,36 +134,36 @@ class Text {
     request_ = asked;
     drafts_.assign(asked.drafts, asked.drafts + asked.draft_count);
     prompt_ = std::move(ids);
-    budget_ = std::min<int64_t>(asked.max_tokens, bundle().context - static_cast<int64_t>(prompt_.size()));
+    left_ = std::min<int64_t>(asked.max_tokens, bundle().context - static_cast<int64_t>(prompt_.size()));
     flying_.clear();
-    const auto last = prompt_.end() - 1;
-    rewind(std::mismatch(prompt_.begin(), last, ids_.begin(), ids_.end()).first - prompt_.begin());
+    rewind(std::mismatch(prompt_.begin(), prompt_.end() - 1, ids_.begin(), ids_.end()).first - prompt_.begin());
     kept_ = static_cast<int32_t>(ids_.size());
-    made_ = chosen_ = 0, finished_ = cancelled = false, started_ = false, read_at_.reset(), pause_ = 0;
+    rounds_ = 0, finished_ = cancelled = false;
   }
 
   gemma4_piece next() {
     if (finished_) throw Error("the text has ended, or has not begun");
-    pause_ = seconds() - left_at_;
+    away_ = now() - left_at_;
     gemma4_piece piece{};
     try {
       if (cancelled) piece.finish = GEMMA4_CANCELLED;
-      else if (const int64_t left = static_cast<int64_t>(prompt_.size() - 1 - ids_.size()); left > 0 && !started_) read(left);
+      else if (rounds_ == 0 && ids_.size() + 1 < prompt_.size()) read();
       else round(piece);
-    } catch (...) {
-      reset();  // what the device was doing with the buffers is not known
+    } catch (...) {  // what the device was doing with the buffers is not known
+      flying_.clear(), state_.clear(), ids_.clear();
+      written_ = 0, finished_ = true;
       throw;
     }
     piece.kept = kept_;
     piece.to_read = static_cast<int32_t>(prompt_.size()) - 1;
     piece.read = std::min(piece.to_read, static_cast<int32_t>(ids_.size()));
     if (piece.finish != GEMMA4_GOES_ON) finished_ = true, flying_.clear(), mx::clear_cache();
-    left_at_ = seconds();
+    left_at_ = now();
     return piece;
   }
 
  private:
-  struct Flight { mx::array tokens, accepted; int drafts; };
+  struct Flight { mx::array tokens, accepted; std::optional<mx::array> logits; int drafts; };
 
   std::shared_ptr<Model> model_;
   std::map<std::string, mx::array, std::less<>> state_;  // what programs take, by name
@@ -196,35 +172,28 @@ class Text {
   std::vector<int32_t> prompt_, drafts_;
   gemma4_request request_{};
   std::deque<Flight> flying_;
-  int64_t budget_ = 0, made_ = 0, chosen_ = 0;
+  int64_t left_ = 0, rounds_ = 0;  // tokens that the text lacks, rounds that were submitted
   int32_t newest_ = 0, kept_ = 0;
-  bool started_ = false, finished_ = true;
-  Seconds read_at_;
-  double left_at_ = 0, pause_ = 0;
+  bool finished_ = true;
+  double read_at_ = 0, left_at_ = 0, away_ = 0;  // when a round was read; when the caller left, and for how long
+  mx::array logits_ = mx::array(0.0f);
 
   const Bundle& bundle() const { return model_->bundle; }
-  static double seconds() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  }
-  void set(std::string_view name, mx::array value) { state_.insert_or_assign(std::string(name), std::move(value)); }
+  void set(const std::string& name, mx::array value) { state_.insert_or_assign(name, std::move(value)); }
 
   void check(const std::vector<int32_t>& ids, const gemma4_request& asked) const {
+    const auto within = [](auto value, auto least, auto most) { return value >= least && value <= most; };
     if (ids.empty()) throw Error("the prompt is empty");
-    if (ids.size() >= static_cast<size_t>(bundle().context)) throw Error("the prompt is longer than the model's context");
+    if (ids.size() >= size_t(bundle().context)) throw Error("the prompt is longer than the model's context");
     for (const int32_t id : ids)
-      if (id < 0 || id >= bundle().vocabulary) throw Error("the prompt has the id " + std::to_string(id));
+      if (!within(id, 0, bundle().vocabulary - 1)) throw Error("the prompt has the id " + std::to_string(id));
     for (size_t i = 0; i < asked.draft_count; ++i)
-      if (asked.drafts[i] < 0 || asked.drafts[i] > bundle().drafts) throw Error("the bundle has no rounds of so many drafts");
-    const auto within = [](float value, float least, float most) { return value >= least && value <= most; };
+      if (!within(asked.drafts[i], 0, bundle().drafts)) throw Error("the bundle has no rounds of so many drafts");
+    const bool filters = within(asked.top_p, 1e-6f, 1) && within(asked.min_p, 0, 1) &&
+                         within(asked.top_k, asked.top_p < 1 ? 1 : 0, bundle().most_top_k);
     if (asked.max_tokens < 1 || !within(asked.temperature, 0, 1e4) || !within(asked.draft_temperature, 0, 1e4) ||
-        (asked.temperature > 0 && (!within(asked.top_p, 1e-6f, 1) || !within(asked.min_p, 0, 1) || asked.top_k > bundle().most_top_k ||
-                                   asked.top_k < (asked.top_p < 1 ? 1 : 0))))
+        (asked.temperature > 0 && !filters))
       throw Error("the request has a setting that is out of bounds");
-  }
-
-  void reset() {
-    flying_.clear(), state_.clear(), ids_.clear();
-    written_ = 0, finished_ = true;
   }
 
   // Go on from so many entries; from none where a ring has lost what came before them.
@@ -237,21 +206,23 @@ class Text {
     set("length", mx::array({static_cast<int32_t>(ids_.size())}));
   }
 
-  // Room for so many positions in linear buffers; rings are always whole.
-  void reserve(int64_t slots) {
+  // Room for what is written before one position and attended to before another; rings are always whole.
+  void reserve(int64_t written, int64_t slots) {
+    written_ = std::max(written_, written);
     for (size_t i = 0; i < bundle().layers.size(); ++i)
-      for (const char* kind : {"keys.", "values."}) {
+      for (const auto& name : {"keys." + std::to_string(i), "values." + std::to_string(i)}) {
         const auto& layer = bundle().layers[i];
-        const auto found = state_.find(kind + std::to_string(i));
+        const auto found = state_.find(name);
         const int64_t there = found == state_.end() ? 0 : found->second.shape(2);
         if (there >= (layer.full ? slots : bundle().ring)) continue;
-        const int64_t wanted = layer.full ? round_up(std::max(slots, there + there / 16), bundle().growth) : bundle().ring;
+        const int64_t grown = round_up(std::max(slots, there + there / 16), bundle().growth);
+        const int64_t wanted = layer.full ? grown : bundle().ring;
         auto more = mx::zeros({1, layer.heads, static_cast<int>(wanted - there), layer.width}, bundle().dtype);
-        set(kind + std::to_string(i), there ? mx::concatenate({found->second, more}, 2) : more);
+        set(name, there ? mx::concatenate({found->second, more}, 2) : more);
       }
   }
 
-  // The outputs of a program become the state; tokens and accepted are among them.
+  // The outputs of a program become the state, what a round tells among them.
   void run(const Program& program, const Variables& variables, int drafts = -1) {
     Arrays given;
     for (const auto& each : program.inputs) {
@@ -261,113 +232,114 @@ class Text {
     }
     for (const auto& [name, _] : program.outputs) state_.erase(name);
     Arrays made = model_->run(program, std::move(given), variables, drafts);
-    size_t place = 0;
+    auto each = made.begin();
     for (const auto& [name, _] : program.outputs)
-      if (name != "logits") set(name, made[place++]);
-    mx::async_eval(made);
+      if (model_->logits || name != "logits") set(name, *each++);
   }
 
-  // A piece of the prompt. One token alone is a round of no drafts whose own token is left out.
-  void read(int64_t left) {
-    const int64_t begin = static_cast<int64_t>(ids_.size()), most = bundle().reads.empty() ? 1 : bundle().reads.back().most;
-    const int64_t count = left - most == 1 && most > 2 ? most - 1 : std::min(left, most);
-    const auto found = std::find_if(bundle().reads.begin(), bundle().reads.end(),
-                                    [&](const auto& each) { return each.least <= count && count <= each.most; });
+  // A piece of the prompt, all of which but the last token is read.
+  void read() {
+    const auto begin = static_cast<int64_t>(ids_.size()), left = static_cast<int64_t>(prompt_.size()) - 1 - begin;
+    const int64_t count = std::min<int64_t>(left, bundle().reads.back().most);
+    const auto program = std::ranges::find_if(bundle().reads, [&](const auto& each) { return count <= each.most; });
     const auto first = prompt_.begin() + begin;
-    const bool alone = found == bundle().reads.end();
-    if (alone) {
-      start(*first), submit(0, true), flying_.clear();
-    } else {
-      Variables variables;
-      for (const auto& each : found->program.variables) variables.emplace_back(each, each == "begin" ? begin : count);
-      reserve(begin + count);
-      written_ = std::max(written_, begin + count);
-      set("ids", mx::array(&*first, {1, static_cast<int>(count)}, mx::int32));
-      run(found->program, variables);
-    }
+    reserve(begin + count, begin + count);
+    set("ids", mx::array(first, {1, static_cast<int>(count)}));
+    run(program->program, {{"constant", 1}, {"begin", begin}, {"count", count}});
     mx::synchronize();
-    ids_.insert(ids_.end(), first, first + (alone ? 1 : count));
+    ids_.insert(ids_.end(), first, first + count);
     set("length", mx::array({static_cast<int32_t>(ids_.size())}));
   }
 
-  // The state before a round that continues this token; no hidden state is there to draft from.
-  void start(int32_t token) {
-    newest_ = token;
-    set("token", mx::array(&token, {1, 1}, mx::int32));
+  void start() {  // no hidden state is there to draft from
+    newest_ = prompt_.back();
+    set("token", mx::array({newest_}, {1, 1}));
     set("hidden", mx::zeros({1, 1, bundle().hidden}, bundle().hidden_dtype));
-  }
-
-  void start() {
-    started_ = true;
-    start(prompt_.back());
     const auto key = mx::random::split(mx::random::split(mx::random::key(request_.seed)).first).first;
     set("noise", mx::reshape(key, {1, 2}));
     set("top_k", mx::array({request_.top_k}));
-    set("temperature", mx::array({request_.temperature})), set("draft_temperature", mx::array({request_.draft_temperature}));
     set("top_p", mx::array({request_.top_p})), set("min_p", mx::array({request_.min_p}));
+    set("temperature", mx::array({request_.temperature}));
+    set("draft_temperature", mx::array({request_.draft_temperature}));
+    read_at_ = 0;
     mx::clear_cache();  // of what reading the prompt has left
   }
 
-  void submit(int drafts, bool greedy) {
+  void submit(int drafts) {
     int64_t end = static_cast<int64_t>(ids_.size()) + drafts + 1;
     for (const auto& each : flying_) end += each.drafts + 1;
     const int64_t reach = model_->end_for(end);
-    reserve(reach);
-    written_ = std::max(written_, end);
-    run((greedy ? bundle().greedy : bundle().sampled)[drafts], {{"end", reach}}, drafts);
-    flying_.push_back({state_.at("tokens"), state_.at("accepted"), drafts});
+    reserve(end, reach);
+    const auto& programs = request_.temperature > 0 ? bundle().sampled : bundle().greedy;
+    run(programs[drafts], {{"constant", 1}, {"end", reach}}, drafts);
+    const auto logits = model_->logits ? std::optional(state_.at("logits")) : std::nullopt;
+    flying_.push_back({state_.at("tokens"), state_.at("accepted"), logits, drafts});
+    ++rounds_;
   }
 
   // Drafts of the next round, of a text that lacks so many tokens. A seed whose drafts are drawn has always the same.
-  int choose(int64_t left) {
-    if (made_ == 0) return 0;
-    const int chosen = drafts_.empty() ? model_->learned.choose() : drafts_[chosen_++ % drafts_.size()];
+  int choose(int64_t lacks) {
+    if (rounds_ == 0 || !bundle().drafts) return 0;
+    const int chosen = drafts_.empty() ? model_->learned.choose() : drafts_[(rounds_ - 1) % drafts_.size()];
     const bool steady = request_.temperature > 0 && request_.draft_temperature > 0;
-    return static_cast<int>(steady ? chosen : std::min<int64_t>(chosen, left - 1));
+    return static_cast<int>(steady ? chosen : std::min<int64_t>(chosen, lacks - 1));
   }
 
   void round(gemma4_piece& piece) {
-    if (!started_) start();
-    for (int64_t left; static_cast<int64_t>(flying_.size()) <= (made_ ? 1 : 0) &&
-                       (left = budget_ - made_ - static_cast<int64_t>(flying_.size())) > 0;)
-      submit(bundle().drafts ? choose(left) : 0, request_.temperature == 0);
-    const Flight flight = std::move(flying_.front());
+    if (rounds_ == 0) start();
+    const size_t most = rounds_ ? 2 : 1;
+    while (flying_.size() < most && left_ > int64_t(flying_.size())) submit(choose(left_ - int64_t(flying_.size())));
+    Flight flight = std::move(flying_.front());
     flying_.pop_front();
-    mx::array tokens = flight.tokens, accepted = flight.accepted;
-    tokens.wait(), accepted.wait();
-    piece.drafted = flight.drafts, piece.accepted = *accepted.data<int32_t>();
+    flight.tokens.wait(), flight.accepted.wait();
+    if (flight.tokens.dtype() != mx::int32 || flight.tokens.shape() != mx::Shape{1, flight.drafts + 1} ||
+        flight.accepted.dtype() != mx::int32 || flight.accepted.size() != 1)
+      throw Error("a round does not tell its tokens");
+    piece.drafted = flight.drafts, piece.accepted = *flight.accepted.data<int32_t>();
     if (piece.accepted < 0 || piece.accepted > piece.drafted) throw Error("a round accepts what it has not drafted");
+    if (flight.logits) tell(*flight.logits, piece);
     learn(piece);
     for (int i = 0; i <= piece.accepted && piece.finish == GEMMA4_GOES_ON; ++i) {
-      const int32_t token = tokens.data<int32_t>()[i];
+      const int32_t token = flight.tokens.data<int32_t>()[i * flight.tokens.strides(1)];
       if (token < 0 || token >= bundle().vocabulary) throw Error("a round gives an id beyond the vocabulary");
       ids_.push_back(std::exchange(newest_, token));
       piece.tokens[piece.count++] = token;
-      ++made_;
-      if (std::find(bundle().stops.begin(), bundle().stops.end(), token) != bundle().stops.end()) piece.finish = GEMMA4_STOPPED;
-      else if (made_ >= budget_) piece.finish = GEMMA4_LENGTH;
+      --left_;
+      if (std::ranges::count(bundle().stops, token)) piece.finish = GEMMA4_STOPPED;
+      else if (left_ == 0) piece.finish = GEMMA4_LENGTH;
     }
     piece.accepted = std::min(piece.accepted, piece.count);
   }
 
+  void tell(const mx::array& logits, gemma4_piece& piece) {
+    logits_ = mx::contiguous(mx::astype(logits, mx::float32));
+    if (logits_.shape() != mx::Shape{1, piece.drafted + 1, bundle().vocabulary}) throw Error("these are no logits");
+    logits_.eval();
+    piece.logits = logits_.data<float>(), piece.logit_count = logits_.size();
+  }
+
   // From how long it took from one round's reading to the next one's, unless the caller was away for long.
   void learn(const gemma4_piece& piece) {
-    const double now = seconds();
-    const Seconds took = read_at_ ? Seconds(now - *read_at_) : std::nullopt;
-    read_at_ = now;
-    if (drafts_.empty()) model_->learned.observe(piece.drafted, piece.accepted, took && pause_ <= 0.25 * *took ? took : std::nullopt);
+    const double at = now(), took = at - std::exchange(read_at_, at);
+    const bool is_known = took < at && away_ <= 0.25 * took;
+    const Seconds known = is_known ? Seconds(took) : std::nullopt;
+    if (drafts_.empty()) model_->learned.observe(piece.drafted, piece.accepted, known);
   }
 };
 
 template <class Value, class Action>
 Value told(char* error, size_t size, Value failed, Action action) {
-  try {
-    if (Worker::only().leaving) throw Error("the process is ending");
-    return Worker::only().run(action);
-  } catch (const std::exception& what) {
-    if (error && size) std::strncpy(error, what.what(), size - 1), error[size - 1] = '\0';
-    return failed;
-  }
+  std::string why = "the process is ending";
+  const auto job = [&] {
+    try {
+      failed = action(), why.clear();
+    } catch (const std::exception& what) {
+      why = what.what();
+    }
+  };
+  if (!Worker::only().leaving) Worker::only().run(job);
+  if (!why.empty() && error && size) std::snprintf(error, size, "%s", why.substr(0, why.find('\n')).c_str());
+  return failed;
 }
 
 }  // namespace
@@ -386,6 +358,8 @@ gemma4_model* gemma4_open(const char* folder, const gemma4_options* options, cha
 
 const char* gemma4_manifest(const gemma4_model* model) { return model->model->bundle.manifest.c_str(); }
 
+void gemma4_want_logits(gemma4_model* model) { model->model->logits = true; }
+
 void gemma4_close(gemma4_model* model) {
   told(nullptr, 0, 0, [&] { return mx::synchronize(), delete model, mx::clear_cache(), 0; });
 }
@@ -398,7 +372,8 @@ void gemma4_free_text(gemma4_text* text) {
   told(nullptr, 0, 0, [&] { return mx::synchronize(), delete text, mx::clear_cache(), 0; });
 }
 
-int gemma4_begin(gemma4_text* text, const int32_t* ids, size_t count, const gemma4_request* request, char* error, size_t size) {
+int gemma4_begin(gemma4_text* text, const int32_t* ids, size_t count, const gemma4_request* request, char* error,
+                 size_t size) {
   return told(error, size, -1, [&] { return text->text.begin({ids, ids + count}, *request), 0; });
 }
 
@@ -408,4 +383,6 @@ int gemma4_next(gemma4_text* text, gemma4_piece* piece, char* error, size_t size
 
 void gemma4_cancel(gemma4_text* text) { text->text.cancelled = true; }
 
-gemma4_memory gemma4_memory_in_use() { return {mx::get_active_memory(), mx::get_cache_memory(), mx::get_peak_memory()}; }
+gemma4_memory gemma4_memory_in_use() {
+  return {mx::get_active_memory(), mx::get_cache_memory(), mx::get_peak_memory()};
+}

@@ -26,6 +26,7 @@ const char* kUsage =
     "usage: gemma4 BUNDLE [--drafts 3 | 0,3,8 | learned] [--max-tokens N] [--temperature T] [--top-k K] [--top-p P]\n"
     "              [--min-p P] [--draft-temperature T] [--seed N] [--compile 0|1] [--cache-limit BYTES]\n"
     "              [--memory-limit BYTES] [--cancel-after PIECES, of the first prompt] [--exit-after ROUNDS]\n"
+    "              [--rounds FILE, of each: int32 drafted, accepted, count, logits, the ids; float32 logits]\n"
     "              < ids, a prompt a line";
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -37,6 +38,14 @@ std::vector<int32_t> numbers(std::string text) {
   for (int32_t one; stream >> one;) found.push_back(one);
   if (!stream.eof()) fail("expected numbers");
   return found;
+}
+
+void record(std::FILE* file, const gemma4_piece& piece) {
+  const int32_t counts[] = {piece.drafted, piece.accepted, piece.count, static_cast<int32_t>(piece.logit_count)};
+  std::fwrite(counts, sizeof(int32_t), 4, file);
+  std::fwrite(piece.tokens, sizeof(int32_t), static_cast<size_t>(piece.count), file);
+  std::fwrite(piece.logits, sizeof(float), piece.logit_count, file);
+  std::fflush(file);
 }
 
 void tell(int pieces, int kept, int rounds, int drafted, int accepted, double start, double second, double end, int made) {
@@ -63,6 +72,7 @@ int main(int count, char** words) {
   std::vector<int32_t> drafts;
   gemma4_request request{256, nullptr, 0, 0, 0, 1, 0, 0, 0};
   long exit_after = -1, cancel_after = -1;
+  std::FILE* rounds_file = nullptr;
   if (count < 2 || count % 2) fail(kUsage);
   for (int i = 2; i < count; i += 2) {
     const std::string name = words[i], value = words[i + 1];
@@ -80,12 +90,14 @@ int main(int count, char** words) {
     else if (name == "--memory-limit") options.memory_limit = static_cast<size_t>(number);
     else if (name == "--cancel-after") cancel_after = static_cast<long>(number);
     else if (name == "--exit-after") exit_after = static_cast<long>(number);
+    else if (name == "--rounds") rounds_file = std::fopen(value.c_str(), "wb");
     else fail(kUsage);
   }
   request.drafts = drafts.data(), request.draft_count = drafts.size();
   gemma4_model* model = gemma4_open(words[1], &options, wrong, sizeof wrong);
   gemma4_text* text = model ? gemma4_new_text(model, wrong, sizeof wrong) : nullptr;
   if (!text) fail(wrong);
+  if (rounds_file) gemma4_want_logits(model);
   running = text;
   std::signal(SIGINT, [](int) { gemma4_cancel(running); });
   double start = begun;
@@ -97,6 +109,7 @@ int main(int count, char** words) {
     for (gemma4_piece piece{}; piece.finish == GEMMA4_GOES_ON;) {
       if (gemma4_next(text, &piece, wrong, sizeof wrong)) fail(wrong);
       if (piece.count) ++rounds;
+      if (piece.count && rounds_file) record(rounds_file, piece);
       if (kept < 0) kept = piece.kept;
       if (++pieces == cancel_after) gemma4_cancel(text), cancel_after = -1;
       if (made < 2 && made + piece.count >= 2) second = now();

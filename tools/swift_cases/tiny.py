@@ -22,9 +22,20 @@ QUESTIONS = ("The wall was high, and", "Who came back?", "Where is the river?")
 
 
 def bundle(folder: Path) -> None:
-    """Written by the command, which compares it with the package."""
+    """Written by the command. It is not compared with the package: the tests do."""
     out = str(folder / "tiny.bundle")
-    command = [sys.executable, "-m", "mlx_gemma4_assist", "export", "--model", MODEL, "--out", out, "--copy-weights"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlx_gemma4_assist",
+        "export",
+        "--model",
+        MODEL,
+        "--out",
+        out,
+        "--copy-weights",
+        "--no-check",
+    ]
     subprocess.run(command, check=True)
 
 

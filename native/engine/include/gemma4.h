@@ -44,6 +44,8 @@ typedef struct {
   int32_t tokens[GEMMA4_MOST_DRAFTS + 1];     /* what the round adds to the text, a stop token included */
   int32_t count, accepted, drafted;           /* of these; the first `accepted` were drafts, of so many in the round */
   gemma4_finish finish;
+  const float *logits;                        /* where they are wanted, until the next call: (drafted + 1, vocabulary), */
+  size_t logit_count;                         /* so many in all */
 } gemma4_piece;
 
 typedef struct {
@@ -54,6 +56,8 @@ typedef struct {
 gemma4_model *gemma4_open(const char *folder, const gemma4_options *options, char *error, size_t size);
 /* The bundle's manifest, JSON; it lives as long as the model. */
 const char *gemma4_manifest(const gemma4_model *model);
+/* For comparisons: rounds that begin from now on tell their logits, and are slower. Before the first text. */
+void gemma4_want_logits(gemma4_model *model);
 /* Waits for the device. Memory is given back once the texts are let go of, too. */
 void gemma4_close(gemma4_model *model);
 

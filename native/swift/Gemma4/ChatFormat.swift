@@ -32,44 +32,39 @@ public struct ChatFormat: Sendable {
   /// - Throws: ``Gemma4Error`` for no messages, or system messages or thoughts that the model's template does not know.
   public func ids(_ messages: [Message], thinking: Bool = false) throws -> [Int32] {
     guard !messages.isEmpty else { throw Gemma4Error("a conversation needs a message") }
-    var written = SealedText(control)
+    var (written, rest, prompt) = (SealedText(control), messages[...], form.prompt)
     written.write(form.begin)
-    let asked = thinking ? try ask(messages[0], &written) : false
-    for (place, message) in messages.enumerated() where !(asked && place == 0) {
-      let (before, after) = neighbours(of: place, in: messages)
-      try write(message, joins: before, goesOn: after, to: &written)
+    if thinking {
+      guard let asked = form.thinking else { throw Gemma4Error("the model's chat format knows no thoughts") }
+      let lead = rest[0].role == .system ? rest.removeFirst() : Message(.system, "")
+      try write(lead, asking: asked.ask, to: &written)
+      prompt = asked.prompt
     }
-    written.write(thinking ? form.thinking!.prompt : form.prompt)
+    for place in rest.indices {
+      let (joins, goesOn) = neighbours(of: place, in: rest)
+      try write(rest[place], joins: joins, goesOn: goesOn, to: &written)
+    }
+    written.write(prompt)
     return written.parts.flatMap { part in
       part.withUnsafeBufferPointer { tokenizer.encode($0, specialTokens: true) }
     }
   }
 
-  /// Asks for thoughts, in the system's turn, which is made if there is none.
-  ///
-  /// - Returns: whether the first message has been written with it.
-  private func ask(_ first: Message, _ written: inout SealedText) throws -> Bool {
-    guard let thinking = form.thinking, let system = form.system else {
-      throw Gemma4Error("the model's chat format knows no thoughts")
-    }
-    written.write(system.open + thinking.ask)
-    if first.role == .system { written.seal(said(first)) }
-    written.write(system.close)
-    return first.role == .system
-  }
-
   /// Whether a message goes on with the turn of the one before it, and the next one with its.
-  private func neighbours(of place: Int, in messages: [Message]) -> (Bool, Bool) {
+  private func neighbours(of place: Int, in messages: ArraySlice<Message>) -> (Bool, Bool) {
     func isModels(_ place: Int) -> Bool { messages.indices.contains(place) && messages[place].role == .model }
     guard form.joined, isModels(place) else { return (false, false) }
     return (isModels(place - 1), isModels(place + 1))
   }
 
-  private func write(_ message: Message, joins: Bool, goesOn: Bool, to written: inout SealedText) throws {
+  /// - Parameter asking: what stands before the message in its turn.
+  private func write(
+    _ message: Message, asking: String = "", joins: Bool = false, goesOn: Bool = false, to written: inout SealedText
+  ) throws {
     let turn = try turn(of: message.role)
-    if !joins { written.write(turn.open) }
+    written.write(joins ? "" : turn.open + asking)
     written.seal(said(message))
-    if !goesOn { written.write(turn.close) }
+    written.write(goesOn ? "" : turn.close)
   }
 
   private func turn(of role: Message.Role) throws -> ChatForm.Turn {

@@ -31,7 +31,7 @@ public final class Conversation: Sendable {
 
   /// The model's answer to this; see ``Gemma4/stream(_:options:)`` for pieces, cancelling and errors.
   ///
-  /// A question whose answer fails before its first piece is not kept.
+  /// A question whose answer fails before its first token is not kept.
   public func stream(_ text: String, options: GenerationOptions = .init()) -> AsyncThrowingStream<Piece, any Error> {
     let turn = Turn(Message(.user, text), markers: gemma.manifest.text.markers, stops: gemma.manifest.text.stops)
     let said = state { state in
@@ -61,7 +61,7 @@ public final class Conversation: Sendable {
     state.turn = nil
   }
 
-  /// Ids of all that was said and the question. Answers are in it as the model wrote them, so that their keys are found.
+  /// Ids of all that was said and the question. Answers are in it as the model wrote them, so that keys are found.
   private func prompt(_ said: [Said], _ question: Message, thinking: Bool) throws -> [Int32] {
     var messages = said.map { $0.ids == nil ? $0.message : Message(.model, "") } + [question]
     var written = said.map(\.ids) + [nil]

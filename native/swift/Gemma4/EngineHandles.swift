@@ -110,14 +110,15 @@ struct EnginePiece: Sendable {
   let drafted: Int
   let accepted: Int
   let finish: Piece.Finish?
+}
 
+extension EnginePiece {
   fileprivate init(_ piece: gemma4_piece) {
-    let count = Int(piece.count)
     accepted = Int(piece.accepted)
     drafted = Int(piece.drafted)
     kept = Int(piece.kept)
     progress = Piece.Progress(read: Int(piece.read), toRead: Int(piece.to_read))
-    let ids = withUnsafeBytes(of: piece.tokens) { Array($0.bindMemory(to: Int32.self).prefix(count)) }
+    let ids = withUnsafeBytes(of: piece.tokens) { Array($0.bindMemory(to: Int32.self).prefix(Int(piece.count))) }
     tokens = ids.enumerated().map { Piece.Token(id: $1, draft: $0 < piece.accepted ? $0 + 1 : 0) }
     finish =
       switch piece.finish {

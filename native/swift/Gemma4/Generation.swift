@@ -22,7 +22,8 @@ final class Generation {
   ///   - turn: is told what the model answers.
   ///   - prompt: the ids to be continued; it is called on the engine's thread.
   nonisolated init(
-    _ gemma: Gemma4, keys: Keys, options: GenerationOptions, turn: Turn?, prompt: @escaping @Sendable () throws -> [Int32]
+    _ gemma: Gemma4, keys: Keys, options: GenerationOptions, turn: Turn?,
+    prompt: @escaping @Sendable () throws -> [Int32]
   ) {
     self.gemma = gemma
     self.keys = keys

@@ -21,7 +21,8 @@ public struct GenerationOptions: Sendable, Equatable {
   public var topP: Float?
   /// Of the tokens that are this fraction as likely as the likeliest.
   public var minP: Float?
-  /// 0 drafts the assistant's likeliest tokens: the text of a seed does not depend on drafts then. Above, drafts are drawn.
+  /// 0 drafts the assistant's likeliest tokens: the text of a seed does not depend on drafts then. Above, drafts are
+  /// drawn.
   public var draftTemperature: Float
   /// The same seed gives the same text; nil takes another one each time.
   public var seed: UInt64?

@@ -30,7 +30,8 @@ public struct Piece: Sendable, Equatable {
     }
   }
 
-  /// Tokens of a prompt whose keys are there, and how many these are to be: all but the last, which the first round reads.
+  /// Tokens of a prompt whose keys are there, and how many these are to be: all but the last, which is for the first
+  /// round.
   public struct Progress: Sendable, Equatable {
     public let read: Int
     public let toRead: Int

@@ -29,8 +29,14 @@ final class Residence {
   ///
   /// - Throws: ``Gemma4Error`` if the bundle is not whole, or the prompt or an option is out of bounds.
   func begin(_ ids: [Int32], _ request: EngineRequest, keys: Keys = Keys()) throws -> Run {
-    let text = try self.text(of: keys)
-    return Run(self, text, try text.begin(ids, request))
+    began()
+    do {
+      let text = try self.text(of: keys)
+      return Run(self, text, try text.begin(ids, request))
+    } catch {
+      ended()
+      throw error
+    }
   }
 
   private func text(of keys: Keys) throws -> EngineText {
@@ -61,7 +67,7 @@ final class Residence {
     model = nil
   }
 
-  fileprivate func began() {
+  private func began() {
     users += 1
     idle?.cancel()
     idle = nil
@@ -94,7 +100,6 @@ final class Run {
     self.residence = residence
     self.text = text
     self.turn = turn
-    residence.began()
   }
 
   deinit {

@@ -7,6 +7,7 @@ import Foundation
 public final class Tokenizer: Sendable {
   private let vocabulary: TokenizerVocabulary
   private let merges: TokenizerMerges
+  private let joints: TokenizerJoints
   private let bytes: [Int32]
   private let comesApart: Bool
   private let hasWords: Bool
@@ -21,6 +22,7 @@ public final class Tokenizer: Sendable {
     let read = try TokenizerFile(file)
     vocabulary = read.vocabulary
     merges = read.merges
+    joints = read.joints
     bytes = read.bytes
     comesApart = read.comesApart
     hasWords = read.hasWords
@@ -91,7 +93,7 @@ public final class Tokenizer: Sendable {
     while place < text.count {
       let (scalar, length) = scalar(in: text, at: place)
       let begins = hasWords && words.begins(with: scalar, behind: text[(place + length)...])
-      if begins || (comesApart && place > 0 && !merges.joins(last, scalar)) {
+      if begins || (comesApart && place > 0 && !joints.joins(last, scalar)) {
         merger.merge(stretch, by: merges, appendingTo: &ids)
         stretch.removeAll(keepingCapacity: true)
       }

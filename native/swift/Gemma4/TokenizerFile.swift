@@ -19,12 +19,14 @@ struct TokenizerFile {
   private(set) var added: [Added] = []
   /// The tokens of single bytes.
   private(set) var bytes: [Int32] = []
-  /// Whether text can be taken apart where no merge joins two characters.
+  private(set) var joints = TokenizerJoints()
+  /// Whether text can be taken apart at all: not if single bytes are merged.
   private(set) var comesApart = true
   /// Whether words are told apart before merging, as the embedded pair's tokenizer does.
   private(set) var hasWords = false
 
   private let name: String
+  private var isMade: [Bool] = []  // by merges, of each id
   private var asked: [String: JSONValue] = [:]
   private var model: [String: JSONValue] = [:]
 
@@ -89,37 +91,41 @@ struct TokenizerFile {
 
   private mutating func readMerges(_ reader: inout JSONReader) throws {
     guard !bytes.isEmpty else { throw refused("merges stand before the tokens") }
-    let (powers, areBytes) = (vocabulary.powers, Set(bytes))
+    let powers = vocabulary.powers
+    var isByte = Array(repeating: false, count: vocabulary.end)
+    for byte in bytes { isByte[Int(byte)] = true }
     var found: [TokenizerMerges.Merge] = []
     try reader.array { reader in
-      guard let (left, right) = try pair(&reader), let made = vocabulary.id(joining: left, right, powers) else {
+      guard let (left, right) = try pair(&reader), let made = vocabulary.id(joining: left, right, powers),
+        let last = vocabulary.lastScalar(of: left), let first = vocabulary.firstScalar(of: right)
+      else {
         throw refused("merge \(found.count + 1) is of tokens that are not there, or makes none")
       }
       found.append(TokenizerMerges.Merge(left, right, rank: found.count, made: made))
-      comesApart = comesApart && !areBytes.contains(left) && !areBytes.contains(right)
+      joints.join(last, first)
+      comesApart = comesApart && !isByte[Int(left)] && !isByte[Int(right)]
     }
     merges = TokenizerMerges(found)
-    for merge in found {
-      guard let last = vocabulary.lastScalar(of: merge.left), let first = vocabulary.firstScalar(of: merge.right) else {
-        throw refused("it merges a token without letters")
-      }
-      merges.join(last, first)
-    }
+    isMade = Array(repeating: false, count: vocabulary.end)
+    for merge in found { isMade[Int(merge.made)] = true }
   }
 
   /// Two tokens, in an array or with a blank between them; nil if one is not there.
   private func pair(_ reader: inout JSONReader) throws -> (Int32, Int32)? {
-    guard try reader.isString() else {
-      var tokens: [Int32?] = []
-      try reader.array { reader in tokens.append(try reader.string { vocabulary.id(of: $0) }) }
-      guard tokens.count == 2, let left = tokens[0], let right = tokens[1] else { return nil }
-      return (left, right)
+    if try reader.isString() { return try reader.string(pair) }
+    var (left, right, count): (Int32?, Int32?, Int) = (nil, nil, 0)
+    try reader.array { reader in
+      count += 1
+      (left, right) = (right, try reader.string { vocabulary.id(of: $0) })
     }
-    return try reader.string { text in
-      guard let blank = text.firstIndex(of: UInt8(ascii: " ")) else { return nil }
-      guard let left = vocabulary.id(of: UnsafeBufferPointer(rebasing: text[..<blank])) else { return nil }
-      return vocabulary.id(of: UnsafeBufferPointer(rebasing: text[(blank + 1)...])).map { (left, $0) }
-    }
+    guard count == 2, let left, let right else { return nil }
+    return (left, right)
+  }
+
+  private func pair(_ text: UnsafeBufferPointer<UInt8>) -> (Int32, Int32)? {
+    guard let blank = text.firstIndex(of: UInt8(ascii: " ")) else { return nil }
+    guard let left = vocabulary.id(of: UnsafeBufferPointer(rebasing: text[..<blank])) else { return nil }
+    return vocabulary.id(of: UnsafeBufferPointer(rebasing: text[(blank + 1)...])).map { (left, $0) }
   }
 }
 
@@ -182,13 +188,15 @@ extension TokenizerFile {
         throw refused("its token \(content) asks for \(asks)")
       }
       try place(content, id)
-      let isNormalized = token["normalized"] == true
-      added.append(Added(id: id, content: content, isSpecial: token["special"] == true, isNormalized: isNormalized))
+      let (isSpecial, isNormalized) = (token["special"] == true, token["normalized"] == true)
+      if isSpecial && isNormalized && content.utf8.contains(0x20) {
+        throw refused("its special token \(content) has a blank")  // which the normalizer makes another of
+      }
+      added.append(Added(id: id, content: content, isSpecial: isSpecial, isNormalized: isNormalized))
     }
     if vocabulary.count > known { try index() }
-    let special = Set(added.lazy.filter(\.isSpecial).map(\.id))
-    if let made = merges.all.first(where: { special.contains($0.made) })?.made {
-      throw refused("merges make its special token \(made)")
+    if let token = added.first(where: { $0.isSpecial && Int($0.id) < isMade.count && isMade[Int($0.id)] }) {
+      throw refused("merges make its special token \(token.content)")
     }
   }
 

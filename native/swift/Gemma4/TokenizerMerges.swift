@@ -23,38 +23,13 @@ struct TokenizerMerges: Sendable {
   }
 
   private var table: [Merge]
-  /// Whether two characters may stand beside each other within a token, by their hash; a few more may than do.
-  private var beside: [UInt64]
-
-  private static let besideBits = 22
 
   /// - Parameter merges: of two equal pairs the later one counts.
   init(_ merges: [Merge]) {
     var size = 16
-    while size < 2 * merges.count { size *= 2 }
+    while 3 * size < 4 * merges.count { size *= 2 }
     table = Array(repeating: Merge(), count: size)
-    beside = Array(repeating: 0, count: 1 << (Self.besideBits - 6))
     for merge in merges { table[slot(of: merge.pair)] = merge }
-  }
-
-  /// Every merge.
-  var all: some Sequence<Merge> { table.lazy.filter { $0.pair != .max } }
-
-  /// Notes that tokens are merged of which one ends in a character, and the next begins with another.
-  mutating func join(_ last: Unicode.Scalar, _ first: Unicode.Scalar) {
-    let bit = Self.bit(last, first)
-    beside[bit >> 6] |= 1 << UInt64(bit & 63)
-  }
-
-  /// Whether a token may have these characters beside each other. Where none has, text can be taken apart.
-  func joins(_ last: Unicode.Scalar, _ first: Unicode.Scalar) -> Bool {
-    let bit = Self.bit(last, first)
-    return beside[bit >> 6] >> UInt64(bit & 63) & 1 == 1
-  }
-
-  private static func bit(_ last: Unicode.Scalar, _ first: Unicode.Scalar) -> Int {
-    let pair = UInt64(last.value) << 21 | UInt64(first.value)
-    return Int(truncatingIfNeeded: (pair &* 0x9E37_79B9_7F4A_7C15) >> UInt64(64 - besideBits))
   }
 
   private func slot(of pair: UInt64) -> Int {
@@ -72,6 +47,31 @@ struct TokenizerMerges: Sendable {
 
   static let none = UInt32.max
   private static let nothing = { var merge = Merge(); merge.rank = none; return merge }()
+}
+
+/// Which two characters may stand beside each other within a token. Where none may, text can be taken apart.
+///
+/// Pairs are known by a hash, so that a few more are believed to than do.
+struct TokenizerJoints: Sendable {
+  private static let bits: UInt64 = 22
+
+  private var pairs: [UInt64] = Array(repeating: 0, count: 1 << (bits - 6))
+
+  /// Notes that tokens are merged of which one ends in a character, and the next begins with another.
+  mutating func join(_ last: Unicode.Scalar, _ first: Unicode.Scalar) {
+    let bit = Self.bit(last, first)
+    pairs[bit >> 6] |= 1 << UInt64(bit & 63)
+  }
+
+  func joins(_ last: Unicode.Scalar, _ first: Unicode.Scalar) -> Bool {
+    let bit = Self.bit(last, first)
+    return pairs[bit >> 6] >> UInt64(bit & 63) & 1 == 1
+  }
+
+  private static func bit(_ last: Unicode.Scalar, _ first: Unicode.Scalar) -> Int {
+    let pair = UInt64(last.value) << 21 | UInt64(first.value)
+    return Int(truncatingIfNeeded: (pair &* 0x9E37_79B9_7F4A_7C15) >> (64 - bits))
+  }
 }
 
 /// Merges the tokens of a stretch of text, earliest pairs first, of equal ones the leftmost; it keeps its memory.

@@ -16,7 +16,8 @@ struct TokenizerVocabulary: Sendable {
   private var text: [UInt8] = []
   private var spans: [Span] = []
   private var hashes: [UInt64] = []
-  private var table: [Int32] = []
+  /// Ids in the lower half, a part of their hash in the upper one, so that most others are told apart right here.
+  private var table: [UInt64] = []
   /// How many tokens there are.
   private(set) var count = 0
   private var longest = 0
@@ -52,14 +53,14 @@ struct TokenizerVocabulary: Sendable {
   mutating func index() -> Bool {
     var size = 16
     while size < 2 * count { size *= 2 }
-    table = Array(repeating: -1, count: size)
+    table = Array(repeating: Self.free, count: size)
     for id in spans.indices where spans[id].isToken {
-      let span = spans[id]
+      let key = Self.key(hashes[id])
       let found = text.withUnsafeBufferPointer {
-        slot(of: hashes[id], UnsafeBufferPointer(rebasing: $0[range(span)]), UnsafeBufferPointer(start: nil, count: 0))
+        slot(of: key, UnsafeBufferPointer(rebasing: $0[range(spans[id])]), Self.nothing)
       }
-      guard table[found] < 0 else { return false }
-      table[found] = Int32(id)
+      guard table[found] == Self.free else { return false }
+      table[found] = UInt64(key.tag) << 32 | UInt64(id)
     }
     return true
   }
@@ -67,8 +68,7 @@ struct TokenizerVocabulary: Sendable {
   /// The id of the token with these bytes.
   func id(of token: UnsafeBufferPointer<UInt8>) -> Int32? {
     guard token.count <= longest else { return nil }
-    let id = table[slot(of: Self.hash(token), token, UnsafeBufferPointer(start: nil, count: 0))]
-    return id < 0 ? nil : id
+    return id(in: slot(of: Self.key(Self.hash(token)), token, Self.nothing))
   }
 
   func id(of token: String) -> Int32? {
@@ -79,12 +79,15 @@ struct TokenizerVocabulary: Sendable {
   func id(joining left: Int32, _ right: Int32, _ powers: Powers) -> Int32? {
     let (first, second) = (spans[Int(left)], spans[Int(right)])
     guard Int(first.length) + Int(second.length) <= longest else { return nil }
-    let hash = hashes[Int(left)] &* powers[Int(second.length)] &+ hashes[Int(right)]
-    let id = text.withUnsafeBufferPointer {
-      table[
-        slot(of: hash, UnsafeBufferPointer(rebasing: $0[range(first)]), UnsafeBufferPointer(rebasing: $0[range(second)]))]
+    let key = Self.key(hashes[Int(left)] &* powers[Int(second.length)] &+ hashes[Int(right)])
+    return text.withUnsafeBufferPointer {
+      let (left, right) = ($0[range(first)], $0[range(second)])
+      return id(in: slot(of: key, UnsafeBufferPointer(rebasing: left), UnsafeBufferPointer(rebasing: right)))
     }
-    return id < 0 ? nil : id
+  }
+
+  private func id(in slot: Int) -> Int32? {
+    table[slot] == Self.free ? nil : Int32(truncatingIfNeeded: table[slot])
   }
 
   /// The bytes of a token; nil for an id that none has.
@@ -111,16 +114,19 @@ struct TokenizerVocabulary: Sendable {
 
   /// Where a token is in the table, or would be; it is given in two parts.
   private func slot(
-    of hash: UInt64, _ first: UnsafeBufferPointer<UInt8>, _ second: UnsafeBufferPointer<UInt8>
+    of key: Key, _ first: UnsafeBufferPointer<UInt8>, _ second: UnsafeBufferPointer<UInt8>
   ) -> Int {
     let mask = table.count - 1
-    var slot = Int(truncatingIfNeeded: (hash &* 0x9E37_79B9_7F4A_7C15) >> 32) & mask
-    while table[slot] >= 0 {
-      let id = Int(table[slot])
-      if hashes[id] == hash, Int(spans[id].length) == first.count + second.count {
-        let start = Int(spans[id].start)
-        let middle = start + first.count
-        if equal(first, at: start) && equal(second, at: middle) { break }
+    var slot = key.place & mask
+    while table[slot] != Self.free {
+      if UInt32(table[slot] >> 32) == key.tag {
+        let span = spans[Int(table[slot] & 0xFFFF_FFFF)]
+        let start = Int(span.start)
+        if Int(span.length) == first.count + second.count, equal(first, at: start),
+          equal(second, at: start + first.count)
+        {
+          break
+        }
       }
       slot = (slot + 1) & mask
     }
@@ -130,6 +136,16 @@ struct TokenizerVocabulary: Sendable {
   private func equal(_ bytes: UnsafeBufferPointer<UInt8>, at start: Int) -> Bool {
     for place in 0..<bytes.count where bytes[place] != text[start &+ place] { return false }
     return true
+  }
+
+  private typealias Key = (place: Int, tag: UInt32)
+
+  private static let free = UInt64.max
+  private static var nothing: UnsafeBufferPointer<UInt8> { UnsafeBufferPointer(start: nil, count: 0) }
+
+  private static func key(_ hash: UInt64) -> Key {
+    let mixed = hash &* 0x9E37_79B9_7F4A_7C15
+    return (Int(mixed >> 40), UInt32(truncatingIfNeeded: mixed >> 8) & 0x7FFF_FFFF)
   }
 
   private static let base: UInt64 = 0x0000_0100_0000_01B3

@@ -70,7 +70,7 @@ struct CancelTests {
         if seen == place { break }
       }
       let options = Cases.Way.likeliest.options(.fixed(3), tokens: 30)
-      #expect(try await all(gemma.stream(ids: texts.prompt, options: options)).ids == Array(texts[.likeliest].tokens.prefix(30)))
+      #expect(try await all(gemma.stream(ids: texts.prompt, options: options)).ids == texts.first(30))
     }
   }
 

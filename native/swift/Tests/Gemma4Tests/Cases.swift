@@ -19,6 +19,11 @@ enum Cases {
     subscript(way: Way) -> Text {
       get throws { try #require(texts[way.rawValue]) }
     }
+
+    /// The first tokens of a text.
+    func first(_ count: Int, _ way: Way = .likeliest) throws -> [Int32] {
+      Array(try self[way].tokens.prefix(count))
+    }
   }
 
   /// How tokens are drawn.
@@ -36,6 +41,12 @@ enum Cases {
           draftTemperature: self == .drawn ? 0 : 1, seed: 7)
       }
     }
+  }
+
+  /// A text of another pair.
+  struct Other: Decodable {
+    let prompt: [Int32]
+    let tokens: [Int32]
   }
 
   struct Conversation: Decodable {

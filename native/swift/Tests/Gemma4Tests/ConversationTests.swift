@@ -25,7 +25,9 @@ struct ConversationTests {
   /// Also where the text's own encoding has other ids.
   @Test func answersStayAsTheyWereWritten() throws {
     let gemma = try Cases.model()
-    let messages = [Message(.system, "Be brief."), Message(.user, "Hi"), Message(.model, "so it is"), Message(.user, "Why")]
+    let messages = [
+      Message(.system, "Be brief."), Message(.user, "Hi"), Message(.model, "so it is"), Message(.user, "Why"),
+    ]
     let whole = try gemma.ids(messages)
     let answer = gemma.tokenizer.encode("so it is")
     let letters = "so it is".flatMap { gemma.tokenizer.encode(String($0)) }
@@ -83,7 +85,8 @@ struct ConversationTests {
     let expected: Cases.Conversation = try Cases.read("conversation.json")
     let said = [Message(.user, expected.questions[0]), Message(.model, expected.answers[0])]
     let conversation = gemma.conversation(system: expected.system, messages: said)
-    #expect(try await all(conversation.stream(expected.questions[1], options: Self.options)).text == expected.answers[1])
+    let pieces = try await all(conversation.stream(expected.questions[1], options: Self.options))
+    #expect(pieces.text == expected.answers[1])
   }
 
   @Test func aQuestionThatFailsIsNotKept() async throws {

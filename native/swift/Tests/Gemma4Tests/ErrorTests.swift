@@ -30,7 +30,9 @@ struct ErrorTests {
   @Test(arguments: cases)
   func options(_ each: Case) async throws {
     let gemma = try Cases.model()
-    await #expect(throws: Gemma4Error(each.sentence)) { try await all(gemma.stream(ids: [2, 300], options: each.options)) }
+    await #expect(throws: Gemma4Error(each.sentence)) {
+      try await all(gemma.stream(ids: [2, 300], options: each.options))
+    }
     #expect(await !gemma.residence.isLoaded)
   }
 
@@ -49,7 +51,9 @@ struct ErrorTests {
     #expect(throws: Gemma4Error("cannot read /nowhere/manifest.json")) {
       try Gemma4(bundle: URL(fileURLWithPath: "/nowhere"))
     }
-    #expect(throws: Gemma4Error("a limit of memory is below 0")) { try Gemma4(bundle: Cases.tiny, options: .init(cacheLimit: -1)) }
+    #expect(throws: Gemma4Error("a limit of memory is below 0")) {
+      try Gemma4(bundle: Cases.tiny, options: .init(cacheLimit: -1))
+    }
     let copy = FileManager.default.temporaryDirectory.appendingPathComponent("\(UUID()).bundle")
     try FileManager.default.copyItem(at: Cases.tiny, to: copy)
     defer { try? FileManager.default.removeItem(at: copy) }

@@ -20,12 +20,13 @@ struct MemoryTests {
     let gemma = try Cases.model()
     let texts = try Cases.texts
     var made: [Piece] = []
-    for try await piece in gemma.stream(ids: texts.prompt, options: Cases.Way.likeliest.options(.fixed(3), tokens: 60)) {
+    let options = Cases.Way.likeliest.options(.fixed(3), tokens: 60)
+    for try await piece in gemma.stream(ids: texts.prompt, options: options) {
       if made.isEmpty { await gemma.unload() }
       #expect(await gemma.residence.isLoaded || piece.finish != nil)
       made.append(piece)
     }
-    #expect(try made.ids == Array(texts[.likeliest].tokens.prefix(60)))
+    #expect(try made.ids == texts.first(60))
     #expect(try await becomes { await !gemma.residence.isLoaded })
   }
 
