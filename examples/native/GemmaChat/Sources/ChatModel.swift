@@ -57,8 +57,14 @@ final class ChatModel {
   private var conversation: Conversation?
   private var answering: Task<Void, Never>?
 
-  init(store: BundleStore = BundleStore()) {
+  private let options: Gemma4.Options
+
+  init(
+    store: BundleStore = BundleStore(),
+    options: Gemma4.Options = .init(cacheLimit: 256 << 20, unloadWhenIdle: .seconds(600))
+  ) {
     self.store = store
+    self.options = options
   }
 
   var canSend: Bool {
@@ -71,8 +77,7 @@ final class ChatModel {
       failure = nil
       let folder = try await folder(of: place)
       state = .loading
-      let options = Gemma4.Options(cacheLimit: 256 << 20, unloadWhenIdle: .seconds(600))
-      let gemma = try await Task.detached { try Gemma4(bundle: folder, options: options) }.value
+      let gemma = try await Task.detached { [options] in try Gemma4(bundle: folder, options: options) }.value
       try await gemma.prewarm()
       conversation = gemma.conversation()
       (lines, state) = ([], .ready)

@@ -7,7 +7,7 @@ import Testing
 struct ChatModelTests {
   private func opened() async throws -> ChatModel {
     let cases = try #require(ProcessInfo.processInfo.environment["GEMMA4_CASES"], "tools/test_swift sets GEMMA4_CASES")
-    let model = ChatModel()
+    let model = ChatModel(options: .init(compile: false))
     await model.open("\(cases)/tiny.bundle")
     #expect(model.failure == nil)
     #expect(model.state == .ready)
