@@ -23,6 +23,7 @@ var targets: [Target] = [
   .target(name: "Gemma4", dependencies: ["CGemma4"], path: "swift/Gemma4"),
   .executableTarget(name: "gemma4-chat", dependencies: ["Gemma4"], path: "swift/gemma4-chat"),
   .testTarget(name: "Gemma4Tests", dependencies: ["Gemma4"], path: "swift/Tests/Gemma4Tests"),
+  .testTarget(name: "ExampleTests", dependencies: ["Gemma4"], path: "swift/Tests/ExampleTests"),
   .testTarget(name: "ChatTests", dependencies: ["gemma4-chat"], path: "swift/Tests/ChatTests"),
 ]
 var adapter: [Target.Dependency] = ["Gemma4"]

@@ -20,14 +20,13 @@ struct Assembler: Sendable {
   mutating func add(_ made: EnginePiece) -> [Piece] {
     progress = made.progress
     var pieces = [empty]
-    for token in made.tokens {
-      let isStop = stops.contains(token.id)
-      let said = isStop ? parser.finish() : parser.add(token.id)
+    for (place, token) in made.tokens.enumerated() {
+      var said = stops.contains(token.id) ? [] : parser.add(token.id)
+      if made.finish != nil, place == made.tokens.count - 1 { said += parser.finish() }
       for text in said { add(text, to: &pieces) }
       let own = said.filter { $0.channel == channel }.map(\.text).joined()
       pieces[pieces.count - 1].tokens.append(Piece.Token(id: token.id, draft: token.draft, text: own))
     }
-    if made.finish != nil { for text in parser.finish() { add(text, to: &pieces) } }
     pieces[pieces.count - 1].finish = made.finish
     return pieces
   }

@@ -42,8 +42,8 @@ struct BundleDownload: Sendable {
       return place.bundle
     } catch let error as Gemma4Error {
       throw Gemma4Error("cannot download \(url.absoluteString): \(error)")
-    } catch let error as CocoaError {
-      throw Gemma4Error("cannot download \(url.absoluteString): \(place.staging.path): \(inWords(error))")
+    } catch let error where !(error is CancellationError) {
+      throw Gemma4Error("cannot download \(url.absoluteString): \(place.staging.path): \(Self.words(error))")
     }
   }
 

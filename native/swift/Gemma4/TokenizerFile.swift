@@ -49,7 +49,7 @@ struct TokenizerFile {
   }
 
   private mutating func read(_ text: UnsafeBufferPointer<UInt8>) throws {
-    guard isValidUTF8(text) else { throw refused("it is not UTF-8") }
+    guard String(bytes: text, encoding: .utf8) != nil else { throw refused("it is not UTF-8") }
     var reader = JSONReader(text)
     do {
       try reader.object { reader, key in
@@ -91,12 +91,11 @@ struct TokenizerFile {
 
   private mutating func readMerges(_ reader: inout JSONReader) throws {
     guard !bytes.isEmpty else { throw refused("merges stand before the tokens") }
-    let powers = vocabulary.powers
     var isByte = Array(repeating: false, count: vocabulary.end)
     for byte in bytes { isByte[Int(byte)] = true }
     var found: [TokenizerMerges.Merge] = []
     try reader.array { reader in
-      guard let (left, right) = try pair(&reader), let made = vocabulary.id(joining: left, right, powers),
+      guard let (left, right) = try pair(&reader), let made = vocabulary.id(joining: left, right),
         let last = vocabulary.lastScalar(of: left), let first = vocabulary.firstScalar(of: right)
       else {
         throw refused("merge \(found.count + 1) is of tokens that are not there, or makes none")

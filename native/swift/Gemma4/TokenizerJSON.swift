@@ -1,3 +1,5 @@
+import Foundation
+
 /// A value of JSON, for the small parts of a file.
 enum JSONValue: Equatable {
   case null
@@ -115,14 +117,13 @@ struct JSONReader {
   private mutating func plainString() throws -> UnsafeBufferPointer<UInt8>? {
     guard try isString() else { throw Malformed() }
     let start = place &+ 1
-    var end = start
-    while end < bytes.count, bytes[end] != UInt8(ascii: "\""), bytes[end] != UInt8(ascii: "\\"), bytes[end] >= 0x20 {
-      end &+= 1
-    }
-    guard end < bytes.count, bytes[end] >= 0x20 else { throw Malformed() }
-    guard bytes[end] == UInt8(ascii: "\"") else { return nil }
-    place = end &+ 1
-    return UnsafeBufferPointer(rebasing: bytes[start..<end])
+    guard start < bytes.count, let first = bytes.baseAddress.map({ $0 + start }),
+      let quote = memchr(first, Int32(UInt8(ascii: "\"")), bytes.count - start)
+    else { throw Malformed() }
+    let length = UnsafeRawPointer(quote) - UnsafeRawPointer(first)
+    guard memchr(first, Int32(UInt8(ascii: "\\")), length) == nil else { return nil }
+    place = start &+ length &+ 1
+    return UnsafeBufferPointer(start: first, count: length)
   }
 
   private mutating func unescape(into text: inout [UInt8]) throws {

@@ -1,3 +1,5 @@
+import Foundation
+
 /// The tokens of a tokenizer: their bytes by id, and their ids by bytes.
 ///
 /// All bytes lie in one array, and a table of open addressing finds them, so that a quarter of a million tokens are
@@ -15,7 +17,6 @@ struct TokenizerVocabulary: Sendable {
 
   private var text: [UInt8] = []
   private var spans: [Span] = []
-  private var hashes: [UInt64] = []
   /// Ids in the lower half, a part of their hash in the upper one, so that most others are told apart right here.
   private var table: [UInt64] = []
   /// How many tokens there are.
@@ -36,11 +37,9 @@ struct TokenizerVocabulary: Sendable {
     guard id < Self.mostIds, text.count + token.count < Int(UInt32.max) else { return false }
     if id >= spans.count {
       spans.append(contentsOf: repeatElement(Span(), count: id + 1 - spans.count))
-      hashes.append(contentsOf: repeatElement(0, count: id + 1 - hashes.count))
     }
     guard !spans[id].isToken else { return false }
     spans[id] = Span(start: UInt32(text.count), length: UInt32(token.count))
-    hashes[id] = Self.hash(token)
     text.append(contentsOf: token)
     count += 1
     longest = max(longest, token.count)
@@ -55,12 +54,13 @@ struct TokenizerVocabulary: Sendable {
     while size < 2 * count { size *= 2 }
     table = Array(repeating: Self.free, count: size)
     for id in spans.indices where spans[id].isToken {
-      let key = Self.key(hashes[id])
-      let found = text.withUnsafeBufferPointer {
-        slot(of: key, UnsafeBufferPointer(rebasing: $0[range(spans[id])]), Self.nothing)
+      let (place, tag) = text.withUnsafeBufferPointer {
+        let token = UnsafeBufferPointer(rebasing: $0[range(spans[id])])
+        let key = Self.key(of: token)
+        return (slot(of: key, token), key.tag)
       }
-      guard table[found] == Self.free else { return false }
-      table[found] = UInt64(key.tag) << 32 | UInt64(id)
+      guard table[place] == Self.free else { return false }
+      table[place] = UInt64(tag) << 32 | UInt64(id)
     }
     return true
   }
@@ -68,7 +68,7 @@ struct TokenizerVocabulary: Sendable {
   /// The id of the token with these bytes.
   func id(of token: UnsafeBufferPointer<UInt8>) -> Int32? {
     guard token.count <= longest else { return nil }
-    return id(in: slot(of: Self.key(Self.hash(token)), token, Self.nothing))
+    return id(in: slot(of: Self.key(of: token), token))
   }
 
   func id(of token: String) -> Int32? {
@@ -76,13 +76,14 @@ struct TokenizerVocabulary: Sendable {
   }
 
   /// The id of the token that has the bytes of two tokens, one behind the other.
-  func id(joining left: Int32, _ right: Int32, _ powers: Powers) -> Int32? {
-    let (first, second) = (spans[Int(left)], spans[Int(right)])
-    guard Int(first.length) + Int(second.length) <= longest else { return nil }
-    let key = Self.key(hashes[Int(left)] &* powers[Int(second.length)] &+ hashes[Int(right)])
-    return text.withUnsafeBufferPointer {
-      let (left, right) = ($0[range(first)], $0[range(second)])
-      return id(in: slot(of: key, UnsafeBufferPointer(rebasing: left), UnsafeBufferPointer(rebasing: right)))
+  func id(joining left: Int32, _ right: Int32) -> Int32? {
+    let (first, second) = (range(spans[Int(left)]), range(spans[Int(right)]))
+    return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: first.count + second.count) { joined in
+      text.withUnsafeBufferPointer {
+        _ = joined.update(fromContentsOf: $0[first])
+        _ = joined.suffix(from: first.count).update(fromContentsOf: $0[second])
+      }
+      return id(of: UnsafeBufferPointer(joined))
     }
   }
 
@@ -106,65 +107,48 @@ struct TokenizerVocabulary: Sendable {
     return token.withUnsafeBufferPointer { scalar(in: $0, at: start - token.startIndex).0 }
   }
 
-  var powers: Powers { Powers(upTo: longest) }
-
   private func range(_ span: Span) -> Range<Int> {
     Int(span.start)..<Int(span.start) + Int(span.length)
-  }
-
-  /// Where a token is in the table, or would be; it is given in two parts.
-  private func slot(
-    of key: Key, _ first: UnsafeBufferPointer<UInt8>, _ second: UnsafeBufferPointer<UInt8>
-  ) -> Int {
-    let mask = table.count - 1
-    var slot = key.place & mask
-    while table[slot] != Self.free {
-      if UInt32(table[slot] >> 32) == key.tag {
-        let span = spans[Int(table[slot] & 0xFFFF_FFFF)]
-        let start = Int(span.start)
-        if Int(span.length) == first.count + second.count, equal(first, at: start),
-          equal(second, at: start + first.count)
-        {
-          break
-        }
-      }
-      slot = (slot + 1) & mask
-    }
-    return slot
-  }
-
-  private func equal(_ bytes: UnsafeBufferPointer<UInt8>, at start: Int) -> Bool {
-    for place in 0..<bytes.count where bytes[place] != text[start &+ place] { return false }
-    return true
   }
 
   private typealias Key = (place: Int, tag: UInt32)
 
   private static let free = UInt64.max
-  private static var nothing: UnsafeBufferPointer<UInt8> { UnsafeBufferPointer(start: nil, count: 0) }
 
-  private static func key(_ hash: UInt64) -> Key {
-    let mixed = hash &* 0x9E37_79B9_7F4A_7C15
-    return (Int(mixed >> 40), UInt32(truncatingIfNeeded: mixed >> 8) & 0x7FFF_FFFF)
-  }
-
-  private static let base: UInt64 = 0x0000_0100_0000_01B3
-
-  /// A polynomial, so that the hash of two parts comes of theirs.
-  private static func hash(_ bytes: UnsafeBufferPointer<UInt8>) -> UInt64 {
-    var hash: UInt64 = 0
-    for byte in bytes { hash = hash &* base &+ UInt64(byte) &+ 1 }
-    return hash
-  }
-
-  /// What hashes of tokens are multiplied by for what stands behind them.
-  struct Powers {
-    private var values: [UInt64] = [1]
-
-    init(upTo longest: Int) {
-      for _ in 0..<longest { values.append(values.last! &* TokenizerVocabulary.base) }
+  /// Where a token is in the table, or would be.
+  private func slot(of key: Key, _ token: UnsafeBufferPointer<UInt8>) -> Int {
+    let mask = table.count - 1
+    var slot = key.place & mask
+    while table[slot] != Self.free {
+      if UInt32(table[slot] >> 32) == key.tag, isToken(Int(table[slot] & 0xFFFF_FFFF), token) { break }
+      slot = (slot + 1) & mask
     }
+    return slot
+  }
 
-    subscript(length: Int) -> UInt64 { values[length] }
+  private func isToken(_ id: Int, _ token: UnsafeBufferPointer<UInt8>) -> Bool {
+    guard Int(spans[id].length) == token.count, let start = token.baseAddress else { return token.isEmpty }
+    return text.withUnsafeBufferPointer { memcmp($0.baseAddress! + Int(spans[id].start), start, token.count) == 0 }
+  }
+
+  /// Eight bytes at a time, since all is slow in builds for debugging that is done for each byte.
+  private static func key(of token: UnsafeBufferPointer<UInt8>) -> Key {
+    let bytes = UnsafeRawBufferPointer(token)
+    var (hash, place) = (mixed(UInt64(token.count)), 0)
+    while place + 8 <= bytes.count {
+      hash = mixed(hash ^ bytes.loadUnaligned(fromByteOffset: place, as: UInt64.self))
+      place += 8
+    }
+    if place < bytes.count {
+      var rest: UInt64 = 0
+      memcpy(&rest, bytes.baseAddress! + place, bytes.count - place)
+      hash = mixed(hash ^ rest)
+    }
+    return (Int(hash >> 32), UInt32(truncatingIfNeeded: hash) & 0x7FFF_FFFF)
+  }
+
+  private static func mixed(_ hash: UInt64) -> UInt64 {
+    let product = (hash ^ hash >> 32) &* 0x9E37_79B9_7F4A_7C15
+    return product ^ product >> 29
   }
 }

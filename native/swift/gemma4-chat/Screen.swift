@@ -11,12 +11,15 @@ struct Screen: Sendable {
     case thoughtDraft = "2;32"
   }
 
+  private static let long = 256  // tokens
+
   let isTerminal: Bool
   let showsDrafts: Bool
   private let out: @Sendable (String) -> Void
   private let aside: @Sendable (String) -> Void
   private var look = Look.plain
   private var channel: Channel?
+  private var isReading = false
 
   /// - Parameters:
   ///   - out: takes answers.
@@ -34,6 +37,8 @@ struct Screen: Sendable {
 
   /// Shows what a round has made.
   mutating func show(_ piece: Piece) {
+    if piece.tokens.isEmpty { return say(piece.progress) }
+    clear()
     if !piece.text.isEmpty { begin(piece.channel) }
     for token in piece.tokens where !token.text.isEmpty {
       write(token.text, look(of: token, in: piece.channel))
@@ -42,6 +47,7 @@ struct Screen: Sendable {
 
   /// Ends an answer, with a line about it.
   mutating func end(_ finish: Piece.Finish?, _ statistics: Statistics?) {
+    clear()
     if channel != nil { write("\n", .plain) }
     channel = nil
     guard let statistics else { return }
@@ -64,6 +70,18 @@ struct Screen: Sendable {
     guard isTerminal else { return }
     let end = progress.fraction < 1 ? "" : "\n"
     aside("\r\u{1B}[Kdownloading: \(Int(progress.fraction * 100)) % of \(progress.total / 1_000_000) MB\(end)")
+  }
+
+  /// Says how far a long prompt is read, until there is something to show.
+  private mutating func say(_ progress: Piece.Progress) {
+    guard isTerminal, progress.toRead >= Self.long else { return }
+    isReading = true
+    aside("\r\u{1B}[Kreading: \(100 * progress.read / progress.toRead) %")
+  }
+
+  private mutating func clear() {
+    if isReading { aside("\r\u{1B}[K") }
+    isReading = false
   }
 
   private mutating func begin(_ next: Channel) {

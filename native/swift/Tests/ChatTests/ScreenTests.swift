@@ -99,6 +99,19 @@ struct ScreenTests {
     #expect(paper.aside == "\u{1B}[2m\(Screen.line(.stop, statistics))\u{1B}[0m\n")
   }
 
+  @Test func longPromptsAreCountedOnATerminal() {
+    let paper = Paper()
+    var screen = paper.screen(true, false)
+    var piece = Piece()
+    piece.progress = .init(read: 50, toRead: 100)
+    screen.show(piece)
+    #expect(paper.aside == "")
+    piece.progress = .init(read: 512, toRead: 1024)
+    screen.show(piece)
+    screen.show(Self.pieces[1])
+    #expect(paper.aside == "\r\u{1B}[Kreading: 50 %\r\u{1B}[K")
+  }
+
   @Test func downloadsAreCountedOnATerminal() {
     let paper = Paper()
     paper.screen(true, false).say(BundleStore.Progress(received: 1_000_000, total: 4_000_000))

@@ -69,6 +69,10 @@ struct AssemblerTests {
     #expect(assembler.add(round([bytes[0]])).text == "")
     #expect(assembler.add(round([bytes[1]])).text == "")
     #expect(assembler.add(round([bytes[2]], finish: .length)).text == "€")
+    var cut = Assembler(manifest, tokenizer)
+    let made = cut.add(round(tokenizer.encode("so") + [bytes[0]], finish: .length))
+    #expect(made.text == "so\u{FFFD}")
+    #expect(made.flatMap(\.tokens).map(\.text).joined() == made.text)
   }
 
   @Test func thoughtsAreNotAmongAnAnswersIds() {

@@ -26,7 +26,7 @@ enum BundleServer {
     _ = Unmanaged.passRetained(input)
     try process.run()
     let line = String(decoding: output.fileHandleForReading.availableData, as: UTF8.self)
-    return URL(string: line.trimmingCharacters(in: .whitespacesAndNewlines))
+    return line.hasPrefix("http") ? URL(string: line.trimmingCharacters(in: .whitespacesAndNewlines)) : nil
   }
 
   static func put(_ data: Data, at path: String) async throws {

@@ -43,6 +43,12 @@ enum Cases {
     }
   }
 
+  /// A text of another pair.
+  struct Other: Decodable {
+    let prompt: [Int32]
+    let tokens: [Int32]
+  }
+
   struct Conversation: Decodable {
     let system: String
     let questions: [String]

@@ -39,6 +39,7 @@ struct TextTests {
     #expect(said.accepted == pieces.flatMap(\.tokens).filter { $0.draft > 0 }.count)
     #expect(said.accepted <= said.drafted && said.tokensPerSecond > 0)
     for round in rounds {
+      #expect(round.tokens.map(\.text).joined() == round.text)
       let drafts = round.tokens.map(\.draft).filter { $0 > 0 }
       #expect(drafts == Array(1..<drafts.count + 1))
     }
@@ -82,13 +83,20 @@ struct TextTests {
     for way in ways { #expect(try made[way] == texts.first(150, way)) }
   }
 
-  @Test func twoModelsOneAfterTheOther() async throws {
+  /// Of another size and other weights. Each leaves memory before the next, and is in memory beside it.
+  @Test(arguments: [true, false])
+  func twoModelsOneAfterTheOther(_ unloads: Bool) async throws {
     let texts = try Cases.texts
-    let options = Cases.Way.likeliest.options(.fixed(3), tokens: 60)
+    let other: Cases.Other = try Cases.read("other.json")
+    let one = try Cases.model()
+    let two = try Gemma4(bundle: Cases.folder.appendingPathComponent("other.bundle"), options: .init(compile: false))
     for _ in 0..<2 {
-      let gemma = try Cases.model()
-      #expect(try await all(gemma.stream(ids: texts.prompt, options: options)).ids == texts.first(60))
-      await gemma.unload()
+      let first = one.stream(ids: texts.prompt, options: Cases.Way.likeliest.options(.fixed(3), tokens: 40))
+      #expect(try await all(first).ids == texts.first(40))
+      if unloads { await one.unload() }
+      let options = GenerationOptions(maxTokens: other.tokens.count, drafts: .fixed(2), temperature: 0)
+      #expect(try await all(two.stream(ids: other.prompt, options: options)).ids == other.tokens)
+      if unloads { await two.unload() }
     }
   }
 

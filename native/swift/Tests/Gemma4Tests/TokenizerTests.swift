@@ -67,7 +67,7 @@ struct TokenizerTests {
   }
 
   /// A megabyte of words, and of what cannot be taken apart: quadratic time would be hours.
-  @Test(.timeLimit(.minutes(2)), arguments: ["large", "across"]) func encodesLongTexts(name: String) throws {
+  @Test(.timeLimit(.minutes(5)), arguments: ["large", "across"]) func encodesLongTexts(name: String) throws {
     let tokenizer = try Self.tokenizer(name)
     for long in try Cases.read("text/\(name)/long.json", as: [Tokens].self) {
       var ids: [Int32] = []

@@ -1,0 +1,1 @@
+../../../../examples/native/GemmaChat/Sources/ChatModel.swift
