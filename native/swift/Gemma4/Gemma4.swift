@@ -77,8 +77,8 @@ public final class Gemma4: Sendable {
   /// A piece is made when it is asked for, while the device is at the next one already. Cancelling the task, or leaving
   /// the loop, ends the text: what is under way then, a round or a piece of the prompt, is the last.
   ///
-  /// - Returns: pieces, of which the last says why the text ends. It throws ``Gemma4Error`` if the messages, an option
-  ///   or the bundle will not do.
+  /// - Returns: pieces, of which the last says why the text ends; none does where the task is cancelled between two. It
+  ///   throws ``Gemma4Error`` if the messages, an option or the bundle will not do.
   public func stream(
     _ messages: [Message], options: GenerationOptions = .init()
   ) -> AsyncThrowingStream<Piece, any Error> {

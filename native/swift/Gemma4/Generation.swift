@@ -76,7 +76,7 @@ final class Generation {
     stopwatch.statistics.promptTokens = ids.count
   }
 
-  /// What was made so far is all. A stream whose task is cancelled gives one piece more.
+  /// What was made so far is all. A stream whose task is cancelled gives the piece that is being made, if any is.
   private func cut(_ run: Run, _ made: [Piece]) {
     run.abandon()
     waiting = [made[0]]

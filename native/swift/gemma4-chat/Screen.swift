@@ -20,6 +20,7 @@ struct Screen: Sendable {
   private var look = Look.plain
   private var channel: Channel?
   private var isReading = false
+  private var tokens = 0  // of the answer
 
   /// - Parameters:
   ///   - out: takes answers.
@@ -39,19 +40,20 @@ struct Screen: Sendable {
   mutating func show(_ piece: Piece) {
     if piece.tokens.isEmpty { return say(piece.progress) }
     clear()
+    tokens += piece.tokens.count
     if !piece.text.isEmpty { begin(piece.channel) }
     for token in piece.tokens where !token.text.isEmpty {
       write(token.text, look(of: token, in: piece.channel))
     }
   }
 
-  /// Ends an answer, with a line about it.
+  /// Ends an answer, with a line about it. One that was cancelled between two pieces has told nothing.
   mutating func end(_ finish: Piece.Finish?, _ statistics: Statistics?) {
     clear()
     if channel != nil { write("\n", .plain) }
-    channel = nil
-    guard let statistics else { return }
-    let line = Self.line(finish, statistics)
+    let untold = finish == nil ? "[\(tokens) tokens, cancelled]" : nil
+    (channel, tokens) = (nil, 0)
+    guard let line = statistics.map({ Self.line(finish, $0) }) ?? untold else { return }
     aside(isTerminal ? "\u{1B}[2m\(line)\u{1B}[0m\n" : "\(line)\n")
   }
 

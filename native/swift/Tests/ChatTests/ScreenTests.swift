@@ -99,6 +99,14 @@ struct ScreenTests {
     #expect(paper.aside == "\u{1B}[2m\(Screen.line(.stop, statistics))\u{1B}[0m\n")
   }
 
+  @Test func anAnswerCancelledBetweenTwoPiecesSaysSo() {
+    let paper = Paper()
+    var screen = paper.screen(false, false)
+    screen.show(Self.pieces[2])
+    screen.end(nil, nil)
+    #expect(paper.aside == "[4 tokens, cancelled]\n")
+  }
+
   @Test func longPromptsAreCountedOnATerminal() {
     let paper = Paper()
     var screen = paper.screen(true, false)
