@@ -50,8 +50,9 @@ struct Screen: Sendable {
     clear()
     if channel != nil { write("\n", .plain) }
     channel = nil
-    guard let statistics else { return }
-    let line = Self.line(finish, statistics)
+    guard statistics != nil || finish == nil else { return }
+    // A task that is cancelled between two pieces gets no last one.
+    let line = statistics.map { Self.line(finish, $0) } ?? "[cancelled]"
     aside(isTerminal ? "\u{1B}[2m\(line)\u{1B}[0m\n" : "\(line)\n")
   }
 
