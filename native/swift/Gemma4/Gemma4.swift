@@ -75,10 +75,11 @@ public final class Gemma4: Sendable {
   /// The model's answer to messages.
   ///
   /// A piece is made when it is asked for, while the device is at the next one already. Cancelling the task, or leaving
-  /// the loop, ends the text: what is under way then, a round or a piece of the prompt, is the last.
+  /// the loop, ends the text: what is under way then, a round or a piece of the prompt, is the last. Its piece says that
+  /// the text was cancelled; a task that is cancelled between two pieces gets none more.
   ///
-  /// - Returns: pieces, of which the last says why the text ends; none does where the task is cancelled between two. It
-  ///   throws ``Gemma4Error`` if the messages, an option or the bundle will not do.
+  /// - Returns: pieces, of which the last says why the text ends. It throws ``Gemma4Error`` if the messages, an option
+  ///   or the bundle will not do.
   public func stream(
     _ messages: [Message], options: GenerationOptions = .init()
   ) -> AsyncThrowingStream<Piece, any Error> {

@@ -154,7 +154,7 @@ struct CommandTests {
     command.write("\(long)\n")
     try command.wait(for: "reading: ")
     command.process.interrupt()
-    try command.wait(for: ", cancelled]")
+    try command.wait(for: "cancelled]")
     try command.wait(for: "\r\n> ")
     command.process.interrupt()
     let done = command.end()
