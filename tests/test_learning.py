@@ -7,7 +7,9 @@ from support.decoding import random_pair
 from support.generation import sampled
 
 from mlx_gemma4_assist import GenerationOptions, MediaPrompt, Pair
+from mlx_gemma4_assist.drafts.batch import AutoBatchDraftLength
 from mlx_gemma4_assist.drafts.memory import DraftMemory
+from mlx_gemma4_assist.drafts.protocol import BatchChoice
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.learning import LEAST_ROUNDS, DraftLengths, draft_key
 from mlx_gemma4_assist.engine.request import Request
@@ -69,6 +71,24 @@ def test_what_chooses_serves_one_request_after_the_other():
         assert rounds_learned_from(pair) >= before + 4
     (lent,) = pair[0].kept.get("draft lengths", dict).values()
     assert len(lent) == 1
+
+
+def test_only_the_time_of_a_round_with_another_behind_it_counts(monkeypatch):
+    """Where look-ahead begins, two rounds are submitted between two reads, and behind a text's last rounds none is."""
+    times, observe = [], AutoBatchDraftLength.observe
+
+    def observed(self, rows, drafted, limits, accepted, seconds=None) -> None:
+        times.append(seconds)
+        observe(self, rows, drafted, limits, accepted, seconds)
+
+    monkeypatch.setattr(AutoBatchDraftLength, "observe", observed)
+    monkeypatch.setattr(AutoBatchDraftLength, "choose", lambda self, rows, caps: BatchChoice(0, [0]))
+    pair = random_pair(1)
+    for _ in range(2):
+        times.clear()
+        run = Engine(Pair(*pair)).run(Request(MediaPrompt([2, 5, 9]), GenerationOptions(max_tokens=12)))
+        assert sum(len(event.tokens) for event in run) == 12
+        assert [place for place, seconds in enumerate(times) if seconds is None] == [0, 1, 11]
 
 
 def test_engines_at_work_at_once_learn_by_themselves():

@@ -272,13 +272,15 @@ class Scheduler:
         return 0 if self._reading is None else self._reading[0].cache.nbytes
 
     def _run_round(self) -> None:
-        batch, ahead = self._batch, self._ahead()
+        batch, ahead, submitted = self._batch, self._ahead(), 0
         while batch.in_flight <= ahead and (limits := self._limits()):
             batch.submit(max(limits.values()), limits)
+            submitted += 1
         drafted, found = batch.land()
         seconds = self._clock.round_was_read()
         self._drafts = drafted > 0
-        self._observe(drafted, found, None if self._has_read else seconds)
+        # Submitting takes time: where look-ahead begins two rounds are, and behind a text's last one none is.
+        self._observe(drafted, found, seconds if submitted == 1 and not self._has_read else None)
         self._has_read = False
         for each in found:
             job = self._running[each.member]
