@@ -54,7 +54,7 @@ def test_nothing_is_written_unless_a_memory_is_handed_in(tmp_path, monkeypatch):
 def rounds_learned_from(pair) -> int:
     lengths = DraftLengths(pair[0], lambda compiled: draft_key(*pair, compiled=compiled))
     lent = lengths.borrow(compiled=False)
-    lengths.give_back(lent)
+    lengths.give_back()
     return lent.rounds
 
 

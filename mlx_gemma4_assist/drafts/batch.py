@@ -70,7 +70,7 @@ class AutoBatchDraftLength:
                 self._cap(self._joined(row), min(cap, self.longest))
         plain, present = self._plain(rows), self._present(rows)
         belief = self._belief(plain, present)
-        probes = self._probes.setdefault(plain, Probes(OPENING))
+        probes = self._probes_of(plain)
         drafts = probes.choose(belief, lambda: self._hoped(plain, present, belief))
         drafts = min(drafts, max((row.cap for row in present), default=0))
         return BatchChoice(drafts, [min(cap, drafts) for cap in caps])
@@ -87,7 +87,7 @@ class AutoBatchDraftLength:
         within = drafted <= self.longest  # others may ask for more, which says nothing of what is chosen here
         if present and within:
             emitted = sum(1 + count for row, count in zip(rows, accepted, strict=True) if row in self._rows)
-            probes = self._probes.setdefault(plain, Probes(OPENING))
+            probes = self._probes_of(plain)
             probes.observe(self._belief(plain, present), drafted, emitted, seconds, self._costs.seconds(plain))
         self._forget(drafted)
         for row, limit, count in zip(rows, limits, accepted, strict=True):
@@ -135,6 +135,11 @@ class AutoBatchDraftLength:
             if len(rows) <= slots:
                 return place * (self.longest + 1)
         raise InputError(f"a batch has {len(rows)} rows, expected at most {self._slots[-1]}")
+
+    def _probes_of(self, plain: int) -> Probes:
+        if plain not in self._probes:
+            self._probes[plain] = Probes(OPENING)
+        return self._probes[plain]
 
     def _cap(self, row: _Row, cap: int) -> None:
         if row.cap != cap:

@@ -48,20 +48,20 @@ class DraftLengths:
         self._key, self._memory = key, memory
         new: Callable[[], dict[DraftKey, list[AutoBatchDraftLength]]] = dict
         self._free = target.kept.get("draft lengths", new) if memory is None else new()
-        self._lent: tuple[DraftKey, int] | None = None
+        self._lent: tuple[DraftKey, AutoBatchDraftLength, int] | None = None
 
     def borrow(self, compiled: bool) -> AutoBatchDraftLength:
         """For as long as rows run, whose rounds are compiled or not."""
         key = self._key(compiled)
         free = self._free.setdefault(key, [])
         lent = free.pop() if free else AutoBatchDraftLength(AUTO_LONGEST, self._load(key))
-        self._lent = key, lent.rounds
+        self._lent = key, lent, lent.rounds
         return lent
 
-    def give_back(self, lent: AutoBatchDraftLength) -> None:
+    def give_back(self) -> None:
         """No row runs."""
         assert self._lent is not None
-        (key, before), self._lent = self._lent, None
+        (key, lent, before), self._lent = self._lent, None
         self._free[key].append(lent)
         if self._memory is not None and lent.rounds - before >= LEAST_ROUNDS:
             _warn(self._memory.save(key, lent.learned()))

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from ..cache.layout import grown_size
 from ..cache.rows import KVCache
-from ..drafts.batch import AutoBatchDraftLength
 from ..drafts.clock import RoundClock
 from ..drafts.learned import AUTO_LONGEST
+from ..drafts.protocol import BatchDraftLength
 from .admission import Admission, Needs, grown_bytes, joined_bytes
 from .batch import Batch, Landed, Member
 from .guiding import Held
@@ -31,8 +31,8 @@ LEAST_CHUNK = 32  # tokens: fewer take as long
 class Lengths(Protocol):
     """Who lends what chooses how many drafts a round has: ``learning.DraftLengths``."""
 
-    def borrow(self, compiled: bool) -> AutoBatchDraftLength: ...
-    def give_back(self, lent: AutoBatchDraftLength) -> None: ...
+    def borrow(self, compiled: bool) -> BatchDraftLength: ...
+    def give_back(self) -> None: ...
 
 
 ChunkSize = Callable[[], int | None]
@@ -116,7 +116,7 @@ class Scheduler:
         max_stall: float = MAX_STALL,
     ):
         self._batch, self._admission, self._lengths = batch, admission, lengths
-        self._chooser: AutoBatchDraftLength | None = None
+        self._chooser: BatchDraftLength | None = None
         self._max_stall = max_stall
         self._has_read = False  # some of a prompt, since a round was read
         self._drafts = False  # whether the last round that was read had drafts
@@ -127,7 +127,7 @@ class Scheduler:
         self._running: dict[Member, Job] = {}
         self._clock = RoundClock()
 
-    def _choosing(self) -> AutoBatchDraftLength | None:
+    def _choosing(self) -> BatchDraftLength | None:
         """What chooses how many drafts the next round has; None where all rows have told."""
         learning = [member for member, job in self._running.items() if job.drafts is None]
         if learning and self._chooser is None:
@@ -140,7 +140,7 @@ class Scheduler:
             return
         self._drafts = False
         if self._chooser is not None:
-            self._lengths.give_back(self._chooser)
+            self._lengths.give_back()
             self._chooser = None
 
     @property
