@@ -128,6 +128,30 @@ def test_a_batch_of_one_row_is_one_row(remembered):
         assert sum(batch.learned().timed) == sum(row.learned().timed) > 30
 
 
+class LookingAtEach(AutoBatchDraftLength):
+    """Accounts for each round by itself."""
+
+    def choose(self, rows, caps):
+        choice = super().choose(rows, caps)
+        self.together = max(getattr(self, "together", 0), self._coast.most if self._coast else 0)
+        self._coast = None
+        return choice
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("chance", [None, 0.0])
+def test_rounds_that_are_accounted_for_together_change_nothing(rows, chance):
+    """The same rounds as where each is looked at, and the same figures in the end."""
+    for session in random_sessions(7, rows, seed=11)[::3]:
+        texts = session if chance is None else one_text(chance, session)
+        made = []
+        for draft_length in (auto(texts), looking := LookingAtEach(LONGEST, slots=auto(texts)._slots)):
+            run = run_batch(draft_length, texts, noise=0.1)
+            made.append(([(each.rows, each.drafted, each.limits) for each in run.rounds], draft_length.learned()))
+        assert made[0] == made[1]
+        assert looking.together > 8 or chance is None
+
+
 def spent_on_short_texts(tokens: int, chance: float, kept: bool) -> float:
     """Plain steps per token of 160 texts, one after the other, on which drafts nearly pay: with one instance, or with
     one for each text, which begins with what the one before has left."""

@@ -5,6 +5,7 @@ the drafts before it stood (Leviathan et al. 2023, equation 1, there with one ch
 as logits, so that a text that is easier to guess moves all of them.
 """
 
+from copy import copy
 from math import exp, log, sqrt
 
 from .curve import DriftingCurve
@@ -31,6 +32,12 @@ class Acceptance:
         covariance = [[ACCEPTANCE_LEVEL**2 + ACCEPTANCE_BEND**2 * min(i, j) for j in places] for i in places]
         mean = [log(ACCEPTANCE / (1 - ACCEPTANCE))] * longest
         self._curve = DriftingCurve(mean, covariance, ACCEPTANCE_FORGETTING * forget_every)
+
+    def copy(self) -> "Acceptance":
+        """One that knows as much, and learns by itself."""
+        other = copy(self)
+        other._curve = self._curve.copy()
+        return other
 
     def observe(self, at: int, rate: float, drafts: float) -> None:
         """Of so many drafts at a position this share stood: one step of logistic regression, by the filter's rule.

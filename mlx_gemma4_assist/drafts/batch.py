@@ -7,6 +7,8 @@ costs for all rows, so every row may use as many as the round makes. With one ro
 """
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from operator import le
 
 from ..errors import InputError
 from ..options import MAX_DRAFTS
@@ -33,6 +35,18 @@ class _Row:
         return [tokens[min(drafts, self.cap)] for drafts in range(len(tokens))]
 
 
+@dataclass
+class _Coast:
+    """Plain rounds in a row, after which the next is plain too, whatever they bring, also if fewer drafts may count: so
+    many at most. They are accounted for together: looking at each takes a hundredth of a small pair's round."""
+
+    rows: Sequence[Hashable]
+    caps: Sequence[int]
+    choice: BatchChoice
+    most: int
+    seconds: list[float | None] = field(default_factory=list)
+
+
 class AutoBatchDraftLength:
     """The number of drafts with the most expected tokens per second of a batch.
 
@@ -44,7 +58,7 @@ class AutoBatchDraftLength:
         slots: the numbers of slots that the batch may have: 1, 2, 4, ... Each costs time to learn for all.
 
     Attributes:
-        rounds: how many were observed.
+        rounds: how many were observed; in a row of plain ones some are counted later.
 
     Raises:
         InputError: a number of drafts that no round can have; ``choose`` and ``observe``: more rows than slots.
@@ -58,22 +72,39 @@ class AutoBatchDraftLength:
         self._costs = Costs(unknown_costs(longest, FORGET_EVERY, slots))
         self._probes: dict[int, Probes] = {}
         self._rows: dict[Hashable, _Row] = {}
-        self._believed: tuple[int, list[_Row], Belief] | None = None  # until something has been learned
+        self._believed: tuple[int, list[_Row], Belief] | None = None  # until something has been learned or forgotten
+        self._hopes: list[float] | None = None  # that go with it, where somebody has asked
         self._stood, self._reached = [0.0] * longest, [0.0] * longest  # lately, by any request
+        self._new: Acceptance | None = None  # what a new request begins with, until any shows more
+        self._coast: _Coast | None = None
         self.rounds = 0
         if learned is not None:
             self._recall(learned)
 
     def choose(self, rows: Sequence[Hashable], caps: Sequence[int]) -> BatchChoice:
+        if (coast := self._coast) is not None:
+            if coast.rows == rows and all(map(le, caps, coast.caps)):
+                return coast.choice
+            self._catch_up()
         for row, cap in zip(rows, caps, strict=True):
             if row is not None:
                 self._cap(self._joined(row), min(cap, self.longest))
         plain, present = self._plain(rows), self._present(rows)
         belief = self._belief(plain, present)
         probes = self._probes_of(plain)
-        drafts = probes.choose(belief, lambda: self._hoped(plain, present, belief))
+
+        def hoped() -> list[float]:
+            return self._hoped(plain, present, belief)
+
+        drafts = probes.choose(belief, hoped)
         drafts = min(drafts, max((row.cap for row in present), default=0))
-        return BatchChoice(drafts, [min(cap, drafts) for cap in caps])
+        choice = BatchChoice(drafts, [min(cap, drafts) for cap in caps])
+        if drafts == belief.best == 0:
+            quiet = min(FORGET_EVERY - self.rounds % FORGET_EVERY, self._costs.rounds_to_learn(plain))
+            quiet = probes.rounds_to_probe(belief, hoped, quiet)
+            if quiet > 1:
+                self._coast = _Coast(list(rows), list(caps), choice, quiet)
+        return choice
 
     def observe(
         self,
@@ -82,6 +113,30 @@ class AutoBatchDraftLength:
         limits: Sequence[int],
         accepted: Sequence[int],
         seconds: float | None = None,
+    ) -> None:
+        if (coast := self._coast) is not None:
+            if drafted == 0 and coast.rows == rows:
+                coast.seconds.append(seconds)
+                if len(coast.seconds) == coast.most:
+                    self._catch_up()
+                return
+            self._catch_up()
+        self._observe(rows, drafted, limits, accepted, seconds)
+
+    def _catch_up(self) -> None:
+        coast, self._coast = self._coast, None
+        if coast is not None:
+            nothing = [0] * len(coast.rows)
+            for seconds in coast.seconds:
+                self._observe(coast.rows, 0, nothing, nothing, seconds)
+
+    def _observe(
+        self,
+        rows: Sequence[Hashable],
+        drafted: int,
+        limits: Sequence[int],
+        accepted: Sequence[int],
+        seconds: float | None,
     ) -> None:
         plain, present = self._plain(rows), self._present(rows)
         within = drafted <= self.longest  # others may ask for more, which says nothing of what is chosen here
@@ -99,10 +154,12 @@ class AutoBatchDraftLength:
             self._believed = None
 
     def left(self, row: Hashable) -> None:
+        self._catch_up()
         self._rows.pop(row, None)
 
     def learned(self) -> Learned:
         """What to begin with next time: of rounds with one row, from which those with more are guessed."""
+        self._catch_up()
         costs = tuple(min(cost, MOST_COST) for cost in self._costs.in_plain_steps(0, self.longest))
         timed = tuple(self._costs.timed[: self.longest + 1])
         return Learned(costs, timed, tuple(map(round, self._stood)), tuple(map(round, self._reached)))
@@ -119,11 +176,12 @@ class AutoBatchDraftLength:
     def _joined(self, row: Hashable) -> _Row:
         """The row of a request; a new one begins with what others showed lately, which says little about it."""
         if row not in self._rows:
-            acceptance = Acceptance(self.longest, FORGET_EVERY)
-            for at, (stood, reached) in enumerate(zip(self._stood, self._reached, strict=True)):
-                if reached:
-                    acceptance.observe(at, stood / reached, min(reached, REPLAYED_DRAFTS))
-            self._rows[row] = _Row(acceptance)
+            if self._new is None:
+                self._new = Acceptance(self.longest, FORGET_EVERY)
+                for at, (stood, reached) in enumerate(zip(self._stood, self._reached, strict=True)):
+                    if reached:
+                        self._new.observe(at, stood / reached, min(reached, REPLAYED_DRAFTS))
+            self._rows[row] = _Row(self._new.copy())
         return self._rows[row]
 
     def _present(self, rows: Sequence[Hashable]) -> list[_Row]:
@@ -148,7 +206,7 @@ class AutoBatchDraftLength:
     def _belief(self, plain: int, rows: list[_Row]) -> Belief:
         """What rounds in so many slots cost and give these rows."""
         if self._believed is None or self._believed[:2] != (plain, rows):
-            self._believed = plain, rows, self._weighed(plain, rows)
+            self._believed, self._hopes = (plain, rows, self._weighed(plain, rows)), None
         return self._believed[2]
 
     def _weighed(self, plain: int, rows: list[_Row]) -> Belief:
@@ -158,19 +216,23 @@ class AutoBatchDraftLength:
     def _hoped(self, plain: int, rows: list[_Row], belief: Belief) -> list[float]:
         """Tokens per plain step that each length may have at best: all texts may have become easier. See
         ``AutoDraftLength``."""
-        best = belief.best
-        hoped = [row.capped(row.acceptance.hoped_tokens(best)) for row in rows]
-        return [
-            sum(tokens) / (cost * self._costs.hope(plain + drafts, plain + best))
-            for drafts, (cost, *tokens) in enumerate(zip(belief.costs, *hoped, strict=True))
-        ]
+        if self._hopes is None:
+            best = belief.best
+            hoped = [row.capped(row.acceptance.hoped_tokens(best)) for row in rows]
+            self._hopes = [
+                sum(tokens) / (cost * self._costs.hope(plain + drafts, plain + best))
+                for drafts, (cost, *tokens) in enumerate(zip(belief.costs, *hoped, strict=True))
+            ]
+        return self._hopes
 
     def _forget(self, drafted: int) -> None:
         self.rounds += 1
         if drafted:
+            self._new = None
             self._stood = [LATELY * count for count in self._stood]
             self._reached = [LATELY * count for count in self._reached]
         if self.rounds % FORGET_EVERY == 0:
+            self._believed = None
             self._costs.forget()
             for row in self._rows.values():
                 row.acceptance.forget()

@@ -1,5 +1,6 @@
 """A moving average for a whole curve at once."""
 
+from copy import copy
 from math import sqrt
 
 import numpy as np
@@ -19,16 +20,29 @@ class DriftingCurve:
 
     def __init__(self, mean: list[float], covariance: list[list[float]], forgetting: float):
         self.mean = mean
-        self._covariance = np.array(covariance)
-        self._kept = 1 - forgetting
+        points = len(mean)
+        self._covariance = np.array(covariance).reshape(-1)  # flat, like the arrays below: numpy takes a shape with
+        self._kept = 1 - forgetting  # broadcasting in several times as long, and new memory where the device has much
         self._regained = forgetting * self._covariance
+        self._row_of, self._column_of = np.divmod(np.arange(points * points), points)
+        self._shares, self._columns = np.zeros(points * points), np.zeros(points * points)
+
+    def copy(self) -> "DriftingCurve":
+        """One that knows as much, and learns by itself."""
+        other = copy(self)  # the lists are never changed in place, and what is computed in is nobody's
+        other._covariance = self._covariance.copy()
+        return other
 
     def observe(self, at: int, surprise: float, variance: float) -> None:
         """Point ``at`` was seen ``surprise`` above its mean, by a look with a noise of this variance."""
-        column = self._covariance[at].copy()
+        points = len(self.mean)
+        column = self._covariance[at * points : (at + 1) * points].copy()
         shares = column / (column[at] + variance)
         self.mean = (self.mean + surprise * shares).tolist()
-        self._covariance -= shares[:, None] * column
+        shares.take(self._row_of, out=self._shares, mode="clip")
+        column.take(self._column_of, out=self._columns, mode="clip")
+        self._shares *= self._columns
+        self._covariance -= self._shares
 
     def forget(self) -> None:
         """Time passes: the means stay, but are trusted less."""
@@ -41,9 +55,11 @@ class DriftingCurve:
         self._covariance += variance
 
     def variance(self, at: int) -> float:
-        return float(self._covariance[at, at])
+        return self._between(at, at)
 
     def deviation_between(self, a: int, b: int) -> float:
         """How uncertain the difference of two points is."""
-        squares = self._covariance
-        return sqrt(max(0.0, squares[a, a] + squares[b, b] - 2 * squares[a, b]))
+        return sqrt(max(0.0, self._between(a, a) + self._between(b, b) - 2 * self._between(a, b)))
+
+    def _between(self, a: int, b: int) -> float:
+        return float(self._covariance[a * len(self.mean) + b])

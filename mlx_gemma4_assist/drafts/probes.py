@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 # The most drafts of a first session's first rounds: from cheap to dear.
 OPENING = (0, 0, 0, 0, 1, 1, 1, 1)
@@ -13,6 +14,7 @@ PROBE_ROUNDS = 2  # a time means something between rounds of one length only
 MOST_PROBED = 1.5  # times what it should take is what a probe is charged with at most: it may include compiling
 PROBE_FEE = 0.05  # what a probe costs at least, so that near ties are not probed all the time
 MOST_SAVINGS = 2.0
+LEAST_GAIN = 0.02  # of plain rounds: what gains less is not worth changing to and fro, which costs more than times tell
 
 
 class Belief:
@@ -21,13 +23,14 @@ class Belief:
     Attributes:
         costs: in plain steps; the first is 1.
         tokens: as expected.
-        value: tokens per plain step of the best length,
+        value: tokens per plain step of the best length; of plain rounds those that drafts would have to make,
         best: which that is.
     """
 
     def __init__(self, costs: list[float], tokens: list[float]):
         self.costs, self.tokens = costs, tokens
         values = [gained / cost for gained, cost in zip(tokens, costs, strict=True)]
+        values[0] *= 1 + LEAST_GAIN
         self.value = max(values)
         self.best = values.index(self.value)
 
@@ -69,14 +72,27 @@ class Probes:
         """Drafts of the next round; ``hoped`` tells the tokens per plain step that each length may have at best."""
         if self._opening:
             return min(belief.best, self._opening.pop())
-        if self._probe is None and self._savings >= PROBE_FEE and self._rounds % PROBE_EVERY == 0:
-            drafts = self._worth_a_probe(belief, hoped())
-            if drafts != belief.best:
-                self._probe = Probe(drafts)
+        may_probe = self._probe is None and self._savings >= PROBE_FEE and self._rounds % PROBE_EVERY == 0
+        if may_probe and (better := self._worth_a_probe(belief, hoped, self._savings)):
+            self._probe = Probe(min(better, key=better.__getitem__))
         if self._probe is not None and self._probe.chosen < PROBE_ROUNDS:
             self._probe.chosen += 1
             return self._probe.drafts
         return belief.best
+
+    def rounds_to_probe(self, belief: Belief, hoped: Callable[[], list[float]], most: int) -> int:
+        """After how many more plain rounds, which are the best, another length may be chosen; ``most`` if none is
+        before."""
+        if self._opening or self._probe is not None:
+            return 1
+        rounds, savings = self._rounds, self._savings
+        better = self._worth_a_probe(belief, hoped, savings + most * self._share)
+        price = max(PROBE_FEE, min(better.values(), default=inf))
+        for more in range(1, most):
+            rounds, savings = rounds + 1, min(savings + self._share, MOST_SAVINGS)
+            if savings >= price and rounds % PROBE_EVERY == 0:
+                return more
+        return most
 
     def observe(self, belief: Belief, drafted: int, emitted: float, seconds: float | None, plain: float | None) -> None:
         """Charge a probe with the time that it lost against the best length, and save for the next.
@@ -105,20 +121,24 @@ class Probes:
                 self._savings += probe.gain - PROBE_FEE
                 self._losses = 0 if probe.gain > 0 else min(self._losses + 1, MOST_LOSSES)
                 self._probe = None
-        share = PROBE_SHARE * BACK_OFF**self._losses
-        self._savings = min(self._savings + share * belief.costs[drafted], MOST_SAVINGS)
+        self._savings = min(self._savings + self._share * belief.costs[drafted], MOST_SAVINGS)
         self._previous = drafted, seconds
         self._rounds += 1
 
-    def _worth_a_probe(self, belief: Belief, hoped: list[float]) -> int:
-        """The cheapest length that the savings can pay and that may be better than the best; the best if there is
-        none."""
-        cheapest, price = belief.best, self._savings
-        for drafts, (cost, tokens) in enumerate(zip(belief.costs, belief.tokens, strict=True)):
-            loss = PROBE_ROUNDS * (cost - tokens / belief.value)
-            if drafts != belief.best and loss <= price and hoped[drafts] > belief.value:
-                cheapest, price = drafts, loss
-        return cheapest
+    @property
+    def _share(self) -> float:
+        return PROBE_SHARE * BACK_OFF**self._losses
+
+    @staticmethod
+    def _worth_a_probe(belief: Belief, hoped: Callable[[], list[float]], savings: float) -> dict[int, float]:
+        """The lengths that savings can pay and that may be better than the best, and what it costs to probe them."""
+        each = enumerate(zip(belief.costs, belief.tokens, strict=True))
+        losses = {drafts: PROBE_ROUNDS * (cost - tokens / belief.value) for drafts, (cost, tokens) in each}
+        payable = {drafts: loss for drafts, loss in losses.items() if loss <= savings and drafts != belief.best}
+        if not payable:  # most often: what may be hoped for takes longer to tell
+            return {}
+        hopes = hoped()
+        return {drafts: loss for drafts, loss in payable.items() if hopes[drafts] > belief.value}
 
 
 def _charge(probe: Probe, cost: float, worth: float, seconds: float | None, plain: float | None) -> None:

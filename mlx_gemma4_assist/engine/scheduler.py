@@ -125,14 +125,16 @@ class Scheduler:
         self._waiting: list[Job] = []
         self._reading: tuple[Job, Iterator[Member | None]] | None = None
         self._running: dict[Member, Job] = {}
+        self._learning: list[Member] = []  # those of them that leave the number of drafts to what learns it
         self._clock = RoundClock()
 
     def _choosing(self) -> BatchDraftLength | None:
         """What chooses how many drafts the next round has; None where all rows have told."""
-        learning = [member for member, job in self._running.items() if job.drafts is None]
-        if learning and self._chooser is None:
-            self._chooser = self._lengths.borrow(learning[0].compiled)
-        return self._chooser if learning else None
+        if not self._learning:
+            return None
+        if self._chooser is None:
+            self._chooser = self._lengths.borrow(self._learning[0].compiled)
+        return self._chooser
 
     def _rest(self) -> None:
         """Nothing is left of the last rows when nobody runs."""
@@ -204,6 +206,8 @@ class Scheduler:
                 self._reading = None
                 self._batch.join(job.member)
                 self._running[job.member] = job
+                if job.drafts is None:
+                    self._learning.append(job.member)
             if perf_counter() - self._began >= self._max_stall / 2:
                 return
 
@@ -289,7 +293,9 @@ class Scheduler:
                 self._end(each.member)
 
     def _end(self, member: Member) -> None:
-        if self._running.pop(member, None) is not None and self._chooser is not None:
+        if self._running.pop(member, None) is not None and member in self._learning:
+            self._learning.remove(member)
+        if self._chooser is not None:
             self._chooser.left(member)
         self._batch.leave(member)
         self._rest()
@@ -318,8 +324,9 @@ class Scheduler:
             return caps
         rows = self._batch.slots
         drafts = chooser.choose(rows, [0 if row is None else caps.get(row, 0) for row in rows]).drafts
-        learning = [member for member, job in self._running.items() if job.drafts is None]
-        return caps | {member: min(caps[member], max(drafts, known[member])) for member in learning}
+        for member in self._learning:
+            caps[member] = min(caps[member], max(drafts, known[member]))
+        return caps
 
     def _cap(self, member: Member, job: Job, known: int) -> int:
         """The most drafts of a row's next round, of which so many are known; negative if it wants no round."""
@@ -342,12 +349,13 @@ class Scheduler:
     def _observe(self, drafted: int, found: Sequence[Landed], seconds: float | None) -> None:
         """A round was read: what chooses drafts learns from it."""
         chooser = self._choosing()
-        if chooser is None or all(each.known for each in found):  # which says nothing of the assistant
+        if chooser is None or not found or found[0].known:  # which says nothing of the assistant
             return
         of = {each.member: each for each in found}
-        rows = [row if row in of else None for row in self._batch.slots]
-        limits = [0 if row is None else of[row].drafted for row in rows]
-        accepted = [0 if row is None else of[row].accepted for row in rows]
+        landed = [None if row is None else of.get(row) for row in self._batch.slots]
+        rows = [None if each is None else each.member for each in landed]
+        limits = [0 if each is None else each.drafted for each in landed]
+        accepted = [0 if each is None else each.accepted for each in landed]
         chooser.observe(rows, drafted, limits, accepted, seconds)
 
     def _fail(self) -> None:
@@ -358,6 +366,7 @@ class Scheduler:
             for member in self._running:
                 self._chooser.left(member)
         self._running.clear()
+        self._learning.clear()
         self._rest()
         self._batch.clear()
         for job in jobs:

@@ -71,7 +71,7 @@ class AutoDraftLength {
   }
 
  private:
-  static constexpr int kForgetEvery = 16, kProbeRounds = 2, kLearnEvery = 4;
+  static constexpr int kForgetEvery = 16, kProbeRounds = 2;
   struct Probe { int drafts = -1, chosen = 0, seen = 0, age = 0; double worth = 0, expected = 0, taken = 0; };
   struct Round { int drafts = 0; Seconds seconds; };
 
@@ -96,7 +96,7 @@ class AutoDraftLength {
   }
   void weigh() {
     tokens_ = expected([&](int at) { return logistic(acceptance_.mean[at]); });
-    cost_ = {1.0}, best_ = 0, value_ = 1;
+    cost_ = {1.0}, best_ = 0, value_ = 1.02;
     for (size_t k = 1; k < tokens_.size(); ++k) {
       cost_.push_back(std::max(std::exp(costs_.mean[k] - costs_.mean[0]), cost_.back() + 0.05));
       if (const double value = tokens_[k] / cost_[k]; value > value_) value_ = value, best_ = static_cast<int>(k);
@@ -136,7 +136,7 @@ class AutoDraftLength {
   }
   bool time(int drafted) {  // drafts/costs.py; whether there was something to learn from the round before
     streak_ = last_.drafts == drafted ? streak_ + 1 : 0;
-    const bool thinned = streak_ > 2 * kLearnEvery && streak_ % kLearnEvery > 0;
+    const bool thinned = streak_ > 8 && streak_ % (streak_ <= 64 ? 4 : 16) > 0;
     if (streak_ == 0 || thinned || !last_.seconds || *last_.seconds <= 0) return false;
     if (!tried_[drafted]) return tried_[drafted] = true, false;
     double surprise = std::log(*last_.seconds) - costs_.mean[drafted];

@@ -52,6 +52,12 @@ std::optional<mx::array> maybe(const Arrays& x, size_t place) {
   return place < x.size() ? std::optional(x[place]) : std::nullopt;
 }
 
+// MLX compares the leading axes of quantized weights and scales without asking whether they have any.
+const mx::array& matrix(const mx::array& x) {
+  if (x.ndim() < 2) throw Error("an operation takes no vector");
+  return x;
+}
+
 mx::array attention(const Arrays& x, const Arguments& a) {
   const std::string mode = a.flag("causal") ? "causal" : x.size() > 3 ? "array" : "";
   return mx::fast::scaled_dot_product_attention(x[0], x[1], x[2], a.number("scale").value(), mode,
@@ -127,13 +133,14 @@ const Operation& operation(const std::string& name) {
               mx::fast::rope(x[0], a.whole("dims"), false, a.number("base"), a.number("scale").value(), x[1],
                              maybe(x, 2))),
       DIVIDES(attention, 3, 4, attention(x, a)),
-      DIVIDES(dequantize, 2, 3, mx::dequantize(x[0], x[1], maybe(x, 2), a.group(), a.bits(), a.mode())),
+      DIVIDES(dequantize, 2, 3, mx::dequantize(matrix(x[0]), matrix(x[1]), maybe(x, 2), a.group(), a.bits(), a.mode())),
       DIVIDES(quantized_matmul, 3, 4,
-           mx::quantized_matmul(x[0], x[1], x[2], maybe(x, 3), a.flag("transpose"), a.group(), a.bits(), a.mode())),
+              mx::quantized_matmul(x[0], matrix(x[1]), matrix(x[2]), maybe(x, 3), a.flag("transpose"), a.group(),
+                                   a.bits(), a.mode())),
       DIVIDES(gather_mm, 3, 3, gather_mm(x, a)),
       DIVIDES(gather_qmm, 4, 5,
-           mx::gather_qmm(x[0], x[1], x[2], maybe(x, 4), std::nullopt, x[3], a.flag("transpose"), a.group(), a.bits(),
-                          a.mode(), std::nullopt, a.flag("sorted"))),
+              mx::gather_qmm(x[0], matrix(x[1]), matrix(x[2]), maybe(x, 4), std::nullopt, x[3], a.flag("transpose"),
+                             a.group(), a.bits(), a.mode(), std::nullopt, a.flag("sorted"))),
       DOES(uniform, 1, 1, drawn(x[0], {}, uniform)),
       DOES(gumbel, 1, 1, drawn(x[0], {a.whole("count")}, gumbel)),
   };
