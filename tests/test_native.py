@@ -309,6 +309,23 @@ def test_an_argument_that_is_out_of_bounds_is_refused_where_it_is_used(runner, b
     assert refusal(runner, copy).endswith("the program greedy-0 cannot be run: an integer is 0")
 
 
+@pytest.mark.parametrize("name", ["quantized_matmul", "gather_qmm", "dequantize"])
+def test_a_quantized_vector_is_refused(runner, bundle, tmp_path, name):
+    """MLX compares all but two axes of weights and scales, however few there are."""
+    weights = json.loads((bundle / "manifest.json").read_text())["weights"]
+    vector = next(place for place, (*_, shape) in enumerate(weights) if len(shape) == 1)
+    inputs = {"quantized_matmul": 3, "gather_qmm": 4, "dequantize": 2}[name]
+    arguments = {"transpose": True, "group_size": 64, "bits": 4, "mode": "affine", "sorted": False}
+
+    def damage(program) -> None:
+        program["steps"] += [len(program["operations"])] + [vector] * inputs
+        program["operations"].append({"operation": name, "inputs": inputs, "outputs": 1, **arguments})
+
+    copy = shutil.copytree(bundle, tmp_path / "X.bundle")
+    edit(copy, "programs/greedy-0.json", damage)
+    assert refusal(runner, copy).endswith("the program greedy-0 cannot be run: an operation takes no vector")
+
+
 def test_requests_out_of_bounds_are_refused(runner, bundle):
     for options, expected in (
         (("--drafts", "9"), "no rounds of so many drafts"),
