@@ -27,8 +27,8 @@ MOST_SURPRISE = 0.4  # and what it counts at most: while little is known, deviat
 LEAST_STEP = 0.05  # plain steps: a draft is not free, whatever noise says; published: 0.03 to draft, 0.03 to verify
 MOST_COST = 1e3
 
-LEARN_EVERY = 4  # times of one kind, after twice as many in a row: a round's time is short;
-SETTLED_EVERY = 16  # after four times as many
+WELL_KNOWN = 64  # times of a kind; after these it is learned from the first of
+LEARN_EVERY = 16  # in a row: a round's time is short
 REPLAYED_TIMES = 20  # what an earlier session knew counts as so many rounds: a machine stays the same
 SESSION_NOISE = 0.03  # how much costs differ from session to session
 REMEMBERED = 50  # what a session counts as in the next one's memory, at most
@@ -79,12 +79,12 @@ class Costs:
         The host reads a round while the next is under way, and submitting that one may have waited for a part of it to
         be done, so that a time between two reads is of both. The first time of a kind may include compiling it, that
         of a run the end of its prompt.
-        Returns whether there was something to learn: in a long row of one kind ever more rarely.
+        Returns whether there was something to learn: the better a kind is known, the more rarely.
         """
         before, its_seconds = self._previous
         self._previous = kind, seconds
         self._streak = self._streak + 1 if before == kind else 0
-        if self._streak == 0 or self._streak % _every(self._streak) > 0 or its_seconds is None or its_seconds <= 0:
+        if self._streak == 0 or (self._streak - 1) % self._every(kind) or its_seconds is None or its_seconds <= 0:
             return False
         if kind not in self._tried:
             self._tried.add(kind)
@@ -94,10 +94,8 @@ class Costs:
 
     def rounds_to_learn(self, kind: int) -> int:
         """After how many more rounds of a kind there may be something to learn, from one of them or the first."""
-        if self._previous[0] != kind:
-            return 1
-        every = _every(self._streak + 1)
-        return every - self._streak % every
+        every = self._every(kind)
+        return 1 if self._previous[0] != kind else every - (self._streak - 1) % every
 
     def interrupt(self) -> None:
         """A round of no kind was between: neither its time nor the next one's says anything."""
@@ -121,6 +119,10 @@ class Costs:
         """Time passes."""
         self._curve.forget()
 
+    def _every(self, kind: int) -> int:
+        """Of how many times of a kind in a row the first is learned from."""
+        return 1 if self.timed[kind] < WELL_KNOWN else LEARN_EVERY
+
     def _learn(self, kind: int, seconds: float) -> None:
         surprise = log(seconds) - self._curve.mean[kind]
         if not self.known:  # costs are in plain steps yet
@@ -136,11 +138,6 @@ class Costs:
         self._curve.observe(kind, surprise, self._noise)
         self._noise += max(NOISE_RATE, 1 / (self._timings + 2)) * (noise - self._noise)
         self.timed[kind] += 1
-
-
-def _every(streak: int) -> int:
-    """So many rounds of one kind, after as many in a row, are there for each that is learned from."""
-    return 1 if streak <= 2 * LEARN_EVERY else LEARN_EVERY if streak <= 4 * SETTLED_EVERY else SETTLED_EVERY
 
 
 def unknown_costs(longest: int, forget_every: int, slots: Sequence[int] = (1,)) -> DriftingCurve:

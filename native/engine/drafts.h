@@ -48,7 +48,7 @@ class AutoDraftLength {
                     [](int i, int j) { return 1.5 * 1.5 + 0.39 * 0.39 * std::min(i, j); }),
         costs_(longest + 1, 1e-4 * kForgetEvery, [](int k) { return std::log(1 + 0.3 * k); },
                [](int i, int j) { return 1.0 + slope(i) * slope(j) + 0.06 * 0.06 * std::min(i, j); }),
-        tried_(longest + 1, false) { weigh(); }
+        timed_(longest + 1, -1) { weigh(); }
 
   int choose() {
     if (opening_ < 8) return std::min(best_, opening_++ < 4 ? 0 : 1);
@@ -76,7 +76,7 @@ class AutoDraftLength {
   struct Round { int drafts = 0; Seconds seconds; };
 
   DriftingCurve acceptance_, costs_;  // logits; logarithms of times
-  std::vector<bool> tried_;
+  std::vector<int> timed_;  // how many times were learned from; -1 before the first, which is not
   std::vector<double> cost_, tokens_;  // of rounds with 0, 1, ... drafts: in plain steps; as expected
   double value_ = 0, savings_ = 0, noise_ = 0.01;
   int best_ = 0, opening_ = 0, rounds_ = 0, losses_ = 0, timings_ = 0, streak_ = 0;
@@ -136,9 +136,9 @@ class AutoDraftLength {
   }
   bool time(int drafted) {  // drafts/costs.py; whether there was something to learn from the round before
     streak_ = last_.drafts == drafted ? streak_ + 1 : 0;
-    const bool thinned = streak_ > 8 && streak_ % (streak_ <= 64 ? 4 : 16) > 0;
-    if (streak_ == 0 || thinned || !last_.seconds || *last_.seconds <= 0) return false;
-    if (!tried_[drafted]) return tried_[drafted] = true, false;
+    const bool is_one_of_many = timed_[drafted] >= 64 && (streak_ - 1) % 16;
+    if (streak_ == 0 || is_one_of_many || !last_.seconds || *last_.seconds <= 0) return false;
+    if (timed_[drafted]++ < 0) return false;
     double surprise = std::log(*last_.seconds) - costs_.mean[drafted];
     if (!known_) costs_.mean += std::exchange(surprise, 0), known_ = true;
     const double variance = costs_.covariance[drafted][drafted], limit = 3.0 * std::sqrt(variance + noise_);
