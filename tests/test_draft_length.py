@@ -109,11 +109,16 @@ def test_costs_of_lengths_that_are_not_tried_slow_down_along():
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 1.0])
 def test_costs_are_right_wherever_the_host_waits(overlap):
-    """A probe's rounds are few: their cost must not be put down to the rounds beside them."""
+    """A probe's rounds are few: their cost must not be put down to the rounds beside them. What is believed is off by
+    the noise of these few, not to one side."""
     costs = round_costs("M1 Ultra", 0.05)
-    draft_length = auto()
-    run(draft_length, setting("", costs, [0.0] * 2000, 0), overlap=overlap)
-    assert draft_length.learned().costs[1] == pytest.approx(costs[1], rel=0.05)
+    believed = []
+    for seed in range(16):
+        draft_length = auto()
+        run(draft_length, setting("", costs, [0.0] * 2000, seed), overlap=overlap)
+        believed.append(draft_length.learned().costs[1])
+    assert fmean(believed) == pytest.approx(costs[1], rel=0.02)
+    assert believed == pytest.approx([costs[1]] * 16, rel=0.08)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 1.0])

@@ -309,21 +309,44 @@ def test_an_argument_that_is_out_of_bounds_is_refused_where_it_is_used(runner, b
     assert refusal(runner, copy).endswith("the program greedy-0 cannot be run: an integer is 0")
 
 
-@pytest.mark.parametrize("name", ["quantized_matmul", "gather_qmm", "dequantize"])
-def test_a_quantized_vector_is_refused(runner, bundle, tmp_path, name):
-    """MLX compares all but two axes of weights and scales, however few there are."""
+@pytest.mark.parametrize("name", ["quantized_matmul", "gather_qmm", "dequantize", "slice_update", "uniform", "gumbel"])
+def test_an_array_with_too_few_axes_is_refused(runner, bundle, tmp_path, name):
+    """MLX does not ask how many there are where it leaves out the last two, and slices take no more than they have."""
     weights = json.loads((bundle / "manifest.json").read_text())["weights"]
-    vector = next(place for place, (*_, shape) in enumerate(weights) if len(shape) == 1)
-    inputs = {"quantized_matmul": 3, "gather_qmm": 4, "dequantize": 2}[name]
-    arguments = {"transpose": True, "group_size": 64, "bits": 4, "mode": "affine", "sorted": False}
+    vector, matrix = (next(place for place, (*_, s) in enumerate(weights) if len(s) == axes) for axes in (1, 2))
+    packed = {"group_size": 64, "bits": 4, "mode": "affine", "transpose": True, "sorted": False}
 
     def damage(program) -> None:
-        program["steps"] += [len(program["operations"])] + [vector] * inputs
-        program["operations"].append({"operation": name, "inputs": inputs, "outputs": 1, **arguments})
+        def add(operation: str, *inputs: int, **arguments) -> None:
+            program["steps"] += [len(program["operations"]), *inputs]
+            program["operations"].append({"operation": operation, "inputs": len(inputs), "outputs": 1, **arguments})
+
+        taken = {"quantized_matmul": 3, "gather_qmm": 4, "dequantize": 2}
+        if name in taken:
+            add(name, *[vector] * taken[name], **packed)
+        elif name == "slice_update":
+            add(name, vector, matrix, vector, axes=[0])
+        else:
+            known = json.loads((bundle / "manifest.json").read_text())
+            inputs = len(known["weights"]) + known["constants"] + len(program["inputs"])
+            made = inputs + sum(each["outputs"] for each in used(program))
+            add("scalar", value=1, dtype="uint32")
+            add(name, made, count=3)
 
     copy = shutil.copytree(bundle, tmp_path / "X.bundle")
     edit(copy, "programs/greedy-0.json", damage)
-    assert refusal(runner, copy).endswith("the program greedy-0 cannot be run: an operation takes no vector")
+    assert refusal(runner, copy).endswith(
+        "the program greedy-0 cannot be run: an operation takes an array of so many axes"
+    )
+
+
+def used(program) -> list[dict]:
+    """The operation of each step."""
+    found, at, steps = [], 0, program["steps"]
+    while at < len(steps):
+        found.append(program["operations"][steps[at]])
+        at += 1 + found[-1]["inputs"]
+    return found
 
 
 def test_requests_out_of_bounds_are_refused(runner, bundle):

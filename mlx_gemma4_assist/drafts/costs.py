@@ -27,8 +27,9 @@ MOST_SURPRISE = 0.4  # and what it counts at most: while little is known, deviat
 LEAST_STEP = 0.05  # plain steps: a draft is not free, whatever noise says; published: 0.03 to draft, 0.03 to verify
 MOST_COST = 1e3
 
-WELL_KNOWN = 64  # times of a kind; after these it is learned from the first of
-LEARN_EVERY = 16  # in a row: a round's time is short
+WELL_KNOWN = 64  # times of a kind, after which few are learned from: a round's time is short.
+LEARN_EVERY = 16  # They are one of so many in a row,
+SETTLED = 2  # from this one on: the first ones hold what the host does about rounds of another kind
 REPLAYED_TIMES = 20  # what an earlier session knew counts as so many rounds: a machine stays the same
 SESSION_NOISE = 0.03  # how much costs differ from session to session
 REMEMBERED = 50  # what a session counts as in the next one's memory, at most
@@ -84,7 +85,8 @@ class Costs:
         before, its_seconds = self._previous
         self._previous = kind, seconds
         self._streak = self._streak + 1 if before == kind else 0
-        if self._streak == 0 or (self._streak - 1) % self._every(kind) or its_seconds is None or its_seconds <= 0:
+        thinned = self.timed[kind] >= WELL_KNOWN and self._streak % LEARN_EVERY != SETTLED
+        if self._streak == 0 or thinned or its_seconds is None or its_seconds <= 0:
             return False
         if kind not in self._tried:
             self._tried.add(kind)
@@ -94,8 +96,9 @@ class Costs:
 
     def rounds_to_learn(self, kind: int) -> int:
         """After how many more rounds of a kind there may be something to learn, from one of them or the first."""
-        every = self._every(kind)
-        return 1 if self._previous[0] != kind else every - (self._streak - 1) % every
+        if self._previous[0] != kind or self.timed[kind] < WELL_KNOWN:
+            return 1
+        return LEARN_EVERY - (self._streak - SETTLED) % LEARN_EVERY
 
     def interrupt(self) -> None:
         """A round of no kind was between: neither its time nor the next one's says anything."""
@@ -118,10 +121,6 @@ class Costs:
     def forget(self) -> None:
         """Time passes."""
         self._curve.forget()
-
-    def _every(self, kind: int) -> int:
-        """Of how many times of a kind in a row the first is learned from."""
-        return 1 if self.timed[kind] < WELL_KNOWN else LEARN_EVERY
 
     def _learn(self, kind: int, seconds: float) -> None:
         surprise = log(seconds) - self._curve.mean[kind]

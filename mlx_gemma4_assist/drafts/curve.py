@@ -20,9 +20,11 @@ class DriftingCurve:
 
     def __init__(self, mean: list[float], covariance: list[list[float]], forgetting: float):
         self.mean = mean
+        self._kept = 1 - forgetting
+        # Matrices are flat, and what is computed has its place. Between two rounds, where all is cold, broadcasting or
+        # new memory take ten times as long as the numbers do.
         points = len(mean)
-        self._covariance = np.array(covariance).reshape(-1)  # flat, like the arrays below: numpy takes a shape with
-        self._kept = 1 - forgetting  # broadcasting in several times as long, and new memory where the device has much
+        self._covariance = np.array(covariance).reshape(-1)
         self._regained = forgetting * self._covariance
         self._row_of, self._column_of = np.divmod(np.arange(points * points), points)
         self._shares, self._columns = np.zeros(points * points), np.zeros(points * points)
@@ -36,9 +38,9 @@ class DriftingCurve:
     def observe(self, at: int, surprise: float, variance: float) -> None:
         """Point ``at`` was seen ``surprise`` above its mean, by a look with a noise of this variance."""
         points = len(self.mean)
-        column = self._covariance[at * points : (at + 1) * points].copy()
+        column = self._covariance[at * points : (at + 1) * points]
         shares = column / (column[at] + variance)
-        self.mean = (self.mean + surprise * shares).tolist()
+        self.mean = [mean + surprise * share for mean, share in zip(self.mean, shares.tolist(), strict=True)]
         shares.take(self._row_of, out=self._shares, mode="clip")
         column.take(self._column_of, out=self._columns, mode="clip")
         self._shares *= self._columns

@@ -136,8 +136,8 @@ class AutoDraftLength {
   }
   bool time(int drafted) {  // drafts/costs.py; whether there was something to learn from the round before
     streak_ = last_.drafts == drafted ? streak_ + 1 : 0;
-    const bool is_one_of_many = timed_[drafted] >= 64 && (streak_ - 1) % 16;
-    if (streak_ == 0 || is_one_of_many || !last_.seconds || *last_.seconds <= 0) return false;
+    const bool thinned = timed_[drafted] >= 64 && streak_ % 16 != 2;
+    if (streak_ == 0 || thinned || !last_.seconds || *last_.seconds <= 0) return false;
     if (timed_[drafted]++ < 0) return false;
     double surprise = std::log(*last_.seconds) - costs_.mean[drafted];
     if (!known_) costs_.mean += std::exchange(surprise, 0), known_ = true;

@@ -52,11 +52,12 @@ std::optional<mx::array> maybe(const Arrays& x, size_t place) {
   return place < x.size() ? std::optional(x[place]) : std::nullopt;
 }
 
-// MLX compares the leading axes of quantized weights and scales without asking whether they have any.
-const mx::array& matrix(const mx::array& x) {
-  if (x.ndim() < 2) throw Error("an operation takes no vector");
+// MLX counts axes from the end, of quantized weights and where slices are written, without asking whether there are any.
+const mx::array& with_axes(const mx::array& x, size_t least, size_t most = 16) {
+  if (x.ndim() < least || x.ndim() > most) throw Error("an operation takes an array of so many axes");
   return x;
 }
+const mx::array& matrix(const mx::array& x) { return with_axes(x, 2); }
 
 mx::array attention(const Arrays& x, const Arguments& a) {
   const std::string mode = a.flag("causal") ? "causal" : x.size() > 3 ? "array" : "";
@@ -72,7 +73,7 @@ mx::array gather_mm(const Arrays& x, const Arguments& a) {
 
 // For each key by itself.
 mx::array drawn(const mx::array& keys, const mx::Shape& made, mx::array (*draw)(const mx::Shape&, const mx::array&)) {
-  mx::Shape shape(keys.shape().begin(), keys.shape().end() - 1);
+  mx::Shape shape(with_axes(keys, 1).shape().begin(), keys.shape().end() - 1);
   shape.insert(shape.end(), made.begin(), made.end());
   const auto each = mx::vmap([&](const mx::array& key) { return draw(made, key); });
   return mx::reshape(each(mx::reshape(keys, {-1, 2})), shape);
@@ -124,7 +125,7 @@ const Operation& operation(const std::string& name) {
       DOES(take_along_axis, 2, 2, mx::take_along_axis(x[0], x[1], a.whole("axis"))),
       DOES(put_along_axis, 3, 3, mx::put_along_axis(x[0], x[1], x[2], a.whole("axis"))),
       DOES(slice, 1, 1, mx::slice(x[0], a.shape("start"), a.shape("stop"), a.shape("step", 1))),
-      DOES(slice_update, 3, 3, mx::slice_update(x[0], x[1], x[2], a.axes("axes"))),
+      DOES(slice_update, 3, 3, mx::slice_update(x[0], with_axes(x[1], 0, x[0].ndim()), x[2], a.axes("axes"))),
       ENTRY(split, 1, 1, false, { return mx::split(x[0], a.shape("places"), a.whole("axis")); }),
       DOES(softmax, 1, 1, mx::softmax(x[0], -1, a.flag("precise"))),
       DOES(logsumexp, 1, 1, mx::logsumexp(x[0], -1, true)),
@@ -139,7 +140,7 @@ const Operation& operation(const std::string& name) {
                                    a.bits(), a.mode())),
       DIVIDES(gather_mm, 3, 3, gather_mm(x, a)),
       DIVIDES(gather_qmm, 4, 5,
-              mx::gather_qmm(x[0], matrix(x[1]), matrix(x[2]), maybe(x, 4), std::nullopt, x[3], a.flag("transpose"),
+              mx::gather_qmm(matrix(x[0]), matrix(x[1]), matrix(x[2]), maybe(x, 4), std::nullopt, x[3], a.flag("transpose"),
                              a.group(), a.bits(), a.mode(), std::nullopt, a.flag("sorted"))),
       DOES(uniform, 1, 1, drawn(x[0], {}, uniform)),
       DOES(gumbel, 1, 1, drawn(x[0], {a.whole("count")}, gumbel)),
