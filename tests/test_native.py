@@ -297,16 +297,27 @@ def test_names_in_a_manifest_may_be_spelled_by_escapes(runner, bundle, prompt, t
     assert "manifest.json is damaged" in refusal(runner, copy)
 
 
-def test_an_argument_that_is_out_of_bounds_is_refused_where_it_is_used(runner, bundle, tmp_path):
+@pytest.mark.parametrize(
+    ("operation", "argument", "value", "expected"),
+    [
+        ("slice", "step", 0, "an integer is 0"),
+        ("slice", "step", 2**31 - 1, "an integer is 2147483647"),
+        ("reshape", "shape", 0, "an operation makes an empty array"),
+        ("reshape", "shape", -2, "an integer is -2"),
+    ],
+)
+def test_an_argument_that_is_out_of_bounds_is_refused_where_it_is_used(
+    runner, bundle, tmp_path, operation, argument, value, expected
+):
     """Rather than divided by."""
 
     def damage(program) -> None:
-        (slices, *_) = [each for each in program["operations"] if each["operation"] == "slice"]
-        slices["step"] = [0 for _ in slices["step"]]
+        found = next(each for each in program["operations"] if each["operation"] == operation)
+        found[argument] = [value for _ in found[argument]]
 
     copy = shutil.copytree(bundle, tmp_path / "X.bundle")
     edit(copy, "programs/greedy-0.json", damage)
-    assert refusal(runner, copy).endswith("the program greedy-0 cannot be run: an integer is 0")
+    assert refusal(runner, copy).endswith(f"the program greedy-0 cannot be run: {expected}")
 
 
 @pytest.mark.parametrize("name", ["quantized_matmul", "gather_qmm", "dequantize", "slice_update", "uniform", "gumbel"])

@@ -29,13 +29,20 @@ struct Arguments {
     return integer(given.at(name), variables, least, most);
   }
   template <class List>
-  List all(std::string_view name, int least = INT32_MIN) const {
+  List all(std::string_view name, int least = INT32_MIN, int most = INT32_MAX) const {
     List found;
-    for (const auto& each : given.at<Json::List>(name)) found.push_back(integer(each, variables, least));
+    for (const auto& each : given.at<Json::List>(name)) found.push_back(integer(each, variables, least, most));
     return found;
   }
   std::vector<int> axes(std::string_view name) const { return all<std::vector<int>>(name); }
-  mx::Shape shape(std::string_view name, int least = INT32_MIN) const { return all<mx::Shape>(name, least); }
+  mx::Shape shape(std::string_view name, int least = INT32_MIN, int most = INT32_MAX) const {
+    return all<mx::Shape>(name, least, most);
+  }
+  mx::Shape sizes() const {  // of which one may be -1, what is left; MLX divides by the others
+    mx::Shape found = shape("shape", -1);
+    if (std::ranges::count(found, 0)) throw Error("an operation makes an empty array");
+    return found;
+  }
   std::optional<float> number(std::string_view name) const {
     const Json& found = given.at(name);
     if (found.is<std::nullptr_t>()) return std::nullopt;
@@ -52,12 +59,15 @@ std::optional<mx::array> maybe(const Arrays& x, size_t place) {
   return place < x.size() ? std::optional(x[place]) : std::nullopt;
 }
 
-// MLX counts axes from the end, of quantized weights and where slices are written, without asking whether there are any.
+// MLX counts axes from the end, of quantized weights and where slices are written, without asking how many there are.
 const mx::array& with_axes(const mx::array& x, size_t least, size_t most = 16) {
   if (x.ndim() < least || x.ndim() > most) throw Error("an operation takes an array of so many axes");
   return x;
 }
 const mx::array& matrix(const mx::array& x) { return with_axes(x, 2); }
+const mx::array& scales_of(const mx::array& words, const mx::array& x) {
+  return with_axes(x, words.ndim(), words.ndim());
+}
 
 mx::array attention(const Arrays& x, const Arguments& a) {
   const std::string mode = a.flag("causal") ? "causal" : x.size() > 3 ? "array" : "";
@@ -116,15 +126,15 @@ const Operation& operation(const std::string& name) {
       DIVIDES(argpartition, 1, 1, mx::argpartition(x[0], a.whole("kth"), a.whole("axis"))),
       DOES(astype, 1, 1, mx::astype(x[0], a.dtype())),
       DOES(view, 1, 1, mx::view(x[0], a.dtype())),
-      DOES(broadcast_to, 1, 1, mx::broadcast_to(x[0], a.shape("shape"))),
-      DIVIDES(reshape, 1, 1, mx::reshape(x[0], a.shape("shape"))),
+      DOES(broadcast_to, 1, 1, mx::broadcast_to(x[0], a.shape("shape", 0))),
+      DIVIDES(reshape, 1, 1, mx::reshape(x[0], a.sizes())),
       DOES(concatenate, 1, 64, mx::concatenate(x, a.whole("axis"))),
       DOES(flatten, 1, 1, mx::flatten(x[0], a.whole("start"), a.whole("end"))),
-      DIVIDES(unflatten, 1, 1, mx::unflatten(x[0], a.whole("axis"), a.shape("shape"))),
+      DIVIDES(unflatten, 1, 1, mx::unflatten(x[0], a.whole("axis"), a.sizes())),
       DIVIDES(gather, 2, 2, mx::gather(x[0], {x[1]}, a.axes("axes"), a.shape("sizes"))),
       DOES(take_along_axis, 2, 2, mx::take_along_axis(x[0], x[1], a.whole("axis"))),
       DOES(put_along_axis, 3, 3, mx::put_along_axis(x[0], x[1], x[2], a.whole("axis"))),
-      DOES(slice, 1, 1, mx::slice(x[0], a.shape("start"), a.shape("stop"), a.shape("step", 1))),
+      DOES(slice, 1, 1, mx::slice(x[0], a.shape("start"), a.shape("stop"), a.shape("step", 1, 1 << 16))),
       DOES(slice_update, 3, 3, mx::slice_update(x[0], with_axes(x[1], 0, x[0].ndim()), x[2], a.axes("axes"))),
       ENTRY(split, 1, 1, false, { return mx::split(x[0], a.shape("places"), a.whole("axis")); }),
       DOES(softmax, 1, 1, mx::softmax(x[0], -1, a.flag("precise"))),
@@ -134,14 +144,15 @@ const Operation& operation(const std::string& name) {
               mx::fast::rope(x[0], a.whole("dims"), false, a.number("base"), a.number("scale").value(), x[1],
                              maybe(x, 2))),
       DIVIDES(attention, 3, 4, attention(x, a)),
-      DIVIDES(dequantize, 2, 3, mx::dequantize(matrix(x[0]), matrix(x[1]), maybe(x, 2), a.group(), a.bits(), a.mode())),
+      DIVIDES(dequantize, 2, 3,
+              mx::dequantize(matrix(x[0]), scales_of(x[0], x[1]), maybe(x, 2), a.group(), a.bits(), a.mode())),
       DIVIDES(quantized_matmul, 3, 4,
-              mx::quantized_matmul(x[0], matrix(x[1]), matrix(x[2]), maybe(x, 3), a.flag("transpose"), a.group(),
-                                   a.bits(), a.mode())),
+              mx::quantized_matmul(x[0], matrix(x[1]), scales_of(x[1], x[2]), maybe(x, 3), a.flag("transpose"),
+                                   a.group(), a.bits(), a.mode())),
       DIVIDES(gather_mm, 3, 3, gather_mm(x, a)),
       DIVIDES(gather_qmm, 4, 5,
-              mx::gather_qmm(matrix(x[0]), matrix(x[1]), matrix(x[2]), maybe(x, 4), std::nullopt, x[3], a.flag("transpose"),
-                             a.group(), a.bits(), a.mode(), std::nullopt, a.flag("sorted"))),
+              mx::gather_qmm(matrix(x[0]), matrix(x[1]), scales_of(x[1], x[2]), maybe(x, 4), std::nullopt, x[3],
+                             a.flag("transpose"), a.group(), a.bits(), a.mode(), std::nullopt, a.flag("sorted"))),
       DOES(uniform, 1, 1, drawn(x[0], {}, uniform)),
       DOES(gumbel, 1, 1, drawn(x[0], {a.whole("count")}, gumbel)),
   };
