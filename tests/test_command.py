@@ -65,8 +65,10 @@ def test_the_readme_says_what_it_takes():
 
 @pytest.mark.parametrize(("flags", "files"), [((), 1), (("--no-learned",), 0)])
 def test_what_is_learned_is_kept_unless_told(tmp_path, monkeypatch, flags, files):
-    """In the folder that the README names, and nothing else anywhere below the home folder. A run of fewer than 16 rounds
-    teaches too little: 100 tokens are 18 at least, since the first eight have one draft at most and no round more than 8.
+    """In the folder that the README names, and nothing else anywhere below the home folder.
+
+    A run of fewer than 16 rounds teaches too little. 100 tokens are 18 rounds at least: the first eight have one draft
+    at most, and none has more than eight.
     """
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("XDG_CACHE_HOME", "MLX_GEMMA4_ASSIST_CACHE"):
