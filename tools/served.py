@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import math
 import os
 import re
 import socket
@@ -78,13 +79,18 @@ class Server:
             self._process.communicate()
 
     def get(self, path: str) -> bytes:
-        """What it says at a path."""
+        """What it says at a path, once it has closed the connection: its socket counts no more."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=60)
         connection.request("GET", path, headers={"Connection": "close"})
+        ended = connection.sock.dup()
         try:
-            return connection.getresponse().read()
+            told = connection.getresponse().read()
+            ended.settimeout(60)
+            ended.recv(1)
+            return told
         finally:
             connection.close()
+            ended.close()
 
     def figures(self) -> Figures:
         told = json.loads(self.get("/health"))
@@ -92,11 +98,14 @@ class Server:
         counts = [len(os.listdir(proc / name)) if proc.exists() else 0 for name in ("fd", "task")]
         return Figures(told["running"], told["waiting"], told["active_memory"], self._resident(), *counts)
 
-    def at_rest(self, seconds: float) -> Figures:
-        """Its figures as soon as it does nothing any more, or after so many seconds."""
+    def at_rest(self, seconds: float, files: float = math.inf) -> Figures:
+        """Its figures as soon as it does nothing any more and has at most so many files open, or after so many seconds.
+
+        A request is over before its connection is closed: who looks in between counts the connection.
+        """
         until = time.monotonic() + seconds
         found = self.figures()
-        while not found.idle and time.monotonic() < until:
+        while not (found.idle and found.files <= files) and time.monotonic() < until:
             time.sleep(0.05)
             found = self.figures()
         return found

@@ -295,7 +295,7 @@ def stress(server: Server, pair: Pair, waves: Sequence[Sequence[Case]], kept: in
     print(row("before", before), flush=True)
     for number, cases in enumerate(waves, 1):
         wave = asyncio.run(run_wave(server.port, cases))
-        after = server.at_rest(REST)
+        after = server.at_rest(REST, before.files)
         print(row(f"wave {number}: {summary(cases, wave)}", after), flush=True)
         wrong += complaints(wave, cases, partial(alone, pair)) + not_back(before, after, kept)
     for (endpoint, status), count in server.statuses().items():
