@@ -131,8 +131,8 @@ def test_a_batch_of_one_row_is_one_row(remembered):
 class LookingAtEach(AutoBatchDraftLength):
     """Accounts for each round by itself."""
 
-    def choose(self, rows, caps):
-        choice = super().choose(rows, caps)
+    def choose(self, rows, caps, reading=None):
+        choice = super().choose(rows, caps, reading)
         self.together = max(getattr(self, "together", 0), self._coast.most if self._coast else 0)
         self._coast = None
         return choice
@@ -242,6 +242,25 @@ def knowing(chance: float, machine: str = "tiles") -> AutoBatchDraftLength:
         draft_length.observe("abcd", choice.drafts, choice.limits, counts, SECONDS * costs[choice.drafts])
         place += 10
     return draft_length
+
+
+def test_who_waits_for_a_prompt_waits_little_longer_for_drafts():
+    """By a twentieth of the time from one chunk to the next, in which a round without drafts is made too."""
+    costs = batch_costs("tiles", 0.05)[4]
+    for chunk in (0.0, 0.1, 1.0, 3.0, 5.0, 10.0, 100.0):  # plain rounds
+        draft_length = knowing(0.97)
+        wanted = draft_length.choose("abcd", [LONGEST] * 4).drafts
+        choices = [draft_length.choose("abcd", [LONGEST] * 4, SECONDS * chunk).drafts for _ in range(5)]
+        assert max(costs[drafts] - 1 for drafts in choices) <= 1.1 * 0.05 * (chunk + 1) + 0.02, "costs are learned ones"
+        assert chunk > 1 or max(choices) < wanted
+        assert chunk < 100 or wanted in choices
+        assert draft_length.choose("abcd", [LONGEST] * 4).drafts == wanted > 1, "as before, when nobody waits"
+
+
+def test_nobody_waits_for_drafts_while_their_time_is_not_known():
+    draft_length = AutoBatchDraftLength()
+    assert {draft_length.choose("ab", [8, 8], 100.0).drafts for _ in range(20)} == {0}
+    assert [draft_length.choose("ab", [8, 8]).drafts for _ in range(5)] == [0, 0, 0, 0, 1], "opening rounds are left"
 
 
 def test_drafts_that_did_not_count_say_nothing():

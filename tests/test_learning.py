@@ -82,7 +82,7 @@ def test_only_the_time_of_a_round_with_another_behind_it_counts(monkeypatch):
         observe(self, rows, drafted, limits, accepted, seconds)
 
     monkeypatch.setattr(AutoBatchDraftLength, "observe", observed)
-    monkeypatch.setattr(AutoBatchDraftLength, "choose", lambda self, rows, caps: BatchChoice(0, [0]))
+    monkeypatch.setattr(AutoBatchDraftLength, "choose", lambda self, rows, caps, reading: BatchChoice(0, [0]))
     pair = random_pair(1)
     for _ in range(2):
         times.clear()

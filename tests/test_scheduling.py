@@ -7,6 +7,7 @@ from support.decoding import random_pair
 
 from mlx_gemma4_assist import GenerationOptions, InputError, Pair, batch_generate
 from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt
+from mlx_gemma4_assist.drafts.batch import AutoBatchDraftLength
 from mlx_gemma4_assist.engine import scheduler
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.request import Request
@@ -156,3 +157,46 @@ def test_the_urgent_come_first(pair):
 def test_priorities_that_are_none(pair, priority):
     with pytest.raises(InputError, match="the priority is"):
         Engine(pair).run(request_of(3, priority=priority))
+
+
+def test_drafts_are_chosen_with_who_waits_in_mind(pair, monkeypatch):
+    """Rounds between two chunks of a prompt are told how long it is read for; others, and those for a prompt that has
+    to wait for a slot anyway, are not."""
+    told: list[float | None] = []
+    choose = AutoBatchDraftLength.choose
+
+    def told_of(self, rows, caps, reading=None):
+        told.append(reading)
+        return choose(self, rows, caps, reading)
+
+    monkeypatch.setattr(AutoBatchDraftLength, "choose", told_of)
+    engine = Engine(pair, max_stall=0)
+    runs = [engine.run(request_of(5 + i, max_tokens=300, num_assistant_tokens=None)) for i in range(16)]
+    runs[0].begin()
+    for _ in range(8):
+        engine.scheduler.step()
+    assert told
+    assert set(told) == {None}
+    told.clear()
+    long = engine.run(request_of(400, max_tokens=2))
+    long.begin()
+    while not long.ready:
+        engine.scheduler.step()
+    assert len(told) > 4
+    assert all(each is not None and 0 < each < 10 for each in told[:-2])
+    assert engine.scheduler.running in (1, 2)
+    list(long)
+    for each in runs[1:]:
+        each.begin()
+    while engine.scheduler.running < 16:
+        engine.scheduler.step()
+    late = engine.run(request_of(400, max_tokens=2))
+    late.begin()
+    told.clear()
+    for _ in range(4):
+        engine.scheduler.step()
+    assert told
+    assert set(told) == {None}
+    for each in (*runs, late):
+        each.close()
+    assert engine.scheduler.idle

@@ -115,7 +115,7 @@ class AsOneRow:
     def __init__(self) -> None:
         self._one = AutoDraftLength(LONGEST)
 
-    def choose(self, rows: Sequence[Hashable], caps: Sequence[int]) -> BatchChoice:
+    def choose(self, rows: Sequence[Hashable], caps: Sequence[int], reading: float | None = None) -> BatchChoice:
         drafts = min(self._one.choose(), max(caps))
         return BatchChoice(drafts, [min(drafts, cap) for cap in caps])
 

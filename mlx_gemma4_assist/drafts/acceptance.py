@@ -5,6 +5,7 @@ the drafts before it stood (Leviathan et al. 2023, equation 1, there with one ch
 as logits, so that a text that is easier to guess moves all of them.
 """
 
+from collections.abc import Sequence
 from copy import copy
 from math import exp, log, sqrt
 
@@ -17,6 +18,9 @@ ACCEPTANCE_BEND = 0.39  # from one position to the next
 ACCEPTANCE_FORGETTING = 2.5e-3  # per round
 ACCEPTANCE_HOPE = 1.0  # deviations by which it may be better than believed
 LEAST_SPREAD = 0.02  # of a draft's outcome
+
+LEARNED_SINGLY = 16  # rounds of a text with drafts, each of which is learned from by itself;
+LEARNED_TOGETHER = 4  # of later ones so many together: a round's time is short
 
 
 class Acceptance:
@@ -32,12 +36,32 @@ class Acceptance:
         covariance = [[ACCEPTANCE_LEVEL**2 + ACCEPTANCE_BEND**2 * min(i, j) for j in places] for i in places]
         mean = [log(ACCEPTANCE / (1 - ACCEPTANCE))] * longest
         self._curve = DriftingCurve(mean, covariance, ACCEPTANCE_FORGETTING * forget_every)
+        self._rounds = 0
+        self._stood, self._reached = [0] * longest, [0] * longest  # in rounds that were not learned from yet
 
     def copy(self) -> "Acceptance":
         """One that knows as much, and learns by itself."""
         other = copy(self)
         other._curve = self._curve.copy()
+        other._stood, other._reached = list(self._stood), list(self._reached)
         return other
+
+    def observe_round(self, drafted: int, accepted: Sequence[int]) -> bool:
+        """A round of one or more drafts was read, in which texts accepted so many.
+
+        Returns whether that changed what is expected: later rounds of a text are learned from together.
+        """
+        for at in range(min(drafted, len(self._stood))):
+            self._reached[at] += sum(count >= at for count in accepted)
+            self._stood[at] += sum(count > at for count in accepted)
+        self._rounds += 1
+        if self._rounds > LEARNED_SINGLY and self._rounds % LEARNED_TOGETHER:
+            return False
+        for at, (stood, reached) in enumerate(zip(self._stood, self._reached, strict=True)):
+            if reached:
+                self.observe(at, stood / reached, reached)
+                self._stood[at] = self._reached[at] = 0
+        return True
 
     def observe(self, at: int, rate: float, drafts: float) -> None:
         """Of so many drafts at a position this share stood: one step of logistic regression, by the filter's rule.

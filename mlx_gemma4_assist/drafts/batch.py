@@ -20,6 +20,7 @@ from .protocol import BatchChoice
 
 SLOTS = (1, 2, 4, 8, 16)
 
+MOST_DELAY = 0.05  # of the time from chunk to chunk of a prompt, by which others' drafts may make it longer
 LATELY = 0.99  # is kept from one drafted round to the next of what requests show; a new one begins with it
 
 
@@ -81,15 +82,21 @@ class AutoBatchDraftLength:
         if learned is not None:
             self._recall(learned)
 
-    def choose(self, rows: Sequence[Hashable], caps: Sequence[int]) -> BatchChoice:
+    def choose(self, rows: Sequence[Hashable], caps: Sequence[int], reading: float | None = None) -> BatchChoice:
         if (coast := self._coast) is not None:
             if coast.rows == rows and all(map(le, caps, coast.caps)):
                 return coast.choice
             self._catch_up()
+        plain = self._plain(rows)
+        if reading is not None:
+            payable = self._payable(plain, reading)
+            if payable == 0:
+                return BatchChoice(0, [0] * len(caps))
+            caps = [min(cap, payable) for cap in caps]
         for row, cap in zip(rows, caps, strict=True):
             if row is not None:
                 self._cap(self._joined(row), min(cap, self.longest))
-        plain, present = self._plain(rows), self._present(rows)
+        present = self._present(rows)
         belief = self._belief(plain, present)
         probes = self._probes_of(plain)
 
@@ -199,6 +206,15 @@ class AutoBatchDraftLength:
             self._probes[plain] = Probes(OPENING)
         return self._probes[plain]
 
+    def _payable(self, plain: int, reading: float) -> int:
+        """How many drafts a round may have while others wait for their prompts to be read; none while nothing is known
+        of how long rounds take."""
+        seconds = self._costs.seconds(plain)
+        if seconds is None:
+            return 0
+        most = 1 + MOST_DELAY * (reading / seconds + 1)
+        return sum(cost <= most for cost in self._costs.in_plain_steps(plain, self.longest)) - 1
+
     def _cap(self, row: _Row, cap: int) -> None:
         if row.cap != cap:
             row.cap, self._believed = cap, None
@@ -239,9 +255,7 @@ class AutoBatchDraftLength:
 
     def _learn_acceptance(self, row: _Row, drafted: int, count: int) -> None:
         for at in range(min(drafted, count + 1, self.longest)):
-            stood = count > at
             self._reached[at] += 1
-            self._stood[at] += stood
-            row.acceptance.observe(at, float(stood), 1)
-        if drafted:
+            self._stood[at] += count > at
+        if drafted and row.acceptance.observe_round(drafted, [count]):
             row.tokens, self._believed = row.acceptance.tokens(), None

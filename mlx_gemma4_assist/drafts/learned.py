@@ -92,8 +92,8 @@ class AutoDraftLength:
         if self._rounds % FORGET_EVERY == 0:
             self._acceptance.forget()
             self._costs.forget()
-        self._learn_acceptance(drafted, accepted)
-        if self._costs.observe(drafted, seconds) or drafted:
+        learned = drafted > 0 and self._learn_acceptance(drafted, accepted)
+        if self._costs.observe(drafted, seconds) or learned:
             self._weigh()
 
     def learned(self) -> Learned:
@@ -114,15 +114,11 @@ class AutoDraftLength:
         hoped = zip(self._acceptance.hoped_tokens(best), self._belief.costs, strict=True)
         return [tokens / (cost * self._costs.hope(drafts, best)) for drafts, (tokens, cost) in enumerate(hoped)]
 
-    def _learn_acceptance(self, drafted: int, accepted: list[int]) -> None:
+    def _learn_acceptance(self, drafted: int, accepted: list[int]) -> bool:
         for at in range(drafted):
-            reached = sum(count >= at for count in accepted)
-            if not reached:
-                break
-            stood = sum(count > at for count in accepted)
-            self._reached[at] += reached
-            self._stood[at] += stood
-            self._acceptance.observe(at, stood / reached, reached)
+            self._reached[at] += sum(count >= at for count in accepted)
+            self._stood[at] += sum(count > at for count in accepted)
+        return self._acceptance.observe_round(drafted, accepted)
 
     def _recall(self, learned: Learned) -> None:
         """Replay what was learned as if a few rounds had shown it."""

@@ -44,12 +44,13 @@ class BatchDraftLength(Protocol):
 
     longest: int
 
-    def choose(self, rows: Sequence[Hashable], caps: Sequence[int]) -> BatchChoice:
+    def choose(self, rows: Sequence[Hashable], caps: Sequence[int], reading: float | None = None) -> BatchChoice:
         """Drafts for the next round, 0 to ``longest``.
 
         Args:
             rows: the requests in the batch. One that is new here joins.
             caps: the most drafts that may count, for each row.
+            reading: seconds that others' prompts are read for between two rounds; None where nobody waits for that.
         """
 
     def observe(

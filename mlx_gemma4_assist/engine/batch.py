@@ -19,6 +19,7 @@ from ..drafts.batch import SLOTS
 from ..options import MAX_DRAFTS
 from ..rounds.adjust import counted, nothing_counted
 from ..rounds.host_accept import HostAcceptor, accept_in_rows
+from ..rounds.recent import Shares
 from ..rounds.sampling import Sampling, Settings, in_use, settings_of
 from ..rounds.state import Accept, Counts, Decoder, RoundState
 from ..rounds.steps import Steps
@@ -27,7 +28,7 @@ from .loop import Flight, LogProbs
 
 NOBODY = Sampling()
 REMEMBERED = 512  # rounds, for which what was in use by rows that shared them stays so
-FIRST_ALONE = 16  # rows that began alone last,
+FIRST_ALONE, MOST_ALONE = 16, 128  # rows that began alone last, at first and at most,
 OFTEN = 0.25  # of which this share is often enough for rounds of their own
 
 
@@ -92,7 +93,7 @@ class InUse:
         self._rounds = 0
         self._lately: list[Sampling] = []
         self._before: list[Sampling] = []
-        self._alone: deque[Sampling] = deque(maxlen=FIRST_ALONE)
+        self._alone = Shares(FIRST_ALONE, MOST_ALONE)
 
     def of(self, rows: Sequence[Sampling]) -> Sampling:
         """What these rows and the ones before them need; ids that are never drawn are those of these rows."""
@@ -103,8 +104,7 @@ class InUse:
     def of_one(self, needed: Sampling) -> Sampling:
         """What a row that begins alone is given: what it needs, if many have begun so; otherwise what others have
         needed, too, which rounds are likely to be there for."""
-        self._alone.append(needed)
-        return needed if self._alone.count(needed) >= OFTEN * len(self._alone) else self.of([needed])
+        return needed if self._alone.add(needed) >= OFTEN else self.of([needed])
 
     def count_round(self) -> None:
         """A round has been submitted that is not for what one row needs alone."""

@@ -119,6 +119,7 @@ class Scheduler:
         self._chooser: BatchDraftLength | None = None
         self._max_stall = max_stall
         self._has_read = False  # some of a prompt, since a round was read
+        self._read_for = 0.0  # seconds, in the last step that read
         self._drafts = False  # whether the last round that was read had drafts
         self._speed: float | None = None  # tokens of prompts per second
         self._began = 0.0  # when rows began to wait for prompts
@@ -200,6 +201,7 @@ class Scheduler:
             job, chunks = reading
             if job.member is None:
                 self._read_on(job, chunks)
+            self._read_for = perf_counter() - self._began
             if job.member is not None and not self._batch.takes(job.member):
                 return
             if job.member is not None:
@@ -208,7 +210,7 @@ class Scheduler:
                 self._running[job.member] = job
                 if job.drafts is None:
                     self._learning.append(job.member)
-            if perf_counter() - self._began >= self._max_stall / 2:
+            if self._read_for >= self._max_stall / 2:
                 return
 
     def _read_on(self, job: Job, chunks: Iterator[Member | None]) -> None:
@@ -323,10 +325,16 @@ class Scheduler:
         if chooser is None or not any(caps.values()):
             return caps
         rows = self._batch.slots
-        drafts = chooser.choose(rows, [0 if row is None else caps.get(row, 0) for row in rows]).drafts
+        of_rows = [0 if row is None else caps.get(row, 0) for row in rows]
+        drafts = chooser.choose(rows, of_rows, self._reading_for()).drafts
         for member in self._learning:
             caps[member] = min(caps[member], max(drafts, known[member]))
         return caps
+
+    def _reading_for(self) -> float | None:
+        """Seconds that prompts were read for just before the next round, if some are still waited for."""
+        waited_for = self._reading is not None or (self._waiting and self._batch.has_room())
+        return self._read_for if waited_for else None
 
     def _cap(self, member: Member, job: Job, known: int) -> int:
         """The most drafts of a row's next round, of which so many are known; negative if it wants no round."""

@@ -21,16 +21,15 @@ from ..models.cost import attention_multiplications, weight_multiplications
 from ..models.linear import constant_weights
 from .accept import accept
 from .chunk import Chunk, fill
+from .recent import Lately, Shares
 from .round import propose, settle, speculate
 from .state import Counts, Decoder, Drafts, Proposal, Round, RoundState, Target
 
 LEAST_BUCKET, MOST_BUCKET = 192, 1024  # positions
 PADDING_PERCENT = 2  # multiplications with keys and values in vain, of those with weights
 GROWTH_SHARE = 8  # in a long text a bucket is up to this part of it, so that it traces as seldom as it doubles
-RECENT = 16  # rounds, over which the share of a draft length is taken
+RECENT, MOST_RECENT = 16, 512  # rounds, over which the share of a draft length is taken, at first and at most
 WORTH_TRACING = 0.2  # share of the recent rounds
-STAYS = 8  # times that a shape of shelves is asked for before it is traced,
-LATELY = 64  # of so many that any was; what was asked for before counts half, and half of that again
 SHAPES = 64  # of shelves and of chunks, which are traced
 MOST_ASKED = 1024  # chunks and plain rounds that are remembered as asked for once
 WHOLE = 64  # tokens: chunks of other multiples are the ends of prompts, of which there are all lengths
@@ -105,7 +104,7 @@ class CompiledSteps:
         )
         self._compiled: dict[Key, Function] = {}
         self._bucket = bucket_size(decoder.layout.config)
-        self._shares: dict[int, float] = {}
+        self._shares = Shares(RECENT, MOST_RECENT, before=RECENT)
         self._asked: set[Key] = set()
         self._lately = Lately()
         self._shapes: dict[Key, None] = {}  # that are traced, of rows on shelves and of chunks; the last asked for last
@@ -148,7 +147,7 @@ class CompiledSteps:
     ) -> tuple[Round, RoundState]:
         """``round.settle``, compiled where the first half of such a round is, and acceptance does not need the host."""
         count = proposal.drafts.tokens.shape[1]
-        if decoder.accept is not accept or self._shares.get(count, 0.0) < WORTH_TRACING:
+        if decoder.accept is not accept or self._shares.of(count) < WORTH_TRACING:
             return settle(decoder, state, proposal, masks)
         drafts, hidden, logits, _ = proposal
         run = self._get(_settled, count, Where(0))
@@ -173,14 +172,13 @@ class CompiledSteps:
         return Where(ends, tuple(rows.shape[0] for rows in state.places.picks))
 
     def _is_worth_tracing(self, build: Build, count: int, where: Where) -> bool:
-        """Whether a round of this draft length will be asked for again, because it was lately. Plain rounds, which all
+        """Whether a round of this draft length will be asked for again, because it was of late. Plain rounds, which all
         others are compared with, are traced from the second on; the first is the one that gives the first token."""
-        self._shares = {other: share * (1 - 1 / RECENT) for other, share in self._shares.items()}
-        self._shares[count] = self._shares.get(count, 0.0) + 1 / RECENT
+        share = self._shares.add(count)
         key = build, count, where
         if where.places:
             return self._is_asked_often(key)
-        if key in self._compiled or self._shares[count] >= WORTH_TRACING:
+        if key in self._compiled or share >= WORTH_TRACING:
             return True
         return count == 0 and self._asked_before(key)
 
@@ -212,25 +210,6 @@ class CompiledSteps:
         if key not in self._compiled:
             self._compiled[key] = mx.compile(_traced(build(self._decoder, count, where.bound)))
         return self._compiled[key]
-
-
-class Lately:
-    """What was asked for lately, and how often."""
-
-    def __init__(self) -> None:
-        self._asked = 0
-        self._times: dict[Key, int] = {}
-
-    def often(self, key: Key) -> bool:
-        """Whether this was the ``STAYS``-th time; then it is forgotten."""
-        self._asked += 1
-        if self._asked % LATELY == 0:
-            self._times = {other: times // 2 for other, times in self._times.items() if times > 1}
-        self._times[key] = self._times.get(key, 0) + 1
-        if self._times[key] < STAYS:
-            return False
-        del self._times[key]
-        return True
 
 
 def _traced(function: Function) -> Function:

@@ -48,7 +48,7 @@ class AutoDraftLength {
                     [](int i, int j) { return 1.5 * 1.5 + 0.39 * 0.39 * std::min(i, j); }),
         costs_(longest + 1, 1e-4 * kForgetEvery, [](int k) { return std::log(1 + 0.3 * k); },
                [](int i, int j) { return 1.0 + slope(i) * slope(j) + 0.06 * 0.06 * std::min(i, j); }),
-        timed_(longest + 1, -1) { weigh(); }
+        timed_(longest + 1, -1), stood_(longest), reached_(longest) { weigh(); }
 
   int choose() {
     if (opening_ < 8) return std::min(best_, opening_++ < 4 ? 0 : 1);
@@ -62,11 +62,8 @@ class AutoDraftLength {
   void observe(int drafted, int accepted, Seconds seconds) {
     account(drafted, 1.0 + accepted, seconds);
     if (rounds_ % kForgetEvery == 0) acceptance_.forget(), costs_.forget();
-    for (int at = 0; at < drafted && at <= accepted; ++at) {
-      const double chance = logistic(acceptance_.mean[at]), spread = std::max(chance * (1 - chance), 0.02);
-      acceptance_.observe(at, ((accepted > at) - chance) / spread, 1 / spread);
-    }
-    if (time(drafted) || drafted) weigh();
+    const bool learned = drafted && learn(drafted, accepted);
+    if (time(drafted) || learned) weigh();
     last_ = {drafted, seconds};
   }
 
@@ -77,9 +74,10 @@ class AutoDraftLength {
 
   DriftingCurve acceptance_, costs_;  // logits; logarithms of times
   std::vector<int> timed_;  // how many times were learned from; -1 before the first, which is not
+  std::vector<double> stood_, reached_;  // drafts at each place, in rounds that were not learned from yet
   std::vector<double> cost_, tokens_;  // of rounds with 0, 1, ... drafts: in plain steps; as expected
   double value_ = 0, savings_ = 0, noise_ = 0.01;
-  int best_ = 0, opening_ = 0, rounds_ = 0, losses_ = 0, timings_ = 0, streak_ = 0;
+  int best_ = 0, opening_ = 0, rounds_ = 0, drafted_rounds_ = 0, losses_ = 0, timings_ = 0, streak_ = 0;
   bool known_ = false;  // that a plain step takes so many seconds
   Round last_;
   Probe probe_;
@@ -133,6 +131,17 @@ class AutoDraftLength {
     }
     savings_ = std::min(savings_ + 0.02 * std::pow(0.75, losses_) * cost_[drafted], 2.0);
     ++rounds_;
+  }
+  bool learn(int drafted, int accepted) {  // drafts/acceptance.py; whether there was something to learn yet
+    for (int at = 0; at < drafted && at <= accepted; ++at) reached_[at] += 1, stood_[at] += accepted > at;
+    if (++drafted_rounds_ > 16 && drafted_rounds_ % 4) return false;
+    for (size_t at = 0; at < acceptance_.mean.size(); ++at) {
+      const double chance = logistic(acceptance_.mean[at]), spread = std::max(chance * (1 - chance), 0.02);
+      if (!reached_[at]) continue;
+      acceptance_.observe(at, (stood_[at] / reached_[at] - chance) / spread, 1 / (reached_[at] * spread));
+      stood_[at] = reached_[at] = 0;
+    }
+    return true;
   }
   bool time(int drafted) {  // drafts/costs.py; whether there was something to learn from the round before
     streak_ = last_.drafts == drafted ? streak_ + 1 : 0;

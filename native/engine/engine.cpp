@@ -114,13 +114,15 @@ struct Model {
   using Function = std::function<Arrays(const Arrays&)>;
   static constexpr size_t kMostTraces = 64;
   std::map<Key, Function> compiled_;
-  std::map<int, double> shares_;  // of the recent rounds
+  std::map<int, double> shares_;  // of the recent rounds, by drafts
+  int64_t rounds_ = 16;           // so far; that it has begun with some counts against what comes first
   std::set<Key> asked_;
 
-  // As rounds/compiled.py says: what is not asked for again is not traced.
+  // As rounds/compiled.py and rounds/recent.py say: what is not asked for again is not traced.
   bool is_worth_tracing(const Key& key, int drafts) {
-    for (auto& [_, share] : shares_) share *= 1 - 1.0 / 16;
-    shares_[drafts] += 1.0 / 16;
+    const double weight = 1.0 / std::clamp<int64_t>(++rounds_ / 4, 16, 512);
+    for (auto& [_, share] : shares_) share *= 1 - weight;
+    shares_[drafts] += weight;
     return compiled_.contains(key) || shares_[drafts] >= 0.2 || (drafts == 0 && !asked_.insert(key).second);
   }
 };

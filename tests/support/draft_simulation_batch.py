@@ -38,7 +38,7 @@ class FixedBatchDraftLength:
     def __init__(self, drafts: int):
         self.longest = FixedDraftLength(drafts).longest
 
-    def choose(self, rows: Sequence[Hashable], caps: Sequence[int]) -> BatchChoice:
+    def choose(self, rows: Sequence[Hashable], caps: Sequence[int], reading: float | None = None) -> BatchChoice:
         drafts = min(self.longest, max(caps, default=0))
         return BatchChoice(drafts, [min(drafts, cap) for cap in caps])
 
