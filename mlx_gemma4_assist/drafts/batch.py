@@ -73,8 +73,8 @@ class AutoBatchDraftLength:
         self._costs = Costs(unknown_costs(longest, FORGET_EVERY, slots))
         self._probes: dict[int, Probes] = {}
         self._rows: dict[Hashable, _Row] = {}
-        self._believed: tuple[int, list[_Row], Belief] | None = None  # until something has been learned or forgotten
-        self._hopes: list[float] | None = None  # that go with it, where somebody has asked
+        self._believed: tuple[int, list[_Row], Belief] | None = None  # until something has been learned
+        self._hopes: list[float] | None = None  # that go with it, if asked for since something was forgotten
         self._stood, self._reached = [0.0] * longest, [0.0] * longest  # lately, by any request
         self._new: Acceptance | None = None  # what a new request begins with, until any shows more
         self._coast: _Coast | None = None
@@ -132,10 +132,14 @@ class AutoBatchDraftLength:
 
     def _catch_up(self) -> None:
         coast, self._coast = self._coast, None
-        if coast is not None:
-            nothing = [0] * len(coast.rows)
-            for seconds in coast.seconds:
-                self._observe(coast.rows, 0, nothing, nothing, seconds)
+        if coast is None or not coast.seconds:
+            return
+        plain = self._plain(coast.rows)
+        if self._present(coast.rows):
+            self._probes_of(plain).coast(len(coast.seconds), coast.seconds[-1])
+        for seconds in coast.seconds:
+            self._forget()
+            self._learn_cost(plain, seconds)
 
     def _observe(
         self,
@@ -151,14 +155,13 @@ class AutoBatchDraftLength:
             emitted = sum(1 + count for row, count in zip(rows, accepted, strict=True) if row in self._rows)
             probes = self._probes_of(plain)
             probes.observe(self._belief(plain, present), drafted, emitted, seconds, self._costs.seconds(plain))
-        self._forget(drafted)
-        for row, limit, count in zip(rows, limits, accepted, strict=True):
-            if row in self._rows:
-                self._learn_acceptance(self._rows[row], min(limit, drafted), count)
-        if not within:
+        self._forget()
+        if drafted:
+            self._learn_acceptance(rows, drafted, limits, accepted)
+        if within:
+            self._learn_cost(plain + drafted, seconds)
+        else:
             self._costs.interrupt()
-        elif self._costs.observe(plain + drafted, seconds):
-            self._believed = None
 
     def left(self, row: Hashable) -> None:
         self._catch_up()
@@ -241,21 +244,30 @@ class AutoBatchDraftLength:
             ]
         return self._hopes
 
-    def _forget(self, drafted: int) -> None:
+    def _forget(self) -> None:
         self.rounds += 1
-        if drafted:
-            self._new = None
-            self._stood = [LATELY * count for count in self._stood]
-            self._reached = [LATELY * count for count in self._reached]
         if self.rounds % FORGET_EVERY == 0:
-            self._believed = None
+            self._hopes = None
             self._costs.forget()
             for row in self._rows.values():
                 row.acceptance.forget()
 
-    def _learn_acceptance(self, row: _Row, drafted: int, count: int) -> None:
-        for at in range(min(drafted, count + 1, self.longest)):
-            self._reached[at] += 1
-            self._stood[at] += count > at
-        if drafted and row.acceptance.observe_round(drafted, [count]):
-            row.tokens, self._believed = row.acceptance.tokens(), None
+    def _learn_cost(self, kind: int, seconds: float | None) -> None:
+        if self._costs.observe(kind, seconds):
+            self._believed = None
+
+    def _learn_acceptance(
+        self, rows: Sequence[Hashable], drafted: int, limits: Sequence[int], accepted: Sequence[int]
+    ) -> None:
+        self._new = None
+        self._stood = [LATELY * count for count in self._stood]
+        self._reached = [LATELY * count for count in self._reached]
+        for name, limit, count in zip(rows, limits, accepted, strict=True):
+            row, counted = self._rows.get(name), min(limit, drafted)
+            if row is None or not counted:
+                continue
+            for at in range(min(counted, count + 1, self.longest)):
+                self._reached[at] += 1
+                self._stood[at] += count > at
+            if row.acceptance.observe_round(counted, [count]):
+                row.tokens, self._believed = row.acceptance.tokens(), None

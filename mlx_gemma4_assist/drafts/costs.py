@@ -28,7 +28,7 @@ LEAST_STEP = 0.05  # plain steps: a draft is not free, whatever noise says; publ
 MOST_COST = 1e3
 
 WELL_KNOWN = 64  # times of a kind, after which few are learned from: a round's time is short.
-LEARN_EVERY = 16  # They are one of so many in a row,
+LEARN_EVERY = 64  # They are one of so many in a row,
 SETTLED = 2  # from this one on: the first ones hold what the host does about rounds of another kind
 REPLAYED_TIMES = 20  # what an earlier session knew counts as so many rounds: a machine stays the same
 SESSION_NOISE = 0.03  # how much costs differ from session to session

@@ -125,6 +125,13 @@ class Probes:
         self._previous = drafted, seconds
         self._rounds += 1
 
+    def coast(self, rounds: int, seconds: float | None) -> None:
+        """The same for so many plain rounds in a row, while nothing is probed; ``seconds`` is the last one's time."""
+        for _ in range(rounds):
+            self._savings = min(self._savings + self._share, MOST_SAVINGS)
+        self._previous = 0, seconds
+        self._rounds += rounds
+
     @property
     def _share(self) -> float:
         return PROBE_SHARE * BACK_OFF**self._losses

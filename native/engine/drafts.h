@@ -145,7 +145,7 @@ class AutoDraftLength {
   }
   bool time(int drafted) {  // drafts/costs.py; whether there was something to learn from the round before
     streak_ = last_.drafts == drafted ? streak_ + 1 : 0;
-    const bool thinned = timed_[drafted] >= 64 && streak_ % 16 != 2;
+    const bool thinned = timed_[drafted] >= 64 && streak_ % 64 != 2;
     if (streak_ == 0 || thinned || !last_.seconds || *last_.seconds <= 0) return false;
     if (timed_[drafted]++ < 0) return false;
     double surprise = std::log(*last_.seconds) - costs_.mean[drafted];
