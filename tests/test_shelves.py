@@ -21,7 +21,7 @@ from mlx_gemma4_assist.checkpoints.loading import load_model
 from mlx_gemma4_assist.drafts.batch import SLOTS
 from mlx_gemma4_assist.engine.engine import Engine
 from mlx_gemma4_assist.engine.request import Request
-from mlx_gemma4_assist.rounds import compiled, recent
+from mlx_gemma4_assist.rounds import compiled
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_quantized(start, seen, pair):
 
 @pytest.mark.skipif(not can_compile(), reason="the CPU backend compiles with g++")
 def test_compiled(seen, monkeypatch):
-    monkeypatch.setattr(recent, "STAYS", 3)
+    monkeypatch.setattr(compiled, "STAYS", 0.04)
     monkeypatch.setattr(compiled, "bucket_size", lambda config: 64)
     pair, requests = Pair(*random_pair(5)), mixed()[:3]
     assert texts(pair, mixed(compile=True)[:3], 3) == texts(pair, requests, 1)
@@ -263,7 +263,7 @@ def test_so_many_traces_are_kept(small_shelves, monkeypatch):
     monkeypatch.setattr(mx, "compile", lambda function: function)
     monkeypatch.setattr(compiled, "check_compiler", lambda: None)
     monkeypatch.setattr(compiled, "SHAPES", 3)
-    monkeypatch.setattr(recent, "STAYS", 2)
+    monkeypatch.setattr(compiled, "STAYS", 0.02)
     target, assistant = random_pair(3)
     pair = Pair(target, assistant)
     rng = random.Random(0)

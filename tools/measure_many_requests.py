@@ -1,6 +1,6 @@
 """Whether an engine stays as it is over many requests: what is compiled, open files, threads, memory.
 
-    python tools/measure_many_requests.py [--model tiny] [--requests 1000] [--settings 500] [--cancelled 100] [--seed 0]
+    python tools/measure_many_requests.py [--model tiny] [--requests 1000] [--settings 500] [--max-tokens 12]
 
 Requests arrive at random moments: random prompts, lengths, temperatures, filters, penalties, biases, seeds, draft
 limits, log-probabilities. Some are given up at random points. After every hundred the engine is idle and is looked at;
@@ -38,12 +38,14 @@ TASKS = Path("/proc/self/task")
 
 
 class Load(NamedTuple):
-    """How many requests there are, of how many different settings, how many of them are given up; for which seed."""
+    """How many requests there are, of how many different settings, how many of them are given up; for which seed; how
+    many tokens their texts have at most."""
 
     requests: int
     settings: int
     cancelled: int
     seed: int = 0
+    max_tokens: int = 12
 
 
 class Sight(NamedTuple):
@@ -67,9 +69,9 @@ class Sight(NamedTuple):
     most: int
 
 
-def random_options(rng: random.Random, vocabulary: int) -> GenerationOptions:
-    """Any setting that requests may have each for themselves."""
-    found: dict[str, Any] = {"max_tokens": rng.randint(1, 12), "compile": True}
+def random_options(rng: random.Random, vocabulary: int, most: int) -> GenerationOptions:
+    """Any setting that requests may have each for themselves, for a text of ``most`` tokens at most."""
+    found: dict[str, Any] = {"max_tokens": rng.randint(1, most), "compile": True}
     if rng.random() < 0.7:
         found["num_assistant_tokens"] = rng.choice([0, 1, 2, 3, 4, 6, 8])
     if rng.random() < 0.7:
@@ -89,7 +91,7 @@ def random_options(rng: random.Random, vocabulary: int) -> GenerationOptions:
 def random_requests(load: Load, tokens: Sequence[int], vocabulary: int) -> Iterator[Request]:
     """Of random settings, each with a piece of a text as its prompt, and sometimes ids that are never drawn."""
     rng = random.Random(load.seed)
-    settings = [random_options(rng, vocabulary) for _ in range(load.settings)]
+    settings = [random_options(rng, vocabulary, load.max_tokens) for _ in range(load.settings)]
     for number in range(load.requests):
         begin = rng.randrange(len(tokens) - 1)
         prompt = list(tokens[begin : begin + rng.choice([1, rng.randint(2, 40), rng.randint(40, 150)])])
@@ -186,7 +188,7 @@ def sights(pair: Pair, tokens: Sequence[int], load: Load) -> Iterator[Sight]:
 def measure(args: argparse.Namespace) -> None:
     pair = Pair.load(args.model)
     tokens = [token for prompt in bundled_prompts().values() for token in pair.encode(prompt)]
-    load = Load(args.requests, args.settings, args.cancelled, args.seed)
+    load = Load(args.requests, args.settings, args.cancelled, args.seed, args.max_tokens)
     print("| requests | at once | traced | files | threads | MLX, MB | process, MB |")
     print("|---|---|---|---|---|---|---|")
     for each in sights(pair, tokens, load):
@@ -203,6 +205,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=positive, default=1000)
     parser.add_argument("--settings", type=positive, default=500)
     parser.add_argument("--cancelled", type=int, default=100)
+    parser.add_argument("--max-tokens", type=positive, default=12, help="of a text; each has a random number")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -21,7 +21,7 @@ from ..models.cost import attention_multiplications, weight_multiplications
 from ..models.linear import constant_weights
 from .accept import accept
 from .chunk import Chunk, fill
-from .recent import Lately, Shares
+from .recent import Shares
 from .round import propose, settle, speculate
 from .state import Counts, Decoder, Drafts, Proposal, Round, RoundState, Target
 
@@ -30,6 +30,8 @@ PADDING_PERCENT = 2  # multiplications with keys and values in vain, of those wi
 GROWTH_SHARE = 8  # in a long text a bucket is up to this part of it, so that it traces as seldom as it doubles
 RECENT, MOST_RECENT = 16, 512  # rounds, over which the share of a draft length is taken, at first and at most
 WORTH_TRACING = 0.2  # share of the recent rounds
+RECENT_SHAPES, MOST_SHAPES = 64, 256  # rounds of rows on shelves, over which the share of a shape is taken,
+STAYS = 0.115  # of which this share is traced: at first that is 8 rounds
 SHAPES = 64  # of shelves and of chunks, which are traced
 MOST_ASKED = 1024  # chunks and plain rounds that are remembered as asked for once
 WHOLE = 64  # tokens: chunks of other multiples are the ends of prompts, of which there are all lengths
@@ -106,7 +108,7 @@ class CompiledSteps:
         self._bucket = bucket_size(decoder.layout.config)
         self._shares = Shares(RECENT, MOST_RECENT, before=RECENT)
         self._asked: set[Key] = set()
-        self._lately = Lately()
+        self._shape_shares = Shares(RECENT_SHAPES, MOST_SHAPES, before=RECENT_SHAPES)
         self._shapes: dict[Key, None] = {}  # that are traced, of rows on shelves and of chunks; the last asked for last
 
     def serve(self, decoder: Decoder) -> bool:
@@ -184,7 +186,7 @@ class CompiledSteps:
 
     def _is_asked_often(self, key: Key) -> bool:
         """Whether a shape of shelves stays for a while: there are many of them."""
-        if key not in self._compiled and not self._lately.often(key):
+        if self._shape_shares.add(key) < STAYS and key not in self._compiled:
             return False
         self._remember(key)
         return True

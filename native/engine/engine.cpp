@@ -120,7 +120,7 @@ struct Model {
 
   // As rounds/compiled.py and rounds/recent.py say: what is not asked for again is not traced.
   bool is_worth_tracing(const Key& key, int drafts) {
-    const double weight = 1.0 / std::clamp<int64_t>(++rounds_ / 4, 16, 512);
+    const double weight = 1.0 / std::clamp<int64_t>(++rounds_ / 2, 16, 512);
     for (auto& [_, share] : shares_) share *= 1 - weight;
     shares_[drafts] += weight;
     return compiled_.contains(key) || shares_[drafts] >= 0.2 || (drafts == 0 && !asked_.insert(key).second);
