@@ -27,8 +27,8 @@ MOST_SURPRISE = 0.4  # and what it counts at most: while little is known, deviat
 LEAST_STEP = 0.05  # plain steps: a draft is not free, whatever noise says; published: 0.03 to draft, 0.03 to verify
 MOST_COST = 1e3
 
-WELL_KNOWN = 64  # times of a kind, after which few are learned from: a round's time is short.
-LEARN_EVERY = 64  # They are one of so many in a row,
+# A round's time is short: behind so many times of a kind, one of so many in a row is learned from,
+LEARN_EVERY = ((64, 64), (32, 8))
 SETTLED = 2  # from this one on: the first ones hold what the host does about rounds of another kind
 REPLAYED_TIMES = 20  # what an earlier session knew counts as so many rounds: a machine stays the same
 SESSION_NOISE = 0.03  # how much costs differ from session to session
@@ -85,7 +85,8 @@ class Costs:
         before, its_seconds = self._previous
         self._previous = kind, seconds
         self._streak = self._streak + 1 if before == kind else 0
-        thinned = self.timed[kind] >= WELL_KNOWN and self._streak % LEARN_EVERY != SETTLED
+        every = self._every(kind)
+        thinned = every > 1 and self._streak % every != SETTLED
         if self._streak == 0 or thinned or its_seconds is None or its_seconds <= 0:
             return False
         if kind not in self._tried:
@@ -96,9 +97,13 @@ class Costs:
 
     def rounds_to_learn(self, kind: int) -> int:
         """After how many more rounds of a kind there may be something to learn, from one of them or the first."""
-        if self._previous[0] != kind or self.timed[kind] < WELL_KNOWN:
+        every = self._every(kind)
+        if self._previous[0] != kind or every == 1:
             return 1
-        return LEARN_EVERY - (self._streak - SETTLED) % LEARN_EVERY
+        return every - (self._streak - SETTLED) % every
+
+    def _every(self, kind: int) -> int:
+        return next((every for times, every in LEARN_EVERY if self.timed[kind] >= times), 1)
 
     def interrupt(self) -> None:
         """A round of no kind was between: neither its time nor the next one's says anything."""

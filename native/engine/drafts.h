@@ -145,7 +145,8 @@ class AutoDraftLength {
   }
   bool time(int drafted) {  // drafts/costs.py; whether there was something to learn from the round before
     streak_ = last_.drafts == drafted ? streak_ + 1 : 0;
-    const bool thinned = timed_[drafted] >= 64 && streak_ % 64 != 2;
+    const int every = timed_[drafted] >= 64 ? 64 : timed_[drafted] >= 32 ? 8 : 1;
+    const bool thinned = every > 1 && streak_ % every != 2;
     if (streak_ == 0 || thinned || !last_.seconds || *last_.seconds <= 0) return false;
     if (timed_[drafted]++ < 0) return false;
     double surprise = std::log(*last_.seconds) - costs_.mean[drafted];
