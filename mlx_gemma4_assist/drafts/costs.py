@@ -4,8 +4,10 @@ The costs are learned as logarithms, so that a machine that slows down moves all
 lengths that have not been tried for long.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from math import exp, log, sqrt
+from statistics import median
 
 from .curve import DriftingCurve
 
@@ -55,6 +57,7 @@ class Costs:
         self._tried: set[int] = set()
         self._previous: tuple[int | None, float | None] = (0, None)  # the last observed round: its kind, its time
         self._streak = 0  # rounds of its kind before it
+        self._passed_over: deque[float] = deque(maxlen=3)  # the last times of its kind that were not learned from
 
     def seconds(self, kind: int) -> float | None:
         """Of a round, None while nothing is known of this machine."""
@@ -84,15 +87,30 @@ class Costs:
         """
         before, its_seconds = self._previous
         self._previous = kind, seconds
-        self._streak = self._streak + 1 if before == kind else 0
-        every = self._every(kind)
-        thinned = every > 1 and self._streak % every != SETTLED
-        if self._streak == 0 or thinned or its_seconds is None or its_seconds <= 0:
+        if before != kind:
+            self._streak = 0
+            return before is not None and self._learn_from_passed_over(before)
+        self._streak += 1
+        if its_seconds is None or its_seconds <= 0:
             return False
         if kind not in self._tried:
             self._tried.add(kind)
             return False
+        every = self._every(kind)
+        if every > 1 and self._streak % every != SETTLED:
+            if self._streak >= SETTLED:
+                self._passed_over.append(its_seconds)
+            return False
+        self._passed_over.clear()
         self._learn(kind, its_seconds)
+        return True
+
+    def _learn_from_passed_over(self, kind: int) -> bool:
+        """How fast the machine is now, so that another kind's times are held against that, not against a while ago."""
+        if not self._passed_over:
+            return False
+        self._learn(kind, median(self._passed_over))
+        self._passed_over.clear()
         return True
 
     def rounds_to_learn(self, kind: int) -> int:
@@ -108,6 +126,7 @@ class Costs:
     def interrupt(self) -> None:
         """A round of no kind was between: neither its time nor the next one's says anything."""
         self._previous, self._streak = (None, None), 0
+        self._passed_over.clear()
 
     def recall(self, costs: Sequence[float], timed: Sequence[int]) -> None:
         """Replay what an earlier session knew of the first kinds as if a few rounds had shown it.

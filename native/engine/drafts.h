@@ -74,6 +74,7 @@ class AutoDraftLength {
 
   DriftingCurve acceptance_, costs_;  // logits; logarithms of times
   std::vector<int> timed_;  // how many times were learned from; -1 before the first, which is not
+  std::vector<double> passed_over_;      // the last times in a row that were not learned from
   std::vector<double> stood_, reached_;  // drafts at each place, in rounds that were not learned from yet
   std::vector<double> cost_, tokens_;  // of rounds with 0, 1, ... drafts: in plain steps; as expected
   double value_ = 0, savings_ = 0, noise_ = 0.01;
@@ -143,13 +144,30 @@ class AutoDraftLength {
     }
     return true;
   }
-  bool time(int drafted) {  // drafts/costs.py; whether there was something to learn from the round before
-    streak_ = last_.drafts == drafted ? streak_ + 1 : 0;
+  bool time(int drafted) {  // drafts/costs.py; whether there was something to learn from rounds before
+    if (last_.drafts != drafted) {
+      streak_ = 0;
+      std::vector<double> sorted = std::exchange(passed_over_, {});
+      std::ranges::sort(sorted);
+      const size_t count = sorted.size();
+      return count && (learn_time(last_.drafts, (sorted[(count - 1) / 2] + sorted[count / 2]) / 2), true);
+    }
+    ++streak_;
+    if (!last_.seconds || *last_.seconds <= 0) return false;
+    if (timed_[drafted] < 0) return timed_[drafted] = 0, false;
     const int every = timed_[drafted] >= 64 ? 64 : timed_[drafted] >= 32 ? 8 : 1;
-    const bool thinned = every > 1 && streak_ % every != 2;
-    if (streak_ == 0 || thinned || !last_.seconds || *last_.seconds <= 0) return false;
-    if (timed_[drafted]++ < 0) return false;
-    double surprise = std::log(*last_.seconds) - costs_.mean[drafted];
+    if (every > 1 && streak_ % every != 2) {
+      if (passed_over_.size() == 3) passed_over_.erase(passed_over_.begin());
+      if (streak_ >= 2) passed_over_.push_back(*last_.seconds);
+      return false;
+    }
+    passed_over_.clear();
+    learn_time(drafted, *last_.seconds);
+    return true;
+  }
+  void learn_time(int drafted, double seconds) {
+    ++timed_[drafted];
+    double surprise = std::log(seconds) - costs_.mean[drafted];
     if (!known_) costs_.mean += std::exchange(surprise, 0), known_ = true;
     const double variance = costs_.covariance[drafted][drafted], limit = 3.0 * std::sqrt(variance + noise_);
     if (surprise < -limit) costs_.mean += surprise + limit;
@@ -157,7 +175,6 @@ class AutoDraftLength {
     costs_.observe(drafted, surprise, noise_);
     const double seen = std::max(surprise * surprise - variance, 0.02 * 0.02);
     noise_ += std::max(0.03, 1.0 / (++timings_ + 2)) * (seen - noise_);
-    return true;
   }
 };
 
