@@ -160,8 +160,8 @@ def test_priorities_that_are_none(pair, priority):
 
 
 def test_drafts_are_chosen_with_who_waits_in_mind(pair, monkeypatch):
-    """Rounds between two chunks of a prompt are told how long it is read for; others, and those for a prompt that has
-    to wait for a slot anyway, are not."""
+    """Rounds between two chunks of a prompt are told how long it is read for; others, and those beside a prompt that
+    has to wait for memory or a slot anyway, are not."""
     told: list[float | None] = []
     choose = AutoBatchDraftLength.choose
 
@@ -186,7 +186,16 @@ def test_drafts_are_chosen_with_who_waits_in_mind(pair, monkeypatch):
     assert all(each is not None and 0 < each < 10 for each in told[:-2])
     assert engine.scheduler.running in (1, 2)
     list(long)
-    for each in runs[1:]:
+    with monkeypatch.context() as short:
+        short.setattr(engine.scheduler, "_has_memory", lambda job: False)
+        runs[1].begin()
+        told.clear()
+        for _ in range(4):
+            engine.scheduler.step()
+        assert told
+        assert set(told) == {None}
+        assert not runs[1].ready
+    for each in runs[2:]:
         each.begin()
     while engine.scheduler.running < 16:
         engine.scheduler.step()

@@ -119,7 +119,7 @@ class Scheduler:
         self._chooser: BatchDraftLength | None = None
         self._max_stall = max_stall
         self._has_read = False  # some of a prompt, since a round was read
-        self._read_for = 0.0  # seconds, in the last step that read
+        self._read_for: float | None = None  # seconds that prompts were read for in this step; None if none was
         self._drafts = False  # whether the last round that was read had drafts
         self._speed: float | None = None  # tokens of prompts per second
         self._began = 0.0  # when rows began to wait for prompts
@@ -194,6 +194,7 @@ class Scheduler:
 
     def _read_prompts(self) -> None:
         """Read on for a while, and a chunk at least, so that whoever asks for steps can drop jobs between them."""
+        self._read_for = None
         if self._reading is None and not self._waiting:
             return
         self._began = perf_counter()
@@ -332,9 +333,9 @@ class Scheduler:
         return caps
 
     def _reading_for(self) -> float | None:
-        """Seconds that prompts were read for just before the next round, if some are still waited for."""
-        waited_for = self._reading is not None or (self._waiting and self._batch.has_room())
-        return self._read_for if waited_for else None
+        """Seconds that prompts were read for just before the next round, if some are going to be read behind it."""
+        goes_on = self._reading is not None or (self._waiting and self._batch.has_room())
+        return self._read_for if goes_on else None
 
     def _cap(self, member: Member, job: Job, known: int) -> int:
         """The most drafts of a row's next round, of which so many are known; negative if it wants no round."""
