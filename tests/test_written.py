@@ -190,6 +190,17 @@ def test_tokens_that_say_something_else(processor):
     assert spelling(processor, processor.tokenize("hello"), "ello") is None
 
 
+def test_bytes_of_no_character_before_white_space(processor):
+    """They have their text only with what follows them; without that they are still their own."""
+    ids = [processor.tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in (0x80, 0x9F, 0x8A)]
+    space, word = processor.tokenize(" "), processor.tokenize("hello")
+    assert spelling(processor, [*word, *ids, *space], "hello���") == [*word, *ids]
+    assert spelling(processor, [*space, *ids, *word], "���hello") == [*ids, *word]
+    memory = WrittenAnswers(processor)
+    memory.remember_cut([], [*word, *ids, *space])
+    assert list(memory.find("hello���")) == [*word, *ids]
+
+
 def test_the_latest_of_one_text_counts(processor):
     apart = [processor.tokenize(letter)[0] for letter in "hello"]
     memory = WrittenAnswers(processor)

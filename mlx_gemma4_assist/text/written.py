@@ -21,6 +21,8 @@ MOST_CUT = 256
 """Answers of which the asker may have only a part that are remembered."""
 SHARE_CUT = 0.25
 """How much of the memory they take at most, so that whole answers have the rest."""
+MOST_OTHERS = 16
+"""Tokens that are left out of a piece of text, to see whether the others spell the part that is looked for."""
 
 
 def nothing_written(text: str) -> Sequence[int] | None:
@@ -171,11 +173,23 @@ def spelling(processor: "Processor", tokens: Sequence[int], text: str) -> list[i
         if first == 0 and last >= len(piece):
             found += ids
         elif first < len(piece) and last > 0:
-            found += processor.tokenize(processor.control.sealed(piece[first:last]))
+            found += _part(processor, ids, piece[first:last])
         place += len(piece)
         if place >= end:
             break
     return found if processor.decode(found, False) == text else None
+
+
+def _part(processor: "Processor", ids: Sequence[int], text: str) -> Sequence[int]:
+    """The ids of a part of what ids spell together: theirs where all but a few of them spell it, else the tokenizer's.
+
+    Bytes that are no character have their text only with what follows them, which may be white space.
+    """
+    for others in range(1, min(len(ids), MOST_OTHERS)):
+        for part in (ids[:-others], ids[others:]):
+            if processor.decode(part, False) == text:
+                return part
+    return processor.tokenize(processor.control.sealed(text))
 
 
 def _pieces(processor: "Processor", tokens: Sequence[int]) -> Iterator[tuple[list[int], str]]:
