@@ -23,7 +23,6 @@ from .engine.prefill import Progress, no_progress
 from .engine.request import Request
 from .engine.responses import BatchedText, GenerationResponse, responses
 from .engine.run import Run
-from .engine.scheduler import MAX_STALL
 from .errors import InputError, described
 from .models.gemma4_assistant import Gemma4AssistantForCausalLM
 from .models.gemma4_text import Gemma4ForCausalLM
@@ -332,7 +331,7 @@ def batch_generate(
     verbose: bool = False,
     draft_memory: Memory | None = None,
     memory_limit: int | None = None,
-    max_stall: float = MAX_STALL,
+    max_stall: float | None = None,
     **options: Any,
 ) -> BatchResponse:
     """Generate after many prompts at once, each with exactly the text that it would have got alone.
@@ -347,7 +346,8 @@ def batch_generate(
         return_prompt_caches: whether the caches are wanted afterwards.
         verbose: whether to tell of each text that is finished, on standard error.
         memory_limit: bytes that MLX may use in this process; None is what the device recommends, or all that there is.
-        max_stall: seconds that those who generate wait at most for others' prompts between two rounds.
+        max_stall: seconds that those who generate wait at most for others' prompts between two rounds; None lets them
+            wait until all are read that there is room for, after which all texts are there soonest.
         **options: the fields of ``GenerationOptions``, as keywords: a value for all prompts, or a list with one for
             each. ``stop`` and ``logits_processors`` are one for each where they are lists of lists.
 

@@ -138,6 +138,18 @@ def begun(rng: random.Random, request: Request, beginnings: list[MediaPrompt]) -
     return replace(request, prompt=MediaPrompt(tokens, chosen.media), points=points)
 
 
+def counting_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[str]:
+    """A list to which each call of a method adds its name."""
+    calls, method = [], getattr(owner, name)
+
+    def counted(*args: Any) -> Any:
+        calls.append(name)
+        return method(*args)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
 def in_company(
     engine: Engine, requests: list[Request], rng: random.Random
 ) -> tuple[list[list[TokenEvent] | None], int]:
@@ -171,12 +183,14 @@ def in_company(
     return [made[index] for index in range(len(requests))], different
 
 
-def test_any_company_changes_nothing(family, small_shelves):
+def test_any_company_changes_nothing(family, small_shelves, monkeypatch):
     """Random schedules of two to eight requests, in each of the five families: some begin alike and are restored, rows
-    outgrow their shelves."""
+    outgrow their shelves, slots become fewer and more."""
     different = restored = 0
+    narrowed = counting_calls(monkeypatch, batch_module.Batch, "narrow")
     for seed in range(SCHEDULES):
         rng = random.Random(seed)
+        monkeypatch.setattr(batch_module, "WIDE", (1, 2, 5)[seed % 3])
         beginnings = beginnings_of(rng, family.target.config)
         requests = [random_request(rng, family.target.config) for _ in range(rng.randint(2, 8))]
         requests = [begun(rng, request, beginnings) for request in requests]
@@ -189,6 +203,55 @@ def test_any_company_changes_nothing(family, small_shelves):
             if events is not None:
                 assert_the_same(events, family, request, (seed, request))
     assert different > 0 < restored
+    assert narrowed
+
+
+
+@pytest.mark.parametrize("drafts", [0, 3, None])
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+def test_who_is_left_has_fewer_slots(pair, drafts, penalty):
+    """Slots become fewer as rows end, and more as others join; texts, and caches that are gone on with, are as ever."""
+    asked = {"num_assistant_tokens": drafts, "repetition_penalty": penalty, "temperature": 0.8, "seed": 9}
+    requests = [
+        request_of(letters(3 + 30 * (i % 3), 5 + i), max_tokens=120 if i == 4 else 60 if i in (1, 6) else 4, **asked)
+        for i in range(7)
+    ]
+    engine, slots = Engine(Pair(*pair), max_stall=None), []
+    caches = [engine.new_cache(drafts) for _ in requests]
+    runs = [engine.run(request, cache) for request, cache in zip(requests, caches, strict=True)]
+    for run in runs:
+        run.begin()
+    while engine.scheduler.running != 1:
+        engine.scheduler.step()
+        slots.append(len(engine.scheduler._batch.slots))
+    for _ in range(20):
+        engine.scheduler.step()
+        slots.append(len(engine.scheduler._batch.slots))
+    assert [size for i, size in enumerate(slots) if i == 0 or slots[i - 1] != size] == [8, 4, 1]
+    late = [request_of(letters(9 + i, 3), max_tokens=9, **asked) for i in range(2)]
+    more = [engine.run(request) for request in late]
+    assert [tokens_of(run) for run in (*more, *runs)] == [alone(Pair(*pair), each) for each in (*late, *requests)]
+    for request, cache in zip(requests, caches, strict=True):
+        assert len(cache.tokens[0]) == len(request.prompt.tokens) + request.options.max_tokens - 1
+        longer = replace(request, prompt=MediaPrompt([*cache.tokens[0], 5, 6]))
+        again = engine.run(longer, cache)
+        assert tokens_of(again) == alone(Pair(*pair), longer)
+        assert again.to_compute <= 2
+
+
+def test_slots_stay_where_a_copy_has_no_room_and_while_somebody_waits(pair, monkeypatch):
+    monkeypatch.setattr(batch_module, "WIDE", 2)
+    narrowed = counting_calls(monkeypatch, batch_module.Batch, "narrow")
+    requests = [request_of(letters(5, 5 + i), max_tokens=30 if i == 0 else 3) for i in range(4)]
+    for has_room in (False, True):
+        engine = Engine(Pair(*pair), max_stall=None)
+        runs = [engine.run(request) for request in requests]
+        for run in runs:
+            run.begin()
+        engine.scheduler.step()
+        monkeypatch.setattr(engine.admission, "has_room", lambda needed, found=has_room: found)
+        assert [tokens_of(run) for run in runs] == [alone(Pair(*pair), request) for request in requests]
+        assert bool(narrowed) is has_room
 
 
 def test_rows_of_other_slack_and_other_ids_share_rounds(pair):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from support.decoding import random_pair
 
-from mlx_gemma4_assist import GenerationOptions, InputError, Pair, batch_generate
+from mlx_gemma4_assist import GenerationOptions, InputError, Pair, api, batch_generate, load
 from mlx_gemma4_assist.cache.soft_tokens import MediaPrompt
 from mlx_gemma4_assist.drafts.batch import AutoBatchDraftLength
 from mlx_gemma4_assist.engine import scheduler
@@ -38,6 +38,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.chunks: list[int] = []
 
     def __call__(self) -> float:
         return self.now
@@ -47,6 +48,7 @@ class Clock:
 
         class Timed(EagerSteps):
             def fill(self, target, layout, chunk):
+                clock.chunks.append(chunk.tokens.shape[1])
                 clock.now += 0.001 * chunk.tokens.shape[1] * (1 + chunk.bound / 400)
                 return EAGER.fill(target, layout, chunk)
 
@@ -75,6 +77,34 @@ def test_rows_wait_at_most_max_stall(pair, monkeypatch, first, max_stall):
     assert max(stalls) <= max_stall
     assert len(stalls) <= 2 * 480 * 0.0018 / (max_stall / 4), "the time there is, is used"
     running.close()
+
+
+def test_without_max_stall_all_prompts_are_read_first(pair, monkeypatch):
+    """As many as there are rows for, in chunks as large as they ask for; then nobody waits for a prompt."""
+    engine, clock = Engine(pair, max_stall=None, prefix_cache_bytes=0), Clock()
+    monkeypatch.setattr(engine, "steps", lambda decoder, compiled: clock.steps())
+    requests = [request_of(100 + i, max_tokens=3 + i) for i in range(18)]
+    runs = [engine.run(each) for each in requests]
+    for each in runs:
+        each.begin()
+    engine.scheduler.step()
+    assert engine.scheduler.running == 16
+    assert clock.chunks == [99, *(99 + i for i in range(15))], "of all but the first the last but one is read apart"
+    assert [tokens_of(each) for each in runs] == [alone(pair, each) for each in requests]
+
+
+def test_batch_generate_reads_all_prompts_first(monkeypatch):
+    (model, processor), made = load("tiny"), []
+
+    class Seen(Engine):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(options["max_stall"])
+
+    monkeypatch.setattr(api, "Engine", Seen)
+    batch_generate(model, processor, ["One", "Two"], max_tokens=2)
+    batch_generate(model, processor, ["One", "Two"], max_tokens=2, max_stall=0.2)
+    assert made == [None, 0.2]
 
 
 @pytest.mark.parametrize("max_stall", [-1, float("nan"), float("inf"), "long", True])

@@ -81,12 +81,13 @@ class Timetable:
 
 class OurBatches(Ours):
     """An engine for each way of drafting, which goes on learning from question to question. No way begins with what
-    another has read."""
+    another has read. Prompts that are all there at once are read as ``batch_generate`` reads them, others as a server
+    does."""
 
     def __init__(self, settings: Settings, chain: Sequence[int]):
         super().__init__(settings)
         self._assistant_of_all = self._chained(chain) if chain else self._real
-        self._engines: dict[int | str, Any] = {}
+        self._engines: dict[tuple[int | str, bool], Any] = {}
 
     def _chained(self, chain: Sequence[int]) -> Any:
         from oracle import ChainOracle, followers
@@ -107,17 +108,19 @@ class OurBatches(Ours):
         )
         mx.reset_peak_memory()
         with wired_limit():
-            times = self._run(self._engine(question.drafts), question, options)
+            times = self._run(self._engine(question.drafts, not any(question.arrivals)), question, options)
         mx.synchronize()
         return times.result(mx.get_peak_memory())
 
-    def _engine(self, drafts: int | str) -> Any:
+    def _engine(self, drafts: int | str, at_once: bool) -> Any:
         from mlx_gemma4_assist import Pair
         from mlx_gemma4_assist.engine.engine import Engine
+        from mlx_gemma4_assist.engine.scheduler import MAX_STALL
 
-        if drafts not in self._engines:
-            self._engines[drafts] = Engine(Pair(self._target, self._assistant_of_all if drafts else None))
-        return self._engines[drafts]
+        if (drafts, at_once) not in self._engines:
+            pair = Pair(self._target, self._assistant_of_all if drafts else None)
+            self._engines[drafts, at_once] = Engine(pair, max_stall=None if at_once else MAX_STALL)
+        return self._engines[drafts, at_once]
 
     def _run(self, engine: Any, question: Question, options: Any) -> Timetable:
         from mlx_gemma4_assist import MediaPrompt

@@ -47,6 +47,23 @@ class BatchCache(KVCache):
         self._written += [0] * more
         self._settled = False  # whether rows lie as they should
 
+    def keep(self, kept: Sequence[int], rows: int) -> None:
+        """Have so many rows: first these of the ones there were, in this order, then empty ones."""
+        picks = mx.array([*kept, *[kept[0]] * (rows - len(kept))])
+        now = {row: place for place, row in enumerate(kept)}
+        self._buffers = tuple(
+            layer if kind == FULL else tuple(array[picks] for array in layer)
+            for kind, layer in zip(self.layout.kinds, self._buffers, strict=True)
+        )
+        self._shelves = tuple(
+            shelf._replace(rows=tuple(None if row is None else now.get(row) for row in shelf.rows))
+            for shelf in self._shelves
+        )
+        more = rows - len(kept)
+        self._tokens = [self._tokens[row] for row in kept] + [[] for _ in range(more)]
+        self._written = [self._written[row] for row in kept] + [0] * more
+        self._settled = False
+
     @property
     def size(self) -> int:
         """Slots of the largest shelf."""

@@ -27,6 +27,7 @@ from .guiding import Guide, Held
 from .loop import Flight, LogProbs
 
 NOBODY = Sampling()
+WIDE = 16  # rounds with twice the slots that are needed, after which it is worth a copy of the rows to have fewer
 REMEMBERED = 512  # rounds, for which what was in use by rows that shared them stays so
 FIRST_ALONE, MOST_ALONE = 16, 128  # rows that began alone last, at first and at most,
 OFTEN = 0.25  # of which this share is often enough for rounds of their own
@@ -135,6 +136,7 @@ class Batch:
         self._guide: Guide | None = None
         self._in_use = InUse()
         self._shares = False  # whether rounds are made for what others need or have needed, too
+        self._wide = 0  # rounds in a row that had more slots than were needed
 
     @property
     def members(self) -> list[Member]:
@@ -144,6 +146,16 @@ class Batch:
     def slots(self) -> Sequence[Member | None]:
         """Who is in each slot."""
         return self._slots
+
+    @property
+    def _enough(self) -> int:
+        """How many slots the members need."""
+        return next(size for size in SLOTS if size >= len(self.members))
+
+    @property
+    def wide(self) -> bool:
+        """Whether rounds have had more slots than are needed for long enough to have fewer."""
+        return self._wide >= WIDE and self._enough < len(self._slots)
 
     @property
     def nbytes(self) -> int:
@@ -226,6 +238,22 @@ class Batch:
         flight.state = flight.state._replace(length=length)
         self._renew()
 
+    def narrow(self) -> None:
+        """Have no more slots than are needed; no round is in flight."""
+        assert self._flight is not None and isinstance(self._flight.cache, BatchCache)
+        flight, slots = self._flight, self._enough
+        kept = [slot for slot, member in enumerate(self._slots) if member is not None]
+        flight.cache.keep(kept, slots)
+        flight.state = _longer(_only(flight.state, kept), slots - len(kept))
+        flight.keep(kept, slots)
+        self._slots = [*self.members, *[None] * (slots - len(kept))]
+        self._wide = 0
+        self._renew()
+
+    def stay_wide(self) -> None:
+        """Have the slots that there are for as long again."""
+        self._wide = 0
+
     def hold(self, member: Member, held: Held) -> None:
         """Hold a member's text from its next round on."""
         member.held = held
@@ -247,6 +275,7 @@ class Batch:
         if self._guide is not None:
             self._guide.limits = counted
         self._flight.submit(drafts)
+        self._wide = self._wide + 1 if self._enough < len(self._slots) else 0
         self._counted.append(counted)
         if self._shares:
             self._in_use.count_round()
@@ -377,6 +406,14 @@ def _longer(state: RoundState, rows: int) -> RoundState:
 
     length, token, hidden, keys = (longer(array) for array in state[:4])
     counts = None if state.counts is None else Counts(*(longer(array) for array in state.counts))
+    return RoundState(length, token, hidden, keys, state.rows, counts)
+
+
+def _only(state: RoundState, rows: Sequence[int]) -> RoundState:
+    """A state with some of its rows; their settings are set afterwards."""
+    picks = mx.array(rows)
+    length, token, hidden, keys = (array[picks] for array in state[:4])
+    counts = None if state.counts is None else Counts(*(array[picks] for array in state.counts))
     return RoundState(length, token, hidden, keys, state.rows, counts)
 
 

@@ -50,7 +50,8 @@ class Engine:
         prefix_cache_folder_bytes: the most that the folder's files take.
         memory_limit: bytes that MLX may use in this process; None is what the device recommends, or all that there is.
             What is kept of prompts is given up, then requests wait, and at last are refused, rather than go beyond it.
-        max_stall: seconds that requests which generate wait at most for others' prompts between two rounds.
+        max_stall: seconds that requests which generate wait at most for others' prompts between two rounds; None lets
+            them wait until all are read that there is room for, after which all tokens are there soonest.
 
     Attributes:
         pair: as given.
@@ -72,7 +73,7 @@ class Engine:
         prefix_cache_folder: str | os.PathLike[str] | None = None,
         prefix_cache_folder_bytes: int = FOLDER_BYTES,
         memory_limit: int | None = None,
-        max_stall: float = MAX_STALL,
+        max_stall: float | None = MAX_STALL,
     ):
         if not isinstance(pair, Pair):
             raise InputError(f"the pair is {described(pair)}, expected a Pair")
@@ -85,7 +86,8 @@ class Engine:
         self.admission = Admission(pair, limit, self.prefix.release)
         batch = Batch(self.decoder, self.steps)
         lengths = DraftLengths(pair.target, self._key_of_figures, memory)
-        self.scheduler = Scheduler(batch, self.admission, lengths, _seconds("max_stall", max_stall))
+        stall = inf if max_stall is None else _seconds("max_stall", max_stall)
+        self.scheduler = Scheduler(batch, self.admission, lengths, stall)
         self._ahead = ReadAhead(pair.target, self.prefix, lambda quantization: self.new_cache(None, quantization))
         self._keys: dict[bool, DraftKey] = {}
 

@@ -200,6 +200,13 @@ class Flight:
         self.holders += [None] * rows
         self.newest += [0] * rows
 
+    def keep(self, kept: Sequence[int], rows: int) -> None:
+        """So many rows, first these of the ones there were; the cache and the state have only those already. No round
+        is in flight."""
+        self.holders = [self.holders[row] for row in kept]
+        self.newest = [self.newest[row] for row in kept]
+        self.extend(rows - len(kept))
+
     def end(self, row: int) -> int:
         """An upper bound of a row's length after the rounds in flight."""
         end, holder = len(self.cache.tokens[row]), self.holders[row]

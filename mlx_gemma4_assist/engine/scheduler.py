@@ -9,6 +9,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from time import perf_counter
 from typing import Protocol
 
@@ -105,7 +106,7 @@ class Scheduler:
         admission: knows who has room.
         lengths: lends what chooses how many drafts a round has, as long as rows run that leave it to that.
         max_stall: seconds that rows wait at most for others' prompts between two rounds, as far as chunks of
-            ``LEAST_CHUNK`` tokens, and pictures, which are never divided, are read in that time.
+            ``LEAST_CHUNK`` tokens, and pictures, which are never divided, are read in that time; may be infinite.
     """
 
     def __init__(
@@ -225,8 +226,8 @@ class Scheduler:
             self._speed = tokens / seconds
 
     def _chunk_size(self) -> int | None:
-        """How many tokens of a prompt may be read at once; None for as many as it asks for, if nobody waits."""
-        if not self._running:
+        """How many tokens of a prompt may be read at once; None for as many as it asks for, if nobody minds waiting."""
+        if not self._running or self._max_stall == inf:
             return None
         left = self._max_stall - (perf_counter() - self._began)  # half of it, lest a slower chunk takes more than all
         return LEAST_CHUNK if self._speed is None else max(LEAST_CHUNK, int(self._speed * left / 2))
@@ -278,7 +279,22 @@ class Scheduler:
         """Bytes of the cache that a prompt is being read into."""
         return 0 if self._reading is None else self._reading[0].cache.nbytes
 
+    def _is_too_wide(self) -> bool:
+        """Whether rounds are to have fewer slots: nobody is going to need them soon."""
+        return self._batch.wide and self._reading is None and not self._waiting
+
+    def _narrow(self) -> None:
+        """Have fewer slots; for as long as their keys and values are copied, there are half as many more."""
+        there = self._batch.nbytes
+        self._admission.look(there)
+        if self._admission.has_room(there + there // 2):
+            self._batch.narrow()
+        else:
+            self._batch.stay_wide()
+
     def _run_round(self) -> None:
+        if self._batch.in_flight == 0 and self._is_too_wide():
+            self._narrow()
         batch, ahead, submitted = self._batch, self._ahead(), 0
         while batch.in_flight <= ahead and (limits := self._limits()):
             batch.submit(max(limits.values()), limits)
@@ -305,8 +321,9 @@ class Scheduler:
 
     def _ahead(self) -> int:
         """How many rounds to submit beyond the one that is read. None where the host decides what stands, where a row
-        joins after the rounds in flight, and before anybody has a first token: that round has no drafts to wait for."""
-        if self._reading is not None and self._reading[0].member is not None:
+        joins or slots become fewer after the rounds in flight, and before anybody has a first token: that round has no
+        drafts to wait for."""
+        if (self._reading is not None and self._reading[0].member is not None) or self._is_too_wide():
             return 0
         begun = False
         for member, job in self._running.items():
