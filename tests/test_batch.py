@@ -206,12 +206,14 @@ def test_any_company_changes_nothing(family, small_shelves, monkeypatch):
     assert narrowed
 
 
-
-@pytest.mark.parametrize("drafts", [0, 3, None])
-@pytest.mark.parametrize("penalty", [1.0, 1.2])
-def test_who_is_left_has_fewer_slots(pair, drafts, penalty):
+@pytest.mark.parametrize(
+    ("drafts", "penalty", "compile"),
+    [(0, 1.0, False), (3, 1.0, False), (None, 1.0, False), (0, 1.2, False), (3, 1.2, False), (0, 1.2, True)],
+)
+def test_who_is_left_has_fewer_slots(pair, drafts, penalty, compile):
     """Slots become fewer as rows end, and more as others join; texts, and caches that are gone on with, are as ever."""
-    asked = {"num_assistant_tokens": drafts, "repetition_penalty": penalty, "temperature": 0.8, "seed": 9}
+    asked = {"num_assistant_tokens": drafts, "repetition_penalty": penalty, "compile": compile}
+    asked |= {"temperature": 0.8, "seed": 9}
     requests = [
         request_of(letters(3 + 30 * (i % 3), 5 + i), max_tokens=120 if i == 4 else 60 if i in (1, 6) else 4, **asked)
         for i in range(7)

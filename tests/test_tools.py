@@ -151,6 +151,7 @@ def test_training_says_that_it_needs_pytorch(script, folder, tiny_pair_without_p
             ["--tokens", "8", "--turns", "1", "--drafts", "2"],
             "same tokens and cache length: yes",
         ),
+        ("measure_slots.py", ["--rows", "3", "--tokens", "40", "--turns", "1"], "same tokens: yes"),
     ],
 )
 def test_what_measures_rounds_goes_along_with_the_engine(script, options, said, monkeypatch, capsys):

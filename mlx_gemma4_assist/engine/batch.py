@@ -1,7 +1,8 @@
 """The rows of an engine: requests join and leave between rounds, and each accepts its own number of drafts.
 
 Rows lie in slots of 1, 2, 4, 8 or 16, since their number is part of the shape that rounds are traced for. Nobody waits
-for a row, and a row without a request costs its slot only: it writes to its own buffers, at their beginning.
+for a row, and a row without a request costs its slot only: it writes to its own buffers, at their beginning. When half
+of the slots, or more, were not needed for a while, those who are left move together.
 """
 
 from collections import deque
@@ -240,9 +241,10 @@ class Batch:
 
     def narrow(self) -> None:
         """Have no more slots than are needed; no round is in flight."""
-        assert self._flight is not None and isinstance(self._flight.cache, BatchCache)
+        assert self._flight is not None
         flight, slots = self._flight, self._enough
         kept = [slot for slot, member in enumerate(self._slots) if member is not None]
+        assert isinstance(flight.cache, BatchCache)
         flight.cache.keep(kept, slots)
         flight.state = _longer(_only(flight.state, kept), slots - len(kept))
         flight.keep(kept, slots)
@@ -411,7 +413,7 @@ def _longer(state: RoundState, rows: int) -> RoundState:
 
 def _only(state: RoundState, rows: Sequence[int]) -> RoundState:
     """A state with some of its rows; their settings are set afterwards."""
-    picks = mx.array(rows)
+    picks = mx.array(list(rows))
     length, token, hidden, keys = (array[picks] for array in state[:4])
     counts = None if state.counts is None else Counts(*(array[picks] for array in state.counts))
     return RoundState(length, token, hidden, keys, state.rows, counts)
