@@ -241,19 +241,50 @@ def test_who_is_left_has_fewer_slots(pair, drafts, penalty, compile):
         assert again.to_compute <= 2
 
 
-def test_slots_stay_where_a_copy_has_no_room_and_while_somebody_waits(pair, monkeypatch):
+@pytest.mark.parametrize(("spare", "fewer"), [(0.4, False), (0.6, True)])  # of what rows have
+def test_slots_stay_where_there_is_no_room_for_a_copy(pair, monkeypatch, spare, fewer):
+    """Nothing that is kept of prompts is given up for it."""
     monkeypatch.setattr(batch_module, "WIDE", 2)
     narrowed = counting_calls(monkeypatch, batch_module.Batch, "narrow")
     requests = [request_of(letters(5, 5 + i), max_tokens=30 if i == 0 else 3) for i in range(4)]
-    for has_room in (False, True):
-        engine = Engine(Pair(*pair), max_stall=None)
-        runs = [engine.run(request) for request in requests]
-        for run in runs:
-            run.begin()
+    engine = Engine(Pair(*pair), max_stall=None)
+    runs = [engine.run(request) for request in requests]
+    for run in runs:
+        run.begin()
+    engine.scheduler.step()
+    monkeypatch.setattr(engine.admission, "release", lambda needed: pytest.fail("gives something up"))
+    monkeypatch.setattr(engine.admission, "look", lambda caches: None)
+    rows = engine.scheduler._batch.nbytes
+    engine.admission._others, engine.admission._limit = 1000, 1000 + int((1 + spare) * rows)
+    monkeypatch.setattr(engine.admission, "has_room", lambda needed: True)
+    assert [tokens_of(run) for run in runs] == [alone(Pair(*pair), request) for request in requests]
+    assert bool(narrowed) is fewer
+
+
+def test_slots_stay_while_somebody_waits(pair, monkeypatch):
+    """Whose prompt is going to be read into one of them."""
+    monkeypatch.setattr(batch_module, "WIDE", 1)
+    narrowed = counting_calls(monkeypatch, batch_module.Batch, "narrow")
+    engine = Engine(Pair(*pair), max_stall=0)
+    requests = [request_of(letters(5, 5 + i), max_tokens=90 if i == 0 else 9, num_assistant_tokens=0) for i in range(3)]
+    runs = [engine.run(request) for request in requests]
+    for run in runs:
+        run.begin()
+    while engine.scheduler.running < 3:
         engine.scheduler.step()
-        monkeypatch.setattr(engine.admission, "has_room", lambda needed, found=has_room: found)
-        assert [tokens_of(run) for run in runs] == [alone(Pair(*pair), request) for request in requests]
-        assert bool(narrowed) is has_room
+    late = engine.run(request_of(letters(450, 3), max_tokens=2, num_assistant_tokens=0))
+    late.begin()
+    running = set()
+    while not late.ready:
+        assert not narrowed
+        running.add(engine.scheduler.running)
+        engine.scheduler.step()
+    assert running >= {1, 3}
+    engine.scheduler.step()
+    engine.scheduler.step()
+    assert narrowed, "nobody waits any more"
+    for run in (late, *runs):
+        run.close()
 
 
 def test_rows_of_other_slack_and_other_ids_share_rounds(pair):

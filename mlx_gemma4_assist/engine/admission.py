@@ -168,6 +168,10 @@ class Admission:
         """Measure what the process uses besides rows' caches, of which so many bytes are allocated."""
         self._others = max(0, mx.get_active_memory() - caches)
 
+    def fits(self, needed: int) -> bool:
+        """Whether rows may take so many bytes in all beside everything that there is."""
+        return self._others + needed <= self._limit
+
     def has_room(self, needed: int) -> bool:
         """Whether rows may take so many bytes in all; what is kept without need is given up for them."""
         missing = self._others + needed - self._limit

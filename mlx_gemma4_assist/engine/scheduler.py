@@ -284,10 +284,11 @@ class Scheduler:
         return self._batch.wide and self._reading is None and not self._waiting
 
     def _narrow(self) -> None:
-        """Have fewer slots; for as long as their keys and values are copied, there are half as many more."""
+        """Have fewer slots. While their keys and values are copied there are half as many more; nothing that is kept of
+        prompts is given up for that."""
         there = self._batch.nbytes
         self._admission.look(there)
-        if self._admission.has_room(there + there // 2):
+        if self._admission.fits(there + there // 2):
             self._batch.narrow()
         else:
             self._batch.stay_wide()
