@@ -325,6 +325,17 @@ def test_pictures_are_dropped_and_thoughts_are_folded(thinker, tmp_path):
         assert screen.ended() == 0
 
 
+def test_the_end_is_seen_where_a_chat_has_left_its_terminal_before(tmp_path, monkeypatch):
+    """There may be nothing more to read while it is still alive."""
+    with Screen(data=tmp_path) as screen:
+        alive = iter([True] * 5 + [False] * 2)
+        monkeypatch.setattr(screen, "_take", lambda: False)
+        screen.wait(lambda: not next(alive), "the end")
+        assert list(alive) == [False]
+        with pytest.raises(TimeoutError, match="no sight of what does not come"):
+            screen.wait(lambda: False, "what does not come", 0.2)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_terminal_is_left_as_it_was_found(tmp_path, number):
     """Where the chat is ended at its prompt, keys are lines again, and are shown."""

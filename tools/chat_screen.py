@@ -17,6 +17,7 @@ ENTER, CTRL_C, CTRL_D, CTRL_T, ESCAPE = "\r", "\x03", "\x04", "\x14", "\x1b"
 PASTE_BEGINS, PASTE_ENDS = "\x1b[200~", "\x1b[201~"
 SIGN = ">> "
 PATIENCE = 30.0
+LEAVING = 5.0  # seconds from a program's last sign to its end, at most
 DIM, NOT_DIM = 2, 22
 KEPT = 5000  # lines that have left the window
 
@@ -165,12 +166,14 @@ class Screen:
         Raises:
             TimeoutError: it does not, in time or before the chat ends; with all that is shown.
         """
-        deadline = time.monotonic() + seconds
+        deadline, gone = time.monotonic() + seconds, False
         while not condition():
-            if not self._take() or time.monotonic() > deadline:
-                if condition():
-                    return
+            if time.monotonic() > deadline:
                 raise TimeoutError(f"no sight of {what}:\n{self.text}")
+            if gone:
+                time.sleep(LEAVING / 100)
+            elif not self._take():  # it has left its terminal, a moment before it has ended
+                deadline, gone = min(deadline, time.monotonic() + LEAVING), True
 
     def wait_for(self, text: str, seconds: float = PATIENCE) -> None:
         """Take in what is drawn until the window shows a text."""
