@@ -70,7 +70,7 @@ class Screen:
             ["-m", "mlx_gemma4_assist.chat", *arguments],
             env=variables | environ,
             dimensions=(lines, columns),
-            preexec_fn=_hear_ctrl_c,
+            preexec_fn=_hear_signals,
         )
         self.process.delaybeforesend = None
 
@@ -207,6 +207,7 @@ class Screen:
         return True
 
 
-def _hear_ctrl_c() -> None:
-    """A child would ignore Ctrl-C where its parent does, as in the background of a shell."""
+def _hear_signals() -> None:
+    """A child would ignore what its parent does: Ctrl-C in the background of a shell, the terminal's end by nohup."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
